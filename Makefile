@@ -1,0 +1,49 @@
+# Each target does its own set-up: a virtual environment in .venv with what requirements.lock pins, and the built wheel.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find clients daemon -name '*.py' -o -name '*.sql' -o -name py.typed) pyproject.toml
+
+.PHONY: help demo test lint unit bench torture lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/installed ## sensors, daemon and reader on a video: make demo [SOURCE=video|rtsp://…|/dev/video0] [DURATION=seconds]
+	$(BIN)/sightlog demo $(if $(SOURCE),--source "$(SOURCE)") $(if $(DURATION),--duration "$(DURATION)")
+
+test: lint unit ## lint, types, unit, integration and the short torture run
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/installed ## ratios against raw SQLite, in one run
+	$(BIN)/python tests/benchmarks/ingest.py
+	$(BIN)/python tests/benchmarks/queries.py
+
+lock: ## pin every dependency anew
+	$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip -q install uv
+	$(VENV)/lock/bin/uv pip compile -q --universal --python-version 3.11 --all-extras --generate-hashes \
+		--no-emit-index-url --no-header --upgrade -o requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) build dist demo-data
+
+$(VENV)/dependencies: requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sightlog needs Python 3.11 or newer: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip -q --disable-pip-version-check install --require-hashes -r requirements.lock
+	@touch $@
+
+# The wheel is what users get, so it is what is tested.
+$(VENV)/installed: $(VENV)/dependencies $(SOURCES)
+	rm -rf build $(VENV)/wheel
+	$(BIN)/pip -q --disable-pip-version-check wheel --no-deps --no-build-isolation -w $(VENV)/wheel .
+	$(BIN)/pip -q --disable-pip-version-check install --no-deps --force-reinstall $(VENV)/wheel/*.whl
+	@rm -rf build clients/*.egg-info daemon/*.egg-info *.egg-info
+	@touch $@

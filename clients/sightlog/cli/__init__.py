@@ -1,0 +1,5 @@
+"""The `sightlog` command."""
+
+
+def main() -> int:
+    raise SystemExit("not yet")

@@ -1,0 +1,29 @@
+"""Where the daemon listens."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from .errors import UsageError
+
+DEFAULT_ENDPOINT: Final = "ipc:///run/sightlog/ingest.sock"
+IPC_PATH_BYTES_MAX: Final = 107
+"""sizeof(sun_path) - 1 on Linux."""
+
+
+def default_endpoint() -> str:
+    """`SIGHTLOG_ENDPOINT`, or the installed service's socket."""
+    return os.environ.get("SIGHTLOG_ENDPOINT") or DEFAULT_ENDPOINT
+
+
+def check_endpoint(endpoint: str) -> str:
+    """Raises UsageError for an endpoint that ZeroMQ could only fail on later."""
+    transport, separator, address = endpoint.partition("://")
+    if not separator or transport not in ("ipc", "tcp") or not address:
+        raise UsageError(f"endpoint {endpoint!r}: expected ipc:///path/to/socket or tcp://host:port")
+    if transport == "ipc" and len(os.fsencode(address)) > IPC_PATH_BYTES_MAX:
+        raise UsageError(
+            f"endpoint {endpoint!r}: a socket's path has {IPC_PATH_BYTES_MAX} bytes at most; use a shorter directory"
+        )
+    return endpoint

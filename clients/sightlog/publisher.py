@@ -1,0 +1,346 @@
+"""Publisher: what a sensor process holds to report what it sees."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import zmq
+
+from . import wire
+from .endpoint import check_endpoint, default_endpoint
+from .errors import InvalidRecord, ProtocolError, PublisherClosed, RecordRejected, SightlogError
+from .link import Link, Phase
+from .receipts import BatchReceipt, InsertResult, Receipt, ReceiptBook, failure_of
+from .records import Amendment, Event, Person, Record
+from .spool import Spool
+from .wire import START, Ack, Busy, Position, Welcome
+
+log = logging.getLogger("sightlog.publisher")
+
+SPOOL_BYTES_MAX: Final = 64 * 1024 * 1024
+UNSYNCED_SECONDS_MAX: Final = 1.0
+"""Records that got no ack for this long are made to survive a power cut in the spool."""
+INSERT_TIMEOUT: Final = 30.0
+CLOSE_TIMEOUT: Final = 2.0
+
+
+def default_spool_dir() -> Path:
+    """`SIGHTLOG_SPOOL_DIR`, or `$XDG_STATE_HOME/sightlog/spool`, or `~/.local/state/sightlog/spool`."""
+    if given := os.environ.get("SIGHTLOG_SPOOL_DIR"):
+        return Path(given)
+    state = os.environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path.home() / ".local" / "state") / "sightlog" / "spool"
+
+
+class Publisher:
+    """Reports records to the daemon: durable in the spool first, then sent until acked.
+
+    `producer` names the sensor; its spool is `spool_dir/producer`, and one process at a time may have it. Threads may
+    share a publisher; a forked child has to make its own, with a producer name of its own.
+
+    Raises SpoolInUse, SpoolDamaged, UsageError. The daemon need not be running.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        producer: str = "sensor",
+        spool_dir: str | os.PathLike[str] | None = None,
+        *,
+        spool_bytes_max: int = SPOOL_BYTES_MAX,
+    ) -> None:
+        self.endpoint = check_endpoint(endpoint or default_endpoint())
+        self.producer = wire._id("producer", producer)
+        self._spool = Spool(Path(spool_dir or default_spool_dir()) / producer, producer, spool_bytes_max)
+        self._link = Link()
+        self._book = ReceiptBook(self._want)
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._wanted = START
+        """Somebody waits for the ack of all up to here."""
+        self._flushed = START
+        """The daemon was told so."""
+        self._closing = False
+        self._awake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._waking = False
+        self._context = zmq.Context()
+        self._socket = self._connect()
+        self._thread = threading.Thread(target=self._run, name=f"sightlog-{producer}", daemon=True)
+        self._thread.start()
+
+    def _connect(self) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.DEALER)
+        # No routing id of our own: every reconnect is a new peer to the daemon, which then asks for a hello. With a
+        # fixed id it could take a later message for the continuation of one that the broken connection lost.
+        socket.setsockopt(zmq.LINGER, 0)  # the spool has everything
+        socket.setsockopt(zmq.IMMEDIATE, 1)  # not connected is EAGAIN, never a queue of stale messages
+        socket.setsockopt(zmq.SNDHWM, 64)
+        socket.setsockopt(zmq.RECONNECT_IVL, 50)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        socket.connect(self.endpoint)
+        return socket
+
+    # -- publishing --------------------------------------------------------------------------------------------------
+
+    def publish(self, record: Record, *, urgent: bool = False) -> Receipt:
+        """Spool one record and return at once. `urgent` asks the daemon not to wait for more before it commits.
+
+        Raises InvalidRecord (nothing was spooled), SpoolFull, ProducerFenced, PublisherClosed.
+        """
+        encoded = wire.encode_record(record)
+        with self._lock:
+            self._check_usable()
+            receipt = self._book.single(self._spool.next_position)
+            self._append([encoded], urgent)
+        self._wake()
+        return receipt
+
+    def publish_many(self, records: Iterable[Record], *, urgent: bool = False) -> BatchReceipt:
+        """Spool several records with one write: all of them, or none when it raises (as `publish` does).
+
+        Raises InvalidRecord for an empty list too.
+        """
+        encoded = [wire.encode_record(record) for record in records]
+        if not encoded:
+            raise InvalidRecord("publish_many() got no records")
+        with self._lock:
+            self._check_usable()
+            first = self._spool.next_position
+            receipt = self._book.batch(first, Position(first.epoch, first.seq + len(encoded) - 1))
+            self._append(encoded, urgent)
+        self._wake()
+        return receipt
+
+    def _append(self, encoded: Sequence[tuple[bytes, bytes]], urgent: bool) -> None:
+        last = self._spool.append(encoded)
+        if urgent:
+            self._wanted = last
+
+    def insert_event(self, event: Event, timeout: float = INSERT_TIMEOUT) -> bool:
+        """Publish and wait for the ack: True for stored, False for a duplicate of a known `event_id`.
+
+        Raises RecordRejected, DatabaseWriteError when the daemon says that it cannot write, AckTimeout after `timeout`
+        seconds. After the latter two the event is still in the spool and goes on being sent.
+        """
+        receipt = self.publish(event, urgent=True)
+        receipt._wait_settled(timeout, busy_raises=True)
+        if receipt.status == wire.REJECTED:
+            raise RecordRejected(receipt.reason or "")
+        return receipt.status == wire.STORED
+
+    def insert_events(self, events: Iterable[Event], timeout: float = INSERT_TIMEOUT) -> InsertResult:
+        """Publish several and wait for all acks. A rejected one raises nothing: look at `.rejected` and `.reasons`.
+
+        Raises DatabaseWriteError and AckTimeout as `insert_event` does.
+        """
+        receipt = self.publish_many(events, urgent=True)
+        receipt._wait_settled(timeout, busy_raises=True)
+        return receipt.wait()
+
+    def amend(self, event_id: str, *, urgent: bool = False, **fields: Any) -> Receipt:
+        """Add to an event what was learnt later; `fields` are those of `Amendment`. The event may come afterwards."""
+        return self.publish(Amendment(event_id, **fields), urgent=urgent)
+
+    def add_person(self, name: str, display_name: str | None = None, site: str = "default") -> Receipt:
+        """Make a person known. A name the site has already is rejected: see the receipt."""
+        return self.publish(Person(name, display_name, site))
+
+    # -- state -------------------------------------------------------------------------------------------------------
+
+    @property
+    def producer_id(self) -> str:
+        """The durable identity behind the name, as the daemon's `producers` table has it."""
+        return self._spool.producer_id
+
+    @property
+    def connected(self) -> bool:
+        """Whether the daemon answered and takes records."""
+        return self._link.phase is Phase.OPEN
+
+    @property
+    def spooled(self) -> int:
+        """Records published and not acked yet, those left by earlier lives included."""
+        return self._spool.depth()
+
+    @property
+    def lost(self) -> int:
+        """Records that a damaged spool file could not give back."""
+        return self._spool.lost
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Block until nothing is spooled any more; False when `timeout` seconds were not enough."""
+        self._check_process()
+        self._want(self._spool.next_position)
+        return self._book.wait_until(lambda: self._spool.depth() == 0, timeout)
+
+    def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Give the daemon `timeout` seconds to take what is spooled; the rest is sent in the next life. Idempotent."""
+        if os.getpid() != self._pid or self._closing:
+            return
+        try:
+            if self._book.failure is None and not self.flush(timeout):
+                log.info("%s: %d records stay in the spool until the next start", self.producer, self.spooled)
+        except SightlogError as error:
+            log.warning("%s: %s", self.producer, error)
+        finally:
+            with self._lock:
+                self._closing = True
+            self._wake()
+            self._thread.join()
+
+    def __enter__(self) -> Publisher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise PublisherClosed(
+                "this Publisher was made before a fork and belongs to the parent. "
+                "Make one in the child, with a producer name of its own"
+            )
+
+    def _check_usable(self) -> None:
+        self._check_process()
+        if self._closing:
+            raise PublisherClosed("this Publisher is closed. Make a new one")
+        if self._book.failure is not None:
+            raise self._book.failure
+
+    # -- the thread --------------------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        if not self._waking:
+            self._waking = True
+            with contextlib.suppress(OSError):  # full: it is awake; closed: nobody to wake
+                os.write(self._waker, b"!")
+
+    def _want(self, position: Position) -> None:
+        with self._lock:
+            self._wanted = max(self._wanted, position)
+        self._wake()
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception as error:
+            # A thread that dies silently would spool for ever: whoever publishes next is told.
+            log.exception("%s: the publisher's thread failed; what is published is kept in the spool", self.producer)
+            self._book.fail(ProtocolError(f"the publisher's thread failed: {error!r}. Restart this process"))
+        finally:
+            self._socket.close()
+            self._context.term()
+            self._spool.close()
+            with self._lock:
+                self._closing = True
+                os.close(self._waker)
+                os.close(self._awake)
+
+    def _serve(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._awake, zmq.POLLIN)
+        while not self._closing:
+            now = time.monotonic()
+            stuck = self._send_what_may_be_sent(now)
+            poller.register(self._socket, zmq.POLLIN | (zmq.POLLOUT if stuck else 0))
+            ready = dict(poller.poll(self._timeout(now)))
+            if self._awake in ready:
+                # Cleared before reading: a wake-up that comes in between writes one byte too many, never one too few.
+                self._waking = False
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._awake, 64)
+            if ready.get(self._socket, 0) & zmq.POLLIN:
+                self._receive_all()
+            self._sync_if_unacked_for_long()
+
+    def _timeout(self, now: float) -> int:
+        deadline = self._link.deadline(now)
+        if self._spool.unsynced_since is not None:
+            deadline = min(deadline, self._spool.unsynced_since + UNSYNCED_SECONDS_MAX)
+        return max(0, round((deadline - now) * 1000) + 1)
+
+    def _sync_if_unacked_for_long(self) -> None:
+        since = self._spool.unsynced_since
+        if since is not None and time.monotonic() - since >= UNSYNCED_SECONDS_MAX:
+            self._spool.sync()
+
+    def _send_what_may_be_sent(self, now: float) -> bool:
+        """True when the socket takes no more, or is not connected."""
+        link, spool = self._link, self._spool
+        while True:
+            wanted = self._wanted
+            if link.hello_due(now):
+                first = spool.first_after(link.acked)
+                if not self._send(wire.hello(spool.producer_id, self.producer, spool.epoch, first)):
+                    return True
+                link.greeted(first, now)
+                continue
+            if link.ping_due(now):
+                if not self._send(self._ping()):
+                    return True
+                link.pinged(now)
+            records_max, bytes_max = link.room(now)
+            chunk = spool.read_after(link.sent, records_max, bytes_max) if records_max else None
+            if chunk is None:
+                break
+            if not link.continues(chunk.first):
+                if link.hello_due(now):
+                    continue
+                break
+            count = len(chunk.records)
+            last = Position(chunk.first.epoch, chunk.first.seq + count - 1)
+            flush = chunk.first <= wanted <= last or link.fills(count, chunk.bytes)
+            if not self._send(wire.records(chunk.first, chunk.records, chunk.images, flush=flush)):
+                return True
+            link.transmitted(last, count, chunk.bytes, now)
+            if flush:
+                self._flushed = wanted
+        # Somebody began to wait for records that were sent without the flag.
+        if link.phase is Phase.OPEN and link.acked < wanted <= link.sent and wanted != self._flushed:
+            if not self._send(self._ping(flush=True)):
+                return True
+            self._flushed = wanted
+        return False
+
+    def _ping(self, *, flush: bool = False) -> list[bytes]:
+        return wire.ping(self._spool.depth(), self._spool.size, flush=flush)
+
+    def _send(self, frames: list[bytes]) -> bool:
+        try:
+            self._socket.send_multipart(frames, zmq.NOBLOCK, copy=True)
+        except zmq.Again:
+            return False
+        return True
+
+    def _receive_all(self) -> None:
+        while True:
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                reply = wire.decode_reply(frames)
+            except ProtocolError as error:
+                log.error("%s: %s", self.producer, error)
+                continue
+            self._link.receive(reply, time.monotonic())
+            if isinstance(reply, (Ack, Welcome)):
+                self._spool.drop_through(reply.last)
+                self._book.settle(reply.last, reply.exceptions)
+            elif isinstance(reply, Busy):
+                log.warning("%s: the daemon cannot write now: %s", self.producer, reply.reason)
+                self._book.busy(reply.reason)
+            elif self._link.phase in (Phase.FENCED, Phase.REFUSED):
+                if self._link.phase is Phase.FENCED:
+                    self._spool.fence()
+                failure = failure_of(self._link.phase.value, self._link.refusal or "")
+                log.error("%s: %s", self.producer, failure)
+                self._book.fail(failure)

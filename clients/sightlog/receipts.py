@@ -1,0 +1,248 @@
+"""Receipts: what a program holds while its records are on their way."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+
+from .errors import AckTimeout, DatabaseWriteError, ProducerFenced, ProtocolError, SightlogError
+from .wire import DUPLICATE, REJECTED, STORED, Position
+
+
+@dataclass(frozen=True, slots=True)
+class InsertResult:
+    """What became of several records. `reasons` maps the index of each one not stored to why."""
+
+    stored: int
+    duplicates: int
+    rejected: int
+    reasons: dict[int, str]
+
+
+class _Pending:
+    """Consecutive records waiting for their ack."""
+
+    __slots__ = ("__weakref__", "_book", "_callbacks", "_exceptions", "_settled", "first", "last")
+
+    def __init__(self, book: ReceiptBook, first: Position, last: Position) -> None:
+        self._book = book
+        self.first = first
+        self.last = last
+        self._settled = False
+        self._exceptions: list[tuple[int, str, str]] = []
+        self._callbacks: list[Callable[[], None]] = []
+
+    @property
+    def settled(self) -> bool:
+        return self._settled
+
+    def _wait_settled(self, timeout: float | None, *, busy_raises: bool = False) -> None:
+        self._book.wait(self, timeout, busy_raises=busy_raises)
+
+    def _await_settled(self) -> Generator[object, None, None]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+
+        def done() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        def from_thread() -> None:
+            # The loop may be gone by the time the ack comes; nobody waits then.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(done)
+
+        self._book.notify(self, from_thread)
+        yield from future
+        self._book.check_failure(self)
+
+
+class Receipt(_Pending):
+    """For one record. `wait` blocks; `await receipt` does not.
+
+    `status` is None until the ack came, then "stored", "duplicate" or "rejected"; `reason` says why for the latter two.
+    """
+
+    __slots__ = ()
+
+    @property
+    def status(self) -> str | None:
+        if not self._settled:
+            return None
+        return self._exceptions[0][1] if self._exceptions else STORED
+
+    @property
+    def reason(self) -> str | None:
+        return self._exceptions[0][2] if self._exceptions else None
+
+    def wait(self, timeout: float | None = None) -> str:
+        """Block until the daemon settled the record, `timeout` seconds at most; returns the status.
+
+        Raises AckTimeout; the record stays in the spool and goes on being sent.
+        """
+        self._wait_settled(timeout)
+        return self.status or STORED
+
+    def __await__(self) -> Generator[object, None, str]:
+        yield from self._await_settled()
+        return self.status or STORED
+
+
+class BatchReceipt(_Pending):
+    """For the records of one `publish_many`. `wait` and `await` give an `InsertResult`."""
+
+    __slots__ = ()
+
+    @property
+    def result(self) -> InsertResult | None:
+        return self._result() if self._settled else None
+
+    def _result(self) -> InsertResult:
+        statuses = [status for _, status, _ in self._exceptions]
+        return InsertResult(
+            stored=self.last.seq - self.first.seq + 1 - len(statuses),
+            duplicates=statuses.count(DUPLICATE),
+            rejected=statuses.count(REJECTED),
+            reasons={seq - self.first.seq: reason for seq, _, reason in self._exceptions},
+        )
+
+    def wait(self, timeout: float | None = None) -> InsertResult:
+        """Block until all of them are settled, `timeout` seconds at most. Raises AckTimeout."""
+        self._wait_settled(timeout)
+        return self._result()
+
+    def __await__(self) -> Generator[object, None, InsertResult]:
+        yield from self._await_settled()
+        return self._result()
+
+
+class ReceiptBook:
+    """The receipts somebody still holds, in order. Forgotten ones cost nothing: only weak references are kept."""
+
+    def __init__(self, ask: Callable[[Position], None]) -> None:
+        self._ask = ask
+        self._changed = threading.Condition()
+        # Ordered by position. An OrderedDict, because emptying a plain dict from its front takes quadratic time.
+        self._open: OrderedDict[Position, weakref.ref[_Pending]] = OrderedDict()
+        self._spans: list[weakref.ref[BatchReceipt]] = []
+        self.acked: Position | None = None
+        self.busy_reason: str | None = None
+        self.failure: SightlogError | None = None
+
+    def single(self, position: Position) -> Receipt:
+        """Make the receipt *before* the record can be sent: its ack may be faster than the publishing thread."""
+        receipt = Receipt(self, position, position)
+        self._remember(receipt)
+        return receipt
+
+    def batch(self, first: Position, last: Position) -> BatchReceipt:
+        receipt = BatchReceipt(self, first, last)
+        self._remember(receipt)
+        self._spans.append(weakref.ref(receipt))
+        return receipt
+
+    def _remember(self, receipt: _Pending) -> None:
+        last = receipt.last
+        # pop() from a destructor, which may run in any thread, is one atomic step
+        self._open[last] = weakref.ref(receipt, lambda _: self._open.pop(last, None))
+
+    def settle(self, acked: Position, exceptions: Sequence[tuple[int, str, str]]) -> None:
+        """All up to `acked` is settled; `exceptions` are of its epoch."""
+        with self._changed:
+            self.acked, self.busy_reason = acked, None
+            for exception in exceptions:
+                receipt = self._holder(Position(acked.epoch, exception[0]))
+                if receipt is not None:
+                    receipt._exceptions.append(exception)
+            while (last := self._oldest()) is not None and last <= acked:
+                reference = self._open.pop(last, None)
+                done = reference() if reference is not None else None
+                if done is not None:
+                    self._finish(done)
+            self._spans = [span for span in self._spans if (held := span()) is not None and not held._settled]
+            self._changed.notify_all()
+
+    def _oldest(self) -> Position | None:
+        while True:
+            try:
+                return next(iter(self._open), None)
+            except RuntimeError:  # a receipt died in another thread between iter() and next()
+                continue
+
+    def _holder(self, position: Position) -> _Pending | None:
+        reference = self._open.get(position)
+        single = reference() if reference is not None else None
+        if single is not None and single.first == position:
+            return single
+        held = (span() for span in self._spans)
+        return next((batch for batch in held if batch is not None and batch.first <= position <= batch.last), None)
+
+    @staticmethod
+    def _finish(receipt: _Pending) -> None:
+        receipt._settled = True
+        for callback in receipt._callbacks:
+            callback()
+        receipt._callbacks.clear()
+
+    def busy(self, reason: str) -> None:
+        with self._changed:
+            self.busy_reason = reason
+            self._changed.notify_all()
+
+    def fail(self, failure: SightlogError) -> None:
+        """No more acks will come in this life: wake everybody who waits."""
+        with self._changed:
+            self.failure = failure
+            for reference in list(self._open.values()):
+                receipt = reference()
+                for callback in receipt._callbacks if receipt is not None else ():
+                    callback()
+            self._changed.notify_all()
+
+    def check_failure(self, receipt: _Pending) -> None:
+        if not receipt._settled and self.failure is not None:
+            raise self.failure
+
+    def notify(self, receipt: _Pending, callback: Callable[[], None]) -> None:
+        """Call back, from another thread perhaps, when `receipt` is settled or never will be."""
+        with self._changed:
+            if receipt._settled or self.failure is not None:
+                callback()
+                return
+            receipt._callbacks.append(callback)
+        self._ask(receipt.last)
+
+    def wait(self, receipt: _Pending, timeout: float | None, *, busy_raises: bool) -> None:
+        if not receipt._settled:
+            self._ask(receipt.last)
+        if not self.wait_until(lambda: receipt._settled or (busy_raises and self.busy_reason is not None), timeout):
+            said = f"; the daemon says: {self.busy_reason}" if self.busy_reason else "; is sightlogd running?"
+            raise AckTimeout(f"no ack within {timeout} s{said} The record is in the spool and goes on being sent")
+        if not receipt._settled and self.busy_reason is not None:
+            raise DatabaseWriteError(self.busy_reason)
+
+    def wait_until(self, done: Callable[[], bool], timeout: float | None) -> bool:
+        """Block until `done()`, checked whenever an answer came. Raises the failure that ends this life."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            while not done():
+                if self.failure is not None:
+                    raise self.failure
+                if not self._changed.wait(None if deadline is None else deadline - time.monotonic()) and not done():
+                    return False
+        return True
+
+
+def failure_of(phase: str, reason: str) -> SightlogError:
+    """The error for a life that the daemon ended."""
+    if phase == "fenced":
+        return ProducerFenced(
+            f"{reason} Two copies of one spool are in use: give each machine or process a spool directory of its own. "
+            "What is spooled here is kept, and sent under a new producer id when this producer starts again"
+        )
+    return ProtocolError(f"{reason} Install matching versions of sightlog on both sides; what is spooled is kept")

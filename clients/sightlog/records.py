@@ -1,0 +1,137 @@
+"""What sensors report: frozen records, their limits and their ids. No I/O.
+
+Limits are checked when a record is encoded (`sightlog.wire`), not when it is made: a `Reader` makes the same objects
+from rows, and must be able to show whatever is stored.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from datetime import UTC, datetime
+from typing import Final, Literal
+
+ID_CHARS_MAX: Final = 128
+"""Ids and names of sites, cameras, event types: characters at most."""
+ID_PATTERN: Final = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}"
+"""Ids end up in file names, so: no path characters, no leading dot or dash."""
+NAME_CHARS_MAX: Final = 256
+"""Labels, names of people, paths: characters at most, no control characters."""
+TEXT_CHARS_MAX: Final = 65_536
+"""Descriptions: characters at most, no NUL."""
+DETECTIONS_MAX: Final = 1_000
+"""Detections one record may carry."""
+COORDINATE_MAX: Final = 1e9
+"""Bound of a bbox coordinate in pixels: any finite picture fits, NaN and infinity do not."""
+FACE_DISTANCE_MAX: Final = 1e6
+"""Bound of a face distance, whatever its metric."""
+INTEGER_MAX: Final = 2**63 - 1
+"""SQLite's largest integer: no sequence number or epoch is larger."""
+
+DoorAction = Literal["unlocked", "locked", "none"]
+DOOR_ACTIONS: Final = ("unlocked", "locked", "none")
+DEFAULT_SITE: Final = "default"
+
+
+def new_event_id() -> str:
+    """A UUIDv7 (RFC 9562 §5.7) as text: 48 bits of Unix milliseconds, then 74 random bits.
+
+    Ids that grow with time keep inserts into the unique index at its right edge.
+    """
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def now_utc() -> datetime:
+    """The wall clock in UTC, cut to the milliseconds that are stored."""
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """A labelled box on an event.
+
+    `confidence` is in [0, 1]. `bbox` is (x1, y1, x2, y2) in pixels of the sensor's frame, or None.
+    """
+
+    label: str
+    confidence: float
+    bbox: tuple[float, float, float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened before a camera.
+
+    `recorded_at` needs a time zone; it is stored in UTC with milliseconds. Confidences are in [0, 1].
+    `person_name` None means a stranger, or that nobody looked. `thumbnail` is an encoded image that travels with the
+    event; what is stored of it is `thumbnail_path`, relative to the data directory. The last three fields are set by
+    the daemon: a producer leaves them alone.
+    """
+
+    camera_id: str
+    event_type: str = "motion"
+    _: KW_ONLY
+    detections: Sequence[Detection] = ()
+    site: str = DEFAULT_SITE
+    event_id: str = field(default_factory=new_event_id)
+    recorded_at: datetime = field(default_factory=now_utc)
+    recording_id: str | None = None
+    motion_confidence: float | None = None
+    person_name: str | None = None
+    face_confidence: float | None = None
+    face_distance: float | None = None
+    unlock_granted: bool | None = None
+    door_action: DoorAction | None = None
+    image_path: str | None = None
+    llm_description: str | None = None
+    alert_sent: bool = False
+    thumbnail: bytes | None = field(default=None, compare=False, repr=False)
+    id: int | None = field(default=None, compare=False)
+    thumbnail_path: str | None = field(default=None, compare=False)
+    created_at: datetime | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if type(self.detections) is not list:
+            object.__setattr__(self, "detections", list(self.detections or ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Amendment:
+    """What another sensor learns later about an event. It may arrive before the event does.
+
+    A field that is None is left as it is; `detections` are added behind those the event has.
+    """
+
+    event_id: str
+    _: KW_ONLY
+    site: str = DEFAULT_SITE
+    detections: Sequence[Detection] = ()
+    recording_id: str | None = None
+    motion_confidence: float | None = None
+    person_name: str | None = None
+    face_confidence: float | None = None
+    face_distance: float | None = None
+    unlock_granted: bool | None = None
+    door_action: DoorAction | None = None
+    image_path: str | None = None
+    llm_description: str | None = None
+    alert_sent: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody the face recogniser may name. `name` is unique within its site."""
+
+    name: str
+    display_name: str | None = None
+    site: str = DEFAULT_SITE
+
+
+Record = Event | Amendment | Person

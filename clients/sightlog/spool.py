@@ -1,0 +1,350 @@
+"""Records not yet acked, on disk: an append-only log in segments.
+
+What it keeps: when `append` returns, the records have been handed to the kernel in one write, so they survive SIGKILL
+of the process. They survive a power cut once they are acked, or once `sync` ran; the publisher runs it when no ack has
+come for a second. A segment whose records are all acked is deleted, normally before the kernel wrote it to the card.
+
+A spool is a directory with `lock`, `identity.json` and segments `<epoch>-<first seq>.spool`. Every life of a producer
+has a new epoch and writes only segments of its own: a torn tail left by a crash is never appended to, and a sequence
+number that a power cut took back is never used again under the same epoch.
+
+Why not SQLite: a record costs 1.6 µs here and 10.4 µs as an autocommitted row with `synchronous=OFF` in WAL mode.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from .errors import SpoolDamaged, SpoolFull, SpoolInUse
+from .segment import Segment, encode
+from .wire import START, Position
+
+log = logging.getLogger("sightlog.spool")
+
+SEGMENT_BYTES_MAX: Final = 4 * 1024 * 1024
+SEGMENT_REUSE_BYTES: Final = 64 * 1024
+"""An active segment larger than this whose records are all acked is given back."""
+
+
+class Chunk(NamedTuple):
+    """Consecutive records of one epoch, read back for sending."""
+
+    first: Position
+    records: list[bytes]
+    images: list[bytes]
+    bytes: int
+
+
+@dataclass(slots=True)
+class _Cursor:
+    """Where reading stands: all entries of `segment` before `offset` are at or below `after`."""
+
+    segment: Segment
+    offset: int
+    after: Position
+
+
+class Spool:
+    """One producer's spool. `append` may be called by one thread while another reads and drops.
+
+    Raises SpoolInUse when another process has it, SpoolDamaged when the directory cannot be used.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], name: str, bytes_max: int) -> None:
+        self.directory = Path(directory)
+        self.bytes_max = bytes_max
+        self.segment_bytes_max = min(SEGMENT_BYTES_MAX, max(bytes_max // 16, 4096))
+        self.lost = 0
+        """Records that could not be read back because the file was damaged."""
+        self._fd = -1
+        self._cursor: _Cursor | None = None
+        self._acked = START
+        self._unsynced_since: float | None = None
+        self._write_lock = threading.Lock()
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o750)
+            self._lock_fd = self._lock()
+            self._segments = self._find_segments()
+            self.producer_id, self.epoch = self._begin_life(name)
+        except OSError as error:
+            raise SpoolDamaged(
+                f"cannot use the spool directory {self.directory}: {error.strerror or error}. "
+                "Give a spool_dir that this process may write to"
+            ) from error
+        self._next_seq = 1
+
+    # -- opening --------------------------------------------------------------------------------------------
+
+    def _lock(self) -> int:
+        fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(fd, 32).decode(errors="replace").strip() or "unknown"
+            os.close(fd)
+            raise SpoolInUse(
+                f"the spool {self.directory} is in use by process {holder}. "
+                "Give every process a producer name of its own, or stop that one"
+            ) from None
+        os.ftruncate(fd, 0)
+        os.write(fd, f"{os.getpid()}\n".encode())
+        return fd
+
+    def _begin_life(self, name: str) -> tuple[str, int]:
+        path = self.directory / "identity.json"
+        producer_id = str(uuid.uuid4())
+        last_epoch = max((segment.epoch for segment in self._segments), default=0)
+        try:
+            stored = json.loads(path.read_bytes())
+            last_epoch = max(last_epoch, int(stored["epoch"]))
+            if not stored.get("fenced"):
+                producer_id = str(uuid.UUID(stored["producer_id"]))
+        except FileNotFoundError:
+            pass
+        except (ValueError, KeyError, TypeError) as error:
+            os.close(self._lock_fd)
+            raise SpoolDamaged(
+                f"{path} is not readable as a spool's identity ({error!r}). Move it away: what is spooled is then sent "
+                "under a new producer id, and events that were stored already are reported as duplicates"
+            ) from error
+        # Milliseconds, so that of two copies of one spool the life that began later has the larger epoch; never at or
+        # below the last one, because clocks go backwards.
+        epoch = max(last_epoch + 1, time.time_ns() // 1_000_000)
+        self._write_identity(producer_id, name, epoch)
+        return producer_id, epoch
+
+    def _write_identity(self, producer_id: str, name: str, epoch: int, *, fenced: bool = False) -> None:
+        path = self.directory / "identity.json"
+        temporary = path.with_suffix(".tmp")
+        text = json.dumps({"producer_id": producer_id, "name": name, "epoch": epoch, "fenced": fenced})
+        with open(temporary, "wb") as file:
+            file.write(text.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        self._sync_directory()
+
+    def _sync_directory(self) -> None:
+        fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def _find_segments(self) -> list[Segment]:
+        """Read what earlier lives left, to its end: how much there is, and what of it is damaged."""
+        segments = []
+        self._bytes = sum(path.stat().st_size for path in self.directory.glob("*.damaged"))
+        for path in sorted(self.directory.glob("*.spool")):
+            try:
+                epoch, first_seq = (int(part) for part in path.stem.split("-"))
+            except ValueError:
+                continue
+            segment = Segment(path, epoch, first_seq, first_seq, path.stat().st_size)
+            self._bytes += segment.size
+            self.lost += segment.scan()
+            segment.close()
+            if segment.next_seq == segment.first_seq and not segment.damaged:
+                path.unlink()
+                self._bytes -= segment.size
+            else:
+                segments.append(segment)
+        return segments
+
+    # -- writing --------------------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk, acked records in segments not yet deleted included."""
+        return self._bytes
+
+    @property
+    def next_position(self) -> Position:
+        """What the next appended record gets."""
+        return Position(self.epoch, self._next_seq)
+
+    def append(self, encoded: Sequence[tuple[bytes, bytes]]) -> Position:
+        """Write (record, image) pairs in one write; returns the position of the last.
+
+        All or nothing. Raises SpoolFull at `bytes_max`, or when the disk under it is full.
+        """
+        with self._write_lock:
+            seq = self._next_seq
+            entries = [encode(record, image, seq + index) for index, (record, image) in enumerate(encoded)]
+            data = entries[0] if len(entries) == 1 else b"".join(entries)
+            if self._bytes + len(data) > self.bytes_max:
+                raise SpoolFull(
+                    f"the spool {self.directory} holds {self._bytes} of at most {self.bytes_max} bytes: the daemon has "
+                    "not taken records for a while. Look at `sightlog status`; publish again when it runs"
+                )
+            segment = self._active_segment()
+            try:
+                _write_all(self._fd, data)
+            except OSError as error:
+                # Take back the part that was written: half an entry would look like damage.
+                os.ftruncate(self._fd, segment.size)
+                raise SpoolFull(
+                    f"cannot write to the spool {self.directory}: {error.strerror}. "
+                    "Make room on its disk, then publish again"
+                ) from error
+            if self._unsynced_since is None:
+                self._unsynced_since = time.monotonic()
+            self._bytes += len(data)
+            self._next_seq = segment.next_seq = seq + len(entries)
+            segment.size += len(data)
+            return segment.last
+
+    def _active_segment(self) -> Segment:
+        if self._fd >= 0:
+            if self._segments[-1].size < self.segment_bytes_max:
+                return self._segments[-1]
+            os.fdatasync(self._fd)  # `sync` only knows the active segment
+            os.close(self._fd)
+            self._fd = -1
+        path = self.directory / f"{self.epoch:015d}-{self._next_seq:012d}.spool"
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        except OSError as error:
+            raise SpoolFull(
+                f"cannot make {path}: {error.strerror}. Make room on its disk, then publish again"
+            ) from error
+        segment = Segment(path, self.epoch, self._next_seq, self._next_seq)
+        self._segments.append(segment)
+        return segment
+
+    @property
+    def unsynced_since(self) -> float | None:
+        """time.monotonic() of the oldest append that `sync` has not covered; None when there is none."""
+        return self._unsynced_since
+
+    def sync(self) -> None:
+        """Make everything appended so far survive a power cut. Appending goes on meanwhile."""
+        with self._write_lock:
+            self._unsynced_since = None
+            if self._fd < 0:
+                return
+            fd = os.dup(self._fd)
+        try:
+            os.fdatasync(fd)
+            self._sync_directory()
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Let another process have the spool. What is not acked stays; idempotent."""
+        with self._write_lock:
+            for segment in self._segments:
+                segment.close()
+            for fd in (self._fd, self._lock_fd):
+                if fd >= 0:
+                    os.close(fd)
+            self._fd = self._lock_fd = -1
+
+    def fence(self) -> None:
+        """Give up this identity: the next life gets a new producer id and takes what is left along."""
+        self._write_identity(self.producer_id, self.directory.name, self.epoch, fenced=True)
+
+    # -- reading and dropping -----------------------------------------------------------------------------------------
+
+    def first_after(self, after: Position) -> Position:
+        """What comes behind `after`: the next record there is, or else the next to be appended."""
+        chunk = self.read_after(after, 1, 1)
+        return chunk.first if chunk else max(self.next_position, Position(after.epoch, after.seq + 1))
+
+    def depth(self) -> int:
+        """Records not acked."""
+        return sum(
+            segment.next_seq - max(segment.first_seq, self._acked.seq + 1 if segment.epoch == self._acked.epoch else 0)
+            for segment in list(self._segments)
+            if segment.last > self._acked
+        )
+
+    def read_after(self, after: Position, records_max: int, bytes_max: int) -> Chunk | None:
+        """The records behind `after`: consecutive, of one epoch, at least one however large; None when none is left.
+
+        When `chunk.first` does not follow `after` directly, there is nothing in between.
+        """
+        cursor = self._cursor
+        if cursor is None or cursor.after != after:
+            behind = (segment for segment in list(self._segments) if segment.last > after)
+            segment = next(behind, None)
+            if segment is None:
+                return None
+            cursor = _Cursor(segment, 0, after)
+        first: Position | None = None
+        records: list[bytes] = []
+        images: list[bytes] = []
+        total = 0
+        full = False
+        while not full:
+            if cursor.offset >= cursor.segment.size:
+                segments = self._segments
+                index = segments.index(cursor.segment) + 1
+                if records or index == len(segments):
+                    break
+                cursor = _Cursor(segments[index], 0, after)
+                continue
+            entries, offset = cursor.segment.read(cursor.offset)
+            for entry in entries:
+                position = Position(cursor.segment.epoch, entry.seq)
+                if position > after:
+                    size = len(entry.record) + len(entry.image)
+                    full = first is not None and (
+                        entry.seq != first.seq + len(records) or len(records) >= records_max or total + size > bytes_max
+                    )
+                    if full:
+                        break
+                    first = first or position
+                    records.append(entry.record)
+                    images.append(entry.image)
+                    total += size
+                cursor.offset = entry.end
+            else:
+                cursor.offset = offset
+        if first is None:
+            return None
+        cursor.after = Position(first.epoch, first.seq + len(records) - 1)
+        self._cursor = cursor
+        return Chunk(first, records, images, total)
+
+    def drop_through(self, acked: Position) -> None:
+        """Forget the records up to `acked`; delete the segments that hold nothing else."""
+        with self._write_lock:
+            self._acked = max(self._acked, acked)
+            if self._unsynced_since is not None:
+                # Acks flow: what is left is younger than the last of them.
+                done = self._acked >= Position(self.epoch, self._next_seq - 1)
+                self._unsynced_since = None if done else time.monotonic()
+            while self._segments and self._segments[0].last <= self._acked:
+                segment = self._segments[0]
+                if segment.epoch == self.epoch and len(self._segments) == 1:
+                    if segment.size < SEGMENT_REUSE_BYTES:
+                        return
+                    os.close(self._fd)
+                    self._fd = -1
+                del self._segments[0]
+                segment.close()
+                if self._cursor is not None and self._cursor.segment is segment:
+                    self._cursor = None
+                if segment.damaged:
+                    segment.path.rename(segment.path.with_suffix(".damaged"))
+                else:
+                    segment.path.unlink(missing_ok=True)
+                    self._bytes -= segment.size
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    """A short write to a file means a full disk or a file-size limit: writing the rest says which."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

@@ -1,0 +1,155 @@
+"""The `sightlogd` command."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+import sightlog
+
+from . import config as configuration
+from . import logs
+from .config import Config
+from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
+from .ingest import Ingest
+from .store import Store
+
+log = structlog.get_logger()
+
+LOCK_SECONDS: Final = 2.0
+"""A predecessor that is just ending gets this long to let go of the data directory."""
+UMASK: Final = 0o027
+
+_EXAMPLES: Final = """
+examples:
+  sightlogd run --config /etc/sightlog/config.toml
+  sightlogd run --data-dir ./data --endpoint ipc:///tmp/sightlog.sock
+  sightlogd check-config --config config.toml
+
+exit codes: 0 clean stop, 28 storage full, 74 I/O error, 77 permission, 78 configuration or schema
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sightlogd",
+        description="Writes down once, for good, what the sensors of a camera system saw.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"sightlogd {sightlog.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in (
+        ("run", "run in the foreground until SIGTERM or SIGINT"),
+        ("check-config", "check the configuration, print what is in force, and exit"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--config", type=Path, metavar="FILE", help="config.toml; without it the defaults hold")
+        command.add_argument("--data-dir", metavar="DIR", help="beats SIGHTLOG_DATA_DIR and the file")
+        command.add_argument("--endpoint", metavar="URL", help="beats SIGHTLOG_ENDPOINT and the file")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        config = configuration.load(options.config, os.environ, data_dir=options.data_dir, endpoint=options.endpoint)
+        if options.command == "check-config":
+            _print(config)
+            return 0
+        return run(config)
+    except Stop as stop:
+        print(f"sightlogd: {stop}", file=sys.stderr)
+        return stop.exit_code
+
+
+def _print(config: Config) -> None:
+    for section in config.__struct_fields__:
+        print(f"[{section}]")
+        table = getattr(config, section)
+        for key in table.__struct_fields__:
+            value = getattr(table, key)
+            print(f"{key} = {json.dumps(value)}")
+
+
+def run(config: Config) -> int:
+    """The daemon, from the lock to the last ack; returns the exit code."""
+    logs.set_up(config.log.level)
+    os.umask(UMASK)
+    try:
+        lock = _lock(config.data_dir)
+        store = Store(config.data_dir, config.store.synchronous)
+    except Stop as stop:
+        log.error(str(stop), exit_code=stop.exit_code)
+        return stop.exit_code
+    try:
+        _report_start(config, store)
+        ingest = Ingest(config, store)
+        try:
+            log.info("ready", endpoint=config.ingest.endpoint, database=str(store.path))
+            ingest.serve()
+        finally:
+            ingest.close()
+        store.close()
+        log.info("stopped")
+    except Stop as stop:
+        log.error(str(stop), exit_code=stop.exit_code)
+        return stop.exit_code
+    finally:
+        os.close(lock)
+    return 0
+
+
+def _lock(data_dir: Path) -> int:
+    """The data directory, for this process alone. Taken before the socket is bound and the database opened: a second
+    bind on the same ipc path steals it without a word."""
+    try:
+        data_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+        fd = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        code = EXIT_PERMISSION if isinstance(error, PermissionError) else EXIT_IO_ERROR
+        raise Stop(
+            code, f"cannot use the data directory {data_dir}: {error.strerror}. Give --data-dir, or make it writable"
+        ) from error
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                holder = os.read(fd, 32).decode(errors="replace").strip()
+                os.close(fd)
+                raise Stop(
+                    EXIT_CONFIG,
+                    f"another sightlogd (process {holder or 'unknown'}) has the data directory {data_dir}. "
+                    "Stop it, or give another --data-dir",
+                ) from None
+            time.sleep(0.05)
+    os.ftruncate(fd, 0)
+    os.write(fd, f"{os.getpid()}\n".encode())
+    return fd
+
+
+def _report_start(config: Config, store: Store) -> None:
+    if store.created:
+        log.info("made a new database", path=str(store.path))
+    elif store.migrated:
+        log.info("migrated the database", migrations=[migration.name for migration in store.migrated])
+    if store.recovered_bytes:
+        log.warning("the last stop was not clean; the WAL was made durable again", bytes=store.recovered_bytes)
+    if config.store.synchronous != "FULL":
+        log.warning("synchronous is NORMAL: a power cut may take back records that were acked")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

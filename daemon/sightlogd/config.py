@@ -1,0 +1,125 @@
+"""config.toml, the environment and the flags, made into one checked `Config`.
+
+Flags beat the environment (`SIGHTLOG_DATA_DIR`, `SIGHTLOG_ENDPOINT`), the environment beats the file, the file
+beats the defaults here. `config.toml` in the repository shows every key with its default, and a test
+holds the two together.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+import msgspec
+from msgspec import Meta, Struct
+
+from sightlog.endpoint import DEFAULT_ENDPOINT, check_endpoint
+from sightlog.errors import UsageError
+
+from .errors import EXIT_CONFIG, Stop
+
+
+class Ingest(Struct, frozen=True, forbid_unknown_fields=True):
+    endpoint: str = DEFAULT_ENDPOINT
+    batch_records_max: Annotated[int, Meta(ge=1, le=100_000)] = 1_000
+    batch_bytes_max: Annotated[int, Meta(ge=65_536, le=67_108_864)] = 4_194_304
+    linger_ms: Annotated[int, Meta(ge=0, le=60_000)] = 250
+
+
+class StoreConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    data_dir: Annotated[str, Meta(min_length=1)] = "/var/lib/sightlog"
+    synchronous: Literal["FULL", "NORMAL"] = "FULL"
+    amendment_hours_max: Annotated[int, Meta(ge=1, le=8_760)] = 24
+    timezone: str = ""
+
+
+class Log(Struct, frozen=True, forbid_unknown_fields=True):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    slow_commit_ms: Annotated[int, Meta(ge=1, le=60_000)] = 10
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True):
+    ingest: Ingest = Ingest()
+    store: StoreConfig = StoreConfig()
+    log: Log = Log()
+
+    @property
+    def data_dir(self) -> Path:
+        return Path(self.store.data_dir)
+
+    def zone(self) -> ZoneInfo | None:
+        """None: the system's own."""
+        return ZoneInfo(self.store.timezone) if self.store.timezone else None
+
+
+def load(
+    file: Path | None,
+    environment: Mapping[str, str],
+    *,
+    data_dir: str | None = None,
+    endpoint: str | None = None,
+) -> Config:
+    """Raises Stop (exit code 78) that names the file, the key and what was expected."""
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            values = tomllib.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise Stop(EXIT_CONFIG, f"cannot read {file}: {error.strerror}. Give the path of a config.toml") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise Stop(EXIT_CONFIG, f"{file} is not TOML: {error}") from error
+    for section, key, given in (
+        ("store", "data_dir", data_dir or environment.get("SIGHTLOG_DATA_DIR")),
+        ("ingest", "endpoint", endpoint or environment.get("SIGHTLOG_ENDPOINT")),
+    ):
+        table = values.setdefault(section, {})
+        if given and isinstance(table, dict):
+            table[key] = given
+    try:
+        config = msgspec.convert(values, Config)
+    except msgspec.ValidationError as error:
+        raise Stop(EXIT_CONFIG, f"{file or 'configuration'}: {_explain(str(error), values)}") from error
+    try:
+        check_endpoint(config.ingest.endpoint)
+        config.zone()
+    except UsageError as error:
+        raise Stop(EXIT_CONFIG, f"{file or 'configuration'}: ingest.endpoint: {error}") from error
+    except (ValueError, OSError) as error:
+        raise Stop(
+            EXIT_CONFIG,
+            f"{file or 'configuration'}: store.timezone: {config.store.timezone!r} is not a time zone; "
+            "expected a name like 'Europe/Zurich', or '' for the system's own",
+        ) from error
+    if config.ingest.endpoint.startswith("tcp://") and not _is_loopback(config.ingest.endpoint):
+        raise Stop(
+            EXIT_CONFIG,
+            f"{file or 'configuration'}: ingest.endpoint: {config.ingest.endpoint!r} is reachable from other machines "
+            "without encryption or keys; expected an ipc:// endpoint, or tcp:// on 127.0.0.1",
+        )
+    return config
+
+
+def _is_loopback(endpoint: str) -> bool:
+    host = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+_SECTIONS: dict[str, type[Struct]] = {"ingest": Ingest, "store": StoreConfig, "log": Log}
+
+
+def _explain(message: str, values: Mapping[str, Any]) -> str:
+    """msgspec's message with the key in front, and for an unknown key the known ones."""
+    text, _, path = message.partition(" - at `$")
+    key = path.rstrip("`").lstrip(".")
+    if "unknown field" in text:
+        field = text.split("`")[1]
+        struct = _SECTIONS.get(key, Config)
+        known = ", ".join(struct.__struct_fields__)
+        return f"{f'{key}.' if key else ''}{field}: unknown key; expected one of {known}"
+    value: Any = values
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return f"{key}: {text[0].lower()}{text[1:]}, got {value!r}"

@@ -1,0 +1,1 @@
+"""What an event leaves in its day's folder."""

@@ -1,0 +1,291 @@
+"""The loop: receive, validate, commit, ack. One thread; the only module of the daemon with zmq.
+
+libzmq's own thread goes on receiving during a commit, so its queue is the queue. `step` is one wait and one action.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import structlog
+import zmq
+
+from sightlog import wire
+from sightlog.wire import FRAME_BYTES_MAX, Limits
+
+from .batch import Batch, BatchLimits, Reason
+from .config import Config
+from .decoder import EventRecord
+from .errors import EXIT_CONFIG, EXIT_PERMISSION, Stop, WriteRefused
+from .files import thumbnails
+from .logs import RateLimit
+from .session import Session, Sessions
+from .store import Store
+
+log = structlog.get_logger()
+
+BACKLOG: Final = 1_024
+RECEIVE_QUEUE_MESSAGES: Final = 64
+"""A producer's messages that wait in memory; the window of WELCOME is smaller."""
+ACK_QUEUE_MESSAGES: Final = 1_024
+STOP_LINGER_MS: Final = 2_000
+"""How long the last acks may take to leave after the socket is closed."""
+WINDOW_BATCHES: Final = 4
+RETRY_SECONDS: Final = 1.0
+RETRY_SECONDS_MAX: Final = 30.0
+CHORES_SECONDS: Final = 60.0
+LOG_SECONDS: Final = 10.0
+SOCKET_MODE: Final = 0o660
+
+
+class Ingest:
+    """Owns the socket, the sessions and the batch; writes through `store`. Call `serve`, then `close`."""
+
+    def __init__(self, config: Config, store: Store) -> None:
+        self._config = config
+        self._store = store
+        self._batch = Batch(
+            BatchLimits(config.ingest.batch_records_max, config.ingest.batch_bytes_max, config.ingest.linger_ms / 1000)
+        )
+        limits = Limits(
+            window_records=WINDOW_BATCHES * config.ingest.batch_records_max,
+            window_bytes=config.ingest.batch_bytes_max,
+        )
+        self._sessions = Sessions(store.stored_of, store.exceptions_of, limits)
+        self._stopping = False
+        self._refused: WriteRefused | None = None
+        self._refused_until = 0.0
+        self._retry_seconds = RETRY_SECONDS
+        self._next_chores = time.monotonic() + CHORES_SECONDS
+        self._slow = RateLimit(LOG_SECONDS)
+        self._warnings: defaultdict[str, RateLimit] = defaultdict(lambda: RateLimit(LOG_SECONDS))
+        self._context = zmq.Context()
+        self._socket = self._bind(config.ingest.endpoint)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+
+    def _bind(self, endpoint: str) -> zmq.Socket[bytes]:
+        router = self._context.socket(zmq.ROUTER)
+        # No ZMQ_HEARTBEAT_*: on a ROUTER it aborts the process when a client dies during back-pressure (libzmq #4767).
+        router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a reply to nobody is an error, not silence
+        router.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        router.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES_MAX)
+        router.setsockopt(zmq.RCVHWM, RECEIVE_QUEUE_MESSAGES)
+        router.setsockopt(zmq.SNDHWM, ACK_QUEUE_MESSAGES)
+        router.setsockopt(zmq.LINGER, STOP_LINGER_MS)
+        router.setsockopt(zmq.BACKLOG, BACKLOG)
+        try:
+            router.bind(endpoint)
+            if endpoint.startswith("ipc://"):
+                os.chmod(endpoint.removeprefix("ipc://"), SOCKET_MODE)
+        except (zmq.ZMQError, OSError) as error:
+            router.close(linger=0)
+            self._context.term()
+            code = EXIT_PERMISSION if error.errno in (1, 13) else EXIT_CONFIG
+            raise Stop(
+                code,
+                f"cannot listen on {endpoint}: {os.strerror(error.errno or 0)}. Does its directory exist, may the "
+                "daemon's user write there, and is the port free?",
+            ) from error
+        return router
+
+    # -- the loop ----------------------------------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Until SIGTERM or SIGINT. Raises Stop when it cannot go on."""
+        with self._signals():
+            while self.step():
+                pass
+            self._commit(Reason.STOP)
+
+    def step(self) -> bool:
+        """Wait for one thing, do it; False when it is time to stop."""
+        ready = dict(self._poller.poll(self._wait_ms(time.monotonic())))
+        if self._stopping:
+            return False
+        if self._socket in ready:
+            self._drain()
+        now = time.monotonic()
+        reason = self._batch.due(now)
+        if reason is not None:
+            self._commit(reason)
+        elif now >= self._next_chores:
+            self._do_chores(now)
+        return True
+
+    def _wait_ms(self, now: float) -> int:
+        due = self._next_chores
+        if self._batch:
+            due = now if self._batch.due(now) else min(due, self._batch.deadline or due)
+        return max(0, round((due - now) * 1000 + 0.5))
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT wake the poll and end the loop."""
+        awake, waker = socket.socketpair()
+        for end in (awake, waker):
+            end.setblocking(False)
+        self._poller.register(awake, zmq.POLLIN)
+        old_waker = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        old = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(old_waker)
+            self._poller.unregister(awake)
+            awake.close()
+            waker.close()
+
+    def _stop(self, number: int, _frame: object) -> None:
+        log.info("stopping", signal=signal.Signals(number).name)
+        self._stopping = True
+
+    # -- receiving ---------------------------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        """All messages that are there, until the batch is full."""
+        while not self._batch.full:
+            try:
+                route, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            answer = self._sessions.receive(route, frames)
+            now = time.monotonic()
+            if answer.warning:
+                self._warn("message", answer.warning)
+            if answer.reply:
+                self._send(route, answer.reply)
+            if answer.dead_letter:
+                self._batch.add_dead_letter(answer.dead_letter, now)
+            if answer.parcel:
+                if self._refused and now < self._refused_until:
+                    self._tell_busy(answer.parcel.session, now)
+                    continue
+                self._batch.add(answer.parcel, now)
+            if answer.flush:
+                self._batch.flush()
+
+    def _send(self, route: bytes, frames: list[bytes]) -> None:
+        try:
+            self._socket.send_multipart([route, *frames], zmq.NOBLOCK)
+        except zmq.ZMQError:
+            # It is gone, or does not read: what it misses here it asks for after its next hello.
+            self._sessions.forget(route)
+
+    def _warn(self, kind: str, text: str) -> None:
+        held = self._warnings[kind].take()
+        if held is not None:
+            log.warning(text, held_back=held)
+
+    # -- committing --------------------------------------------------------------------------------------------------
+
+    def _commit(self, reason: Reason) -> None:
+        batch = self._batch
+        if not batch:
+            return
+        paths = self._save_thumbnails()
+        began = time.monotonic()
+        try:
+            written = self._store.write(batch.parcels, paths, batch.dead_letters)
+        except WriteRefused as error:
+            self._refuse(error)
+            return
+        took = time.monotonic() - began
+        self._recover()
+        exceptions: dict[Session, list[tuple[int, str, str]]] = {}
+        for parcel, some in zip(batch.parcels, written.exceptions, strict=True):
+            self._sessions.settle(parcel.session, parcel.last)
+            exceptions.setdefault(parcel.session, []).extend(some)
+        for session, some in exceptions.items():
+            self._send(session.route, wire.ack(session.stored, some))
+        self._report(batch, reason, took, exceptions, written.duplicates)
+        batch.clear()
+        self._store.checkpoint_if_due()
+
+    def _report(
+        self,
+        batch: Batch,
+        reason: Reason,
+        took: float,
+        exceptions: dict[Session, list[tuple[int, str, str]]],
+        duplicates: list[str],
+    ) -> None:
+        log.debug("committed", records=batch.records, bytes=batch.size, ms=round(took * 1000, 2), reason=reason.value)
+        if took * 1000 > self._config.log.slow_commit_ms and (held := self._slow.take()) is not None:
+            log.warning("slow commit", ms=round(took * 1000, 1), records=batch.records, held_back=held)
+        if duplicates:
+            self._warn(
+                "duplicate", f"event {duplicates[0]} is there already, the first is kept ({len(duplicates)} such)"
+            )
+        for session, some in exceptions.items():
+            rejected = [(seq, why) for seq, status, why in some if status == wire.REJECTED]
+            if rejected:
+                self._warn("rejected", f"{session.name}: rejected {len(rejected)} records, first: {rejected[0][1]}")
+
+    def _save_thumbnails(self) -> dict[str, str]:
+        """Durable files before the rows that name them. A failure costs the picture, never the event."""
+        paths: dict[str, str] = {}
+        for parcel in self._batch.parcels:
+            for index, image in parcel.images.items():
+                record = parcel.records[index]
+                if not isinstance(record, EventRecord) or record.event_id in paths:
+                    continue
+                try:
+                    day = thumbnails.day_of(record.recorded_at, self._config.zone())
+                    paths[record.event_id] = thumbnails.save(self._config.data_dir, day, record.event_id, image)
+                except (thumbnails.NotAcceptable, OSError, OverflowError) as error:
+                    self._warn("thumbnail", f"no thumbnail for event {record.event_id}: {error}")
+        return paths
+
+    def _refuse(self, error: WriteRefused) -> None:
+        """Nothing of the batch is stored as far as anybody may rely on: the producers keep it and send it again."""
+        now = time.monotonic()
+        if self._refused is None:
+            log.error("cannot write; producers keep their records", reason=str(error))
+        else:
+            self._warn("refused", f"still cannot write: {error}")
+            self._retry_seconds = min(self._retry_seconds * 2, RETRY_SECONDS_MAX)
+        self._refused, self._refused_until = error, now + self._retry_seconds
+        sessions = {parcel.session for parcel in self._batch.parcels}
+        self._batch.clear()
+        for session in sessions:
+            self._tell_busy(session, now)
+
+    def _tell_busy(self, session: Session, now: float) -> None:
+        self._sessions.rewind(session)
+        self._send(session.route, wire.busy(str(self._refused), max(0.0, self._refused_until - now)))
+
+    def _recover(self) -> None:
+        if self._refused is not None:
+            log.info("writing again", after=self._refused.code)
+            self._refused, self._retry_seconds = None, RETRY_SECONDS
+
+    def _do_chores(self, now: float) -> None:
+        self._next_chores = now + CHORES_SECONDS
+        hours = self._config.store.amendment_hours_max
+        try:
+            expired = self._store.expire_amendments(datetime.now(UTC) - timedelta(hours=hours))
+        except WriteRefused as error:
+            self._warn("chores", f"cannot expire amendments: {error}")
+            return
+        if expired:
+            log.warning("amendments without an event became dead letters", count=expired, hours=hours)
+
+    def close(self) -> None:
+        """Let the last acks leave, then give the socket up."""
+        self._socket.close()
+        self._context.term()
+        endpoint = self._config.ingest.endpoint
+        if endpoint.startswith("ipc://"):
+            Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)

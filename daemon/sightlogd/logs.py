@@ -1,0 +1,50 @@
+"""structlog, set up once: JSON lines under systemd or into a file, readable lines on a terminal."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import Any
+
+import structlog
+
+
+def set_up(level: str) -> None:
+    """Everything goes to standard error: systemd keeps it, a terminal shows it."""
+    terminal = sys.stderr.isatty()
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer(colors=True)
+        if terminal
+        else structlog.processors.JSONRenderer(ensure_ascii=False)
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=not terminal),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+class RateLimit:
+    """Lets one message through in `seconds`, and counts what it held back."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._next = 0.0
+        self._held = 0
+
+    def take(self, now: float | None = None) -> int | None:
+        """None: hold this one back. Else how many were held back since the last."""
+        now = time.monotonic() if now is None else now
+        if now < self._next:
+            self._held += 1
+            return None
+        held, self._held = self._held, 0
+        self._next = now + self._seconds
+        return held

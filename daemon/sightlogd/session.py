@@ -1,0 +1,251 @@
+"""Producer sessions: who is connected, what was received of them, what may be acked. No I/O.
+
+A session belongs to a producer and follows it from connection to connection. `received` is how far its records were
+taken into a batch, `stored` how far they are durable; only the latter is ever acked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from sightlog import wire
+from sightlog.wire import START, Limits, Position
+
+from .decoder import Decoded, Hello, Malformed, Ping, Records, decode_body, decode_header, decode_record
+
+SESSIONS_MAX: Final = 4_096
+"""Connections remembered; beyond it the one unheard for the longest has to say hello again."""
+UNKNOWN: Final = "unknown"
+"""Stands for the producer of a message that came before any hello."""
+
+Exceptions = Sequence[tuple[int, str, str]]
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    producer_id: str
+    name: str
+    route: bytes
+    epoch: int
+    """Of the life that is connected; an older one is fenced."""
+    received: Position
+    stored: Position
+    missing: int = 0
+    """Records that a hello skipped, to be counted with the next batch."""
+    spooled_records: int = 0
+    spooled_bytes: int = 0
+    gap_told: bool = False
+
+
+@dataclass(slots=True)
+class Parcel:
+    """What is new in one message, for one batch. `images` maps indices of `records` to encoded images."""
+
+    session: Session
+    first: Position
+    records: list[Decoded]
+    packed: list[bytes]
+    images: dict[int, bytes] = field(default_factory=dict)
+    size: int = 0
+
+    @property
+    def last(self) -> Position:
+        return Position(self.first.epoch, self.first.seq + len(self.records) - 1)
+
+
+class DeadLetter(NamedTuple):
+    """A message that could not be taken apart."""
+
+    producer_id: str
+    reason: str
+    message: bytes
+
+
+@dataclass(slots=True)
+class Answer:
+    """What a message leads to: a reply to send now, records or a dead letter for the batch, a commit at once."""
+
+    reply: list[bytes] | None = None
+    parcel: Parcel | None = None
+    dead_letter: DeadLetter | None = None
+    flush: bool = False
+    warning: str | None = None
+
+
+class Sessions:
+    """All sessions, by connection and by producer.
+
+    `stored_of` tells the last position the store has of a producer (START for none), `exceptions_of` the
+    (seq, status, reason) of its records in a range that were settled but not stored.
+    """
+
+    def __init__(
+        self,
+        stored_of: Callable[[str], Position],
+        exceptions_of: Callable[[str, Position, Position], Exceptions],
+        limits: Limits,
+    ) -> None:
+        self._stored_of = stored_of
+        self._exceptions_of = exceptions_of
+        self._limits = limits
+        # By connection, the one unheard for the longest in front. None: fenced.
+        self._by_route: dict[bytes, Session | None] = {}
+        self._by_producer: dict[str, Session] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_producer)
+
+    def receive(self, route: bytes, frames: list[bytes]) -> Answer:
+        """One message from the connection `route`; never raises for what it says."""
+        try:
+            header = decode_header(frames[0] if frames else b"")
+            if isinstance(header, Records):
+                return self._records(route, header, frames)
+            if len(frames) != 1:
+                raise Malformed(f"{len(frames)} frames; expected 1")
+            return self._hello(route, header) if isinstance(header, Hello) else self._ping(route, header)
+        except Malformed as error:
+            session = self._by_route.get(route)
+            producer_id = session.producer_id if session else UNKNOWN
+            return Answer(
+                reply=wire.refused("malformed", str(error)),
+                dead_letter=DeadLetter(producer_id, f"malformed message: {error}", b"".join(frames[:2])),
+                warning=f"malformed message: {error}",
+            )
+
+    def _heard(self, route: bytes) -> Session | None:
+        session = self._by_route.pop(route)
+        self._by_route[route] = session
+        return session
+
+    # -- hello -------------------------------------------------------------------------------------------------------
+
+    def _hello(self, route: bytes, hello: Hello) -> Answer:
+        if hello.protocol != wire.PROTOCOL:
+            reason = f"the daemon speaks protocol {wire.PROTOCOL}, the producer {hello.protocol}."
+            return Answer(reply=wire.refused("protocol", reason), warning=f"{hello.name}: {reason}")
+        first = Position(*hello.first)
+        if first.epoch > hello.epoch:
+            raise Malformed(f"hello: first is of epoch {first.epoch}, later than the producer's own {hello.epoch}")
+        session = self._by_producer.get(hello.producer_id)
+        if session is None:
+            stored = self._stored_of(hello.producer_id)
+            session = Session(hello.producer_id, hello.name, route, max(hello.epoch, stored.epoch), stored, stored)
+        if hello.epoch < session.epoch:
+            reason = f"a newer process publishes as {hello.name!r} ({hello.producer_id})."
+            return Answer(reply=wire.refused("fenced", reason), warning=f"fenced an older process: {reason}")
+        self._attach(session, route, hello)
+        warning = self._skip_to(session, first)
+        session.gap_told = False
+        exceptions: Exceptions = ()
+        if session.stored >= first:
+            exceptions = self._exceptions_of(session.producer_id, first, session.stored)
+        return Answer(reply=wire.welcome(session.stored, exceptions, self._limits), warning=warning)
+
+    def _attach(self, session: Session, route: bytes, hello: Hello) -> None:
+        if session.route != route:
+            self._by_route.pop(session.route, None)
+            if hello.epoch > session.epoch:
+                self._by_route[session.route] = None
+        session.route, session.name, session.epoch = route, hello.name, hello.epoch
+        self._by_producer[session.producer_id] = session
+        self._by_route.pop(route, None)
+        self._by_route[route] = session
+        if len(self._by_route) > SESSIONS_MAX:
+            self.forget(next(iter(self._by_route)))
+
+    @staticmethod
+    def _skip_to(session: Session, first: Position) -> str | None:
+        """Let records flow from `first` on, whatever is missing before it; returns what to log about that."""
+        received = session.received
+        before = Position(first.epoch, first.seq - 1)
+        if before <= received:
+            return None
+        session.received = before
+        missing = before.seq - (received.seq if received.epoch == first.epoch else 0)
+        if missing == 0 or received == START:
+            return None  # a new life; or a store that has never heard of this producer
+        session.missing += missing
+        return (
+            f"{session.name}: {missing} records before {first.epoch}/{first.seq} are neither in this database nor in "
+            "the producer's spool. Was an older database restored, or was the spool damaged?"
+        )
+
+    # -- records -----------------------------------------------------------------------------------------------------
+
+    def _records(self, route: bytes, header: Records, frames: list[bytes]) -> Answer:
+        if route not in self._by_route:
+            return Answer(reply=wire.resync(None))
+        session = self._heard(route)
+        if session is None:
+            return Answer(reply=wire.refused("fenced", "a newer process publishes under this producer id."))
+        if len(frames) != 2 + len(header.images):
+            raise Malformed(f"{len(frames)} frames; expected 2 and {len(header.images)} images")
+        packed = decode_body(frames[1])
+        if any(index >= len(packed) for index in header.images) or len(set(header.images)) != len(header.images):
+            raise Malformed(f"images {header.images}: expected different indices below {len(packed)}")
+        first = Position(*header.first)
+        received = session.received
+        if first.epoch != received.epoch or first.seq > received.seq + 1:
+            return self._gap(session)
+        session.gap_told = False
+        known = received.seq + 1 - first.seq
+        if known >= len(packed):
+            return self._all_known(session, first, header.flush)
+        images = dict(zip(header.images, frames[2:], strict=True))
+        if known:
+            packed = packed[known:]
+            images = {index - known: image for index, image in images.items() if index >= known}
+        parcel = Parcel(
+            session=session,
+            first=Position(first.epoch, first.seq + known),
+            records=[decode_record(record) for record in packed],
+            packed=packed,
+            images=images,
+            size=sum(map(len, frames)),
+        )
+        session.received = parcel.last
+        return Answer(parcel=parcel, flush=header.flush)
+
+    def _gap(self, session: Session) -> Answer:
+        # Told once: what the producer sent before it read this is a gap too.
+        if session.gap_told:
+            return Answer()
+        session.gap_told = True
+        return Answer(reply=wire.resync(session.received))
+
+    def _all_known(self, session: Session, first: Position, flush: bool) -> Answer:
+        if session.stored != session.received:
+            return Answer(flush=flush)  # in the batch: the ack comes with its commit
+        exceptions = self._exceptions_of(session.producer_id, first, session.stored)
+        return Answer(reply=wire.ack(session.stored, exceptions))
+
+    def _ping(self, route: bytes, ping: Ping) -> Answer:
+        if route not in self._by_route:
+            return Answer(reply=wire.resync(None))
+        session = self._heard(route)
+        if session is None:
+            return Answer(reply=wire.refused("fenced", "a newer process publishes under this producer id."))
+        session.spooled_records, session.spooled_bytes = ping.spooled_records, ping.spooled_bytes
+        return Answer(reply=wire.pong(), flush=ping.flush)
+
+    # -- what became of them -----------------------------------------------------------------------------------------
+
+    def settle(self, session: Session, last: Position) -> None:
+        """All records up to `last` are durable."""
+        session.stored = last
+        session.missing = 0
+
+    def rewind(self, session: Session) -> None:
+        """What was received and not stored is gone: the producer has to send it again."""
+        session.stored = session.received = self._stored_of(session.producer_id)
+        session.missing = 0
+
+    def forget(self, route: bytes) -> None:
+        """The connection is gone, or too quiet for too long. Its producer is greeted anew when it comes back."""
+        session = self._by_route.pop(route, None)
+        # With records in the batch the session has to stay: a hello that comes before the commit must find them.
+        if session is not None and session.received == session.stored:
+            self._by_producer.pop(session.producer_id, None)
