@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from .errors import DatabaseDamaged, DatabaseNotFound, NotNow, SchemaMismatch, UsageError
+from .errors import DatabaseDamaged, DatabaseNotFound, NotNow, SchemaMismatch, SightlogError, UsageError
 from .records import DEFAULT_SITE, Detection, Event
 from .wire import format_time
 
@@ -26,14 +26,17 @@ SCHEMA_VERSION: Final = 1
 FOLLOW_SECONDS: Final = 0.05
 BUSY_TIMEOUT_MS: Final = 5_000
 
-_COLUMNS: Final = (
+COLUMNS: Final = (
     "id", "event_id", "site", "camera_id", "recorded_at", "event_type", "recording_id", "motion_confidence",
     "person_name", "face_confidence", "face_distance", "unlock_granted", "door_action", "thumbnail_path", "image_path",
     "llm_description", "alert_sent", "created_at",
 )  # fmt: skip
-_SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM events"
+"""Of an event, in the order of the table."""
+_SELECT: Final = f"SELECT {', '.join(COLUMNS)} FROM events"
+_VERSION: Final = "SELECT coalesce(max(version), 0) FROM schema_version"
 # SQLite binds 32,766 variables at most (SQLITE_MAX_VARIABLE_NUMBER); this is far below and keeps statements few.
 _DETECTIONS_AT_ONCE: Final = 500
+_PAGE_EVENTS: Final = 500
 
 
 def _event(row: sqlite3.Row, detections: Sequence[Detection]) -> Event:
@@ -56,7 +59,11 @@ class Reader:
         self.path = Path(database)
         self.site = site
         self._lock = threading.Lock()
-        if not self.path.is_file():
+        try:
+            there = self.path.is_file()
+        except OSError as error:
+            raise DatabaseNotFound(f"cannot look for {self.path}: {error.strerror}. May this user read it?") from error
+        if not there:
             raise DatabaseNotFound(
                 f"there is no database at {self.path}. sightlogd makes it at its first start; is the path right?"
             )
@@ -69,11 +76,15 @@ class Reader:
                 check_same_thread=False,
                 timeout=BUSY_TIMEOUT_MS / 1000,
             )
-            self._connection.row_factory = sqlite3.Row
-            with self._translated():
-                self._check_schema()
         except sqlite3.Error as error:
             raise DatabaseNotFound(f"cannot open {self.path}: {error}. May this user read it?") from error
+        self._connection.row_factory = sqlite3.Row
+        try:
+            with self._translated():
+                self._check_schema()
+        except SightlogError:
+            self._connection.close()
+            raise
 
     def _check_schema(self) -> None:
         tables = self._connection.execute(
@@ -81,7 +92,7 @@ class Reader:
         ).fetchone()[0]
         if tables != 2:
             raise SchemaMismatch(f"{self.path} is an SQLite database, but not one of sightlog's")
-        version = self._connection.execute("SELECT max(version) FROM schema_version").fetchone()[0]
+        version = self._connection.execute(_VERSION).fetchone()[0]
         if version > SCHEMA_VERSION:
             raise SchemaMismatch(
                 f"{self.path} has schema {version}, this reader knows {SCHEMA_VERSION} at most. Upgrade sightlog here"
@@ -115,9 +126,10 @@ class Reader:
             finally:
                 self._connection.execute("COMMIT")
 
-    def _events(self, condition: str, parameters: Sequence[object]) -> list[Event]:
+    def _events(self, condition: str, parameters: Sequence[object], *, hint: str = "") -> list[Event]:
         with self._snapshot() as connection:
-            rows = connection.execute(f"{_SELECT} WHERE site = ? {condition}", (self.site, *parameters)).fetchall()
+            query = f"{_SELECT} {hint} WHERE site = ? {condition}"
+            rows = connection.execute(query, (self.site, *parameters)).fetchall()
             found: dict[int, list[Detection]] = {row["id"]: [] for row in rows}
             ids = list(found)
             for start in range(0, len(ids), _DETECTIONS_AT_ONCE):
@@ -157,6 +169,39 @@ class Reader:
             "AND camera_id = ? ORDER BY recorded_at DESC, id DESC LIMIT ?", (camera_id, _count("limit", limit))
         )
 
+    def find_events(
+        self,
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        camera_id: str | None = None,
+        newest_first: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[Event]:
+        """Events with start <= recorded_at < end in the order of that time; None is no bound.
+
+        Read in pages, each in a transaction of its own: the whole history takes little memory and never holds up a
+        checkpoint. An event committed meanwhile is missed when its time is in what went by already.
+        """
+        # The bound where reading begins and the place reached are one condition, so the index answers it alone.
+        if newest_first:
+            reached, order = (format_time(end) if end else "~", 0), "DESC"
+            condition, far = "(recorded_at, id) < (?, ?) AND recorded_at >= ?", format_time(start) if start else ""
+        else:
+            reached, order = (format_time(start) if start else "", 0), "ASC"
+            condition, far = "(recorded_at, id) > (?, ?) AND recorded_at < ?", format_time(end) if end else "~"
+        camera = () if camera_id is None else (camera_id,)
+        condition = f"AND {condition} {'AND camera_id = ?' if camera else ''} ORDER BY recorded_at {order}, id {order}"
+        left = None if limit is None else _count("limit", limit)
+        while left is None or left > 0:
+            size = _PAGE_EVENTS if left is None else min(left, _PAGE_EVENTS)
+            page = self._events(f"{condition} LIMIT ?", (*reached, far, *camera, size))
+            yield from page
+            if len(page) < size:
+                return
+            left = None if left is None else left - size
+            reached = (format_time(page[-1].recorded_at), page[-1].id or 0)
+
     def count_events(self) -> int:
         """How many events this site has."""
         with self._snapshot() as connection:
@@ -175,7 +220,10 @@ class Reader:
             # data_version changes when another connection commits: far cheaper than a query to find out.
             with self._lock, self._translated():
                 version = self._connection.execute("PRAGMA data_version").fetchone()[0]
-            events = self._events("AND id > ? ORDER BY id LIMIT 500", (cursor,)) if version != seen else []
+            events = []
+            if version != seen:
+                # Left alone, SQLite reads and sorts the whole site by one of its indexes.
+                events = self._events("AND id > ? ORDER BY id LIMIT 500", (cursor,), hint="NOT INDEXED")
             for event in events:
                 cursor = event.id or cursor
                 yield event
@@ -184,15 +232,37 @@ class Reader:
                 time.sleep(poll_seconds)
 
     def last_id(self) -> int:
-        """The `id` of the event committed last, 0 when there is none: a cursor for `follow`."""
+        """The `id` of the event committed last, of any site, 0 when there is none: a cursor for `follow`."""
         with self._snapshot() as connection:
-            last = connection.execute("SELECT max(id) FROM events WHERE site = ?", (self.site,)).fetchone()[0]
+            last = connection.execute("SELECT max(id) FROM events").fetchone()[0]
         return int(last or 0)
 
     def producers(self) -> list[dict[str, Any]]:
         """Every producer the store knows, the one heard last first: name, counters, position."""
         with self._snapshot() as connection:
             return [dict(row) for row in connection.execute("SELECT * FROM producers ORDER BY last_seen_at DESC")]
+
+    def dead_letters(self, limit: int = 20) -> list[dict[str, Any]]:
+        """Records that were not stored, the latest first: received_at, producer (its name, or None), producer_id,
+        epoch, seq, status, reason."""
+        with self._snapshot() as connection:
+            rows = connection.execute(
+                "SELECT received_at, name AS producer, producer_id, dead_letters.epoch, seq, status, reason "
+                "FROM dead_letters LEFT JOIN producers USING (producer_id) ORDER BY id DESC LIMIT ?",
+                (_count("limit", limit),),
+            ).fetchall()
+        return [dict(row) for row in rows]
+
+    def status(self) -> dict[str, Any]:
+        """schema_version, events (of the site), dead_letters (count by status), pending_amendments: one view."""
+        with self._snapshot() as connection:
+            get = connection.execute
+            return {
+                "schema_version": get(_VERSION).fetchone()[0],
+                "events": get("SELECT count(*) FROM events WHERE site = ?", (self.site,)).fetchone()[0],
+                "dead_letters": dict(get("SELECT status, count(*) FROM dead_letters GROUP BY status").fetchall()),
+                "pending_amendments": get("SELECT count(*) FROM pending_amendments").fetchone()[0],
+            }
 
     def close(self) -> None:
         with self._lock:

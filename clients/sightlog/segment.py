@@ -41,17 +41,17 @@ def encode(record: bytes, image: bytes, seq: int) -> bytes:
     return b"%b%b%b%b%b" % (MARKER, crc.to_bytes(4, "little"), lengths, record, image)
 
 
-def _parse(data: bytes, at: int) -> Entry | None:
-    """The entry at `at`, or None when there is no whole and undamaged one."""
+def _parse(data: bytes, at: int, offset: int = 0) -> Entry | None:
+    """The entry at `at`, or None when there is no whole and undamaged one. `offset` is added to its `end`."""
     body = at + _HEAD.size
     if len(data) < body:
         return None
     marker, crc, record_bytes, image_bytes, seq = _HEAD.unpack_from(data, at)
     middle = body + record_bytes
     end = middle + image_bytes
-    if marker != MARKER or len(data) < end or zlib.crc32(memoryview(data)[at + _CHECKED_FROM : end]) != crc:
+    if marker != MARKER or len(data) < end or zlib.crc32(data[at + _CHECKED_FROM : end]) != crc:
         return None
-    return Entry(seq, data[body:middle], data[middle:end], end)
+    return Entry(seq, data[body:middle], data[middle:end], offset + end)
 
 
 def _is_torn(data: bytes) -> bool:
@@ -88,11 +88,11 @@ class Segment:
             data = self._pread(offset, _ENTRY_BYTES_MAX)
         entries = []
         at = 0
-        while (entry := _parse(data, at)) is not None:
-            at = entry.end
-            entries.append(entry._replace(end=offset + at))
+        while (entry := _parse(data, at, offset)) is not None:
+            at = entry.end - offset
+            entries.append(entry)
         if entries:
-            return entries, offset + at
+            return entries, entries[-1].end
         return [], self._beyond_damage(offset, data)
 
     def scan(self) -> int:

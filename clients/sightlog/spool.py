@@ -295,20 +295,19 @@ class Spool:
                 cursor = _Cursor(segments[index], 0, after)
                 continue
             entries, offset = cursor.segment.read(cursor.offset)
-            for entry in entries:
-                position = Position(cursor.segment.epoch, entry.seq)
-                if position > after:
-                    size = len(entry.record) + len(entry.image)
-                    full = first is not None and (
-                        entry.seq != first.seq + len(records) or len(records) >= records_max or total + size > bytes_max
-                    )
-                    if full:
+            epoch = cursor.segment.epoch
+            for seq, record, image, end in entries:
+                if epoch > after.epoch or seq > after.seq:
+                    size = len(record) + len(image)
+                    if first is None:
+                        first = Position(epoch, seq)
+                    elif seq != first.seq + len(records) or len(records) >= records_max or total + size > bytes_max:
+                        full = True
                         break
-                    first = first or position
-                    records.append(entry.record)
-                    images.append(entry.image)
+                    records.append(record)
+                    images.append(image)
                     total += size
-                cursor.offset = entry.end
+                cursor.offset = end
             else:
                 cursor.offset = offset
         if first is None:

@@ -1,0 +1,99 @@
+"""Real daemons, real spools, real files for the tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sightlog import Publisher, Reader
+
+
+def wait_for(condition: Callable[[], Any], what: str, timeout: float = 20.0) -> Any:
+    """The first true value of `condition()`; fails the test after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() >= deadline:
+            pytest.fail(f"not within {timeout} s: {what}")
+        time.sleep(0.005)
+
+
+class Daemon:
+    """`sightlogd run` as a process of its own, on a data directory that outlives it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.data_dir = home / "data"
+        self.database = self.data_dir / "events.db"
+        # A socket's path has 107 bytes at most, and pytest's temporary directories are deep.
+        self._socket_dir = tempfile.TemporaryDirectory(prefix="sightlog-")
+        self.endpoint = f"ipc://{self._socket_dir.name}/s"
+        self.log = home / "sightlogd.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *arguments: str, config: str = "", wait: bool = True, env: dict[str, str] | None = None) -> Daemon:
+        file = self.home / "config.toml"
+        file.write_text(config)
+        command = [sys.executable, "-m", "sightlogd", "run", "--config", str(file), "--data-dir", str(self.data_dir)]
+        ready = self._count_ready()
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [*command, "--endpoint", self.endpoint, *arguments], stderr=log, env={**os.environ, **(env or {})}
+            )
+        if wait:
+            wait_for(lambda: self._count_ready() > ready or self.process.poll() is not None, "sightlogd is ready")
+            assert self.process.poll() is None, self.log.read_text()
+        return self
+
+    def _count_ready(self) -> int:
+        return self.log.read_text().count('"event": "ready"') if self.log.exists() else 0
+
+    def kill(self) -> None:
+        """SIGKILL, as the out-of-memory killer or a power cut's little brother would."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, timeout: float = 20.0) -> int:
+        """SIGTERM; returns the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout)
+
+    def logged(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+    def publisher(self, name: str = "sensor", **options: Any) -> Publisher:
+        return Publisher(self.endpoint, name, self.home / "spool", **options)
+
+    def reader(self, site: str = "default") -> Reader:
+        return Reader(self.database, site)
+
+    def end(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+        self._socket_dir.cleanup()
+
+
+@pytest.fixture
+def idle_daemon(tmp_path: Path) -> Iterator[Daemon]:
+    """Not started yet."""
+    daemon = Daemon(tmp_path)
+    yield daemon
+    daemon.end()
+
+
+@pytest.fixture
+def daemon(idle_daemon: Daemon) -> Daemon:
+    """Running."""
+    return idle_daemon.start()

@@ -1,0 +1,42 @@
+"""A sensor process for the crash tests: publishes numbered events and keeps a ledger outside of everything it tests.
+
+    python tests/producer.py ENDPOINT SPOOL_DIR NAME LEDGER COUNT
+
+Every event has three detections and gets an amendment that adds a fourth: applied twice or not at all, it shows. The
+ledger has a line `P <event_id>` after publish() returned for both, and `A <event_id>` after both were acked.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import deque
+
+from sightlog import Detection, Event, Publisher
+
+
+def main() -> None:
+    endpoint, spool_dir, name, ledger_path, count = sys.argv[1:]
+    ledger = os.open(ledger_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    waiting: deque = deque()
+
+    def note_acks(*, block: bool = False) -> None:
+        while waiting and (block or (waiting[0][1].settled and waiting[0][2].settled)):
+            event_id, stored, amended = waiting.popleft()
+            assert (stored.wait(60), amended.wait(60)) == ("stored", "stored"), (stored.reason, amended.reason)
+            os.write(ledger, f"A {event_id}\n".encode())
+
+    with Publisher(endpoint, name, spool_dir) as publisher:
+        for _ in range(int(count)):
+            event = Event(name, recording_id=name, detections=[Detection("person", 0.5, (1, 2, 3, 4))] * 3)
+            stored = publisher.publish(event)
+            amended = publisher.amend(event.event_id, person_name=name, detections=[Detection("face", 0.5)])
+            os.write(ledger, f"P {event.event_id}\n".encode())
+            waiting.append((event.event_id, stored, amended))
+            note_acks()
+        publisher.flush(60)
+        note_acks(block=True)
+
+
+if __name__ == "__main__":
+    main()
