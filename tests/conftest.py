@@ -30,6 +30,22 @@ def wait_for(condition: Callable[[], Any], what: str, timeout: float = 20.0) -> 
         time.sleep(0.005)
 
 
+NOBODY = 65534
+"""uid of `nobody` and gid of `nogroup`."""
+# Imports first: the interpreter may live where only root may look.
+AS_NOBODY = f"""
+import importlib.readers, importlib.resources, os, sys, sightlog.reader, sightlogd.__main__
+os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
+"""
+
+
+def open_to_all(path: Path) -> None:
+    """Let other users pass through pytest's private directories down to `path`."""
+    for part in (path, *path.parents):
+        if part.is_relative_to(tempfile.gettempdir()) and part != Path(tempfile.gettempdir()):
+            part.chmod(0o755)
+
+
 class Daemon:
     """`sightlogd run` as a process of its own, on a data directory that outlives it."""
 
@@ -42,6 +58,7 @@ class Daemon:
         self.endpoint = f"ipc://{self._socket_dir.name}/s"
         self.log = home / "sightlogd.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self._readers: list[Reader] = []
 
     def start(self, *arguments: str, config: str = "", wait: bool = True, env: dict[str, str] | None = None) -> Daemon:
         file = self.home / "config.toml"
@@ -77,11 +94,14 @@ class Daemon:
         return Publisher(self.endpoint, name, self.home / "spool", **options)
 
     def reader(self, site: str = "default") -> Reader:
-        return Reader(self.database, site)
+        self._readers.append(Reader(self.database, site))
+        return self._readers[-1]
 
     def end(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.kill()
+        for reader in self._readers:
+            reader.close()
         self._socket_dir.cleanup()
 
 

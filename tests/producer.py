@@ -14,14 +14,17 @@ from collections import deque
 
 from sightlog import Detection, Event, Publisher
 
+AHEAD_MAX = 300
+"""Events published and not acked: without a bound a killed producer's next life would only deliver the last one's."""
+
 
 def main() -> None:
     endpoint, spool_dir, name, ledger_path, count = sys.argv[1:]
     ledger = os.open(ledger_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     waiting: deque = deque()
 
-    def note_acks(*, block: bool = False) -> None:
-        while waiting and (block or (waiting[0][1].settled and waiting[0][2].settled)):
+    def note_acks(ahead_max: int) -> None:
+        while waiting and (len(waiting) > ahead_max or (waiting[0][1].settled and waiting[0][2].settled)):
             event_id, stored, amended = waiting.popleft()
             assert (stored.wait(60), amended.wait(60)) == ("stored", "stored"), (stored.reason, amended.reason)
             os.write(ledger, f"A {event_id}\n".encode())
@@ -33,9 +36,9 @@ def main() -> None:
             amended = publisher.amend(event.event_id, person_name=name, detections=[Detection("face", 0.5)])
             os.write(ledger, f"P {event.event_id}\n".encode())
             waiting.append((event.event_id, stored, amended))
-            note_acks()
+            note_acks(AHEAD_MAX)
         publisher.flush(60)
-        note_acks(block=True)
+        note_acks(0)
 
 
 if __name__ == "__main__":

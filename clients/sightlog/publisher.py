@@ -253,10 +253,11 @@ class Publisher:
             poller.register(self._socket, zmq.POLLIN | (zmq.POLLOUT if stuck else 0))
             ready = dict(poller.poll(self._timeout(now)))
             if self._awake in ready:
-                # Cleared before reading: a wake-up that comes in between writes one byte too many, never one too few.
-                self._waking = False
+                # Emptied first, cleared second: who calls _wake in between writes nothing, but what it appended is seen
+                # by the next turn. The other way round its byte would be swallowed and the flag stay set for good.
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._awake, 64)
+                self._waking = False
             if ready.get(self._socket, 0) & zmq.POLLIN:
                 self._receive_all()
             self._sync_if_unacked_for_long()

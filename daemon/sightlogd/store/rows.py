@@ -300,8 +300,8 @@ class Rows:
             return
         self._connection.executemany(
             "INSERT INTO dead_letters (received_at, producer_id, epoch, seq, status, reason, record) "
-            "VALUES (?, ?, ?, ?, ?, ?, substr(?, 1, 4096))",
-            letters,
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [(*told, record and record[:DEAD_LETTER_BYTES_MAX]) for *told, record in letters],
         )
         self._connection.execute(
             "DELETE FROM dead_letters WHERE id <= (SELECT max(id) FROM dead_letters) - ?", (DEAD_LETTERS_MAX,)

@@ -32,6 +32,8 @@ WAL_PAGES_CHECKPOINT: Final = 1_000
 """Pages in the WAL (4 MB) at which a checkpoint is due, and again after as many more when readers held it up."""
 WAL_BYTES_KEPT: Final = 8 * 1024 * 1024
 FILE_MODE: Final = 0o640
+CHECKED_BYTES_MAX: Final = 64 * 1024 * 1024
+"""A database up to this size (0.2 s) is checked whole at every start; a larger one while it is used."""
 _RESTORE: Final = "sightlogd's migrations/README.md says how to restore a backup"
 
 Synchronous = Literal["FULL", "NORMAL"]
@@ -73,6 +75,7 @@ class Store:
             self.created = self._create(migrations) if not self._exists() else False
             self.recovered_bytes = _rewrite(self._wal)
             self._connection = self._open(self.path, synchronous)
+            self._check_if_small()
             self.migrated = migrate.migrate(self._connection, migrations, self.now)
             migrate.check_schema(self._connection, migrations)
             self._rows = Rows(self._connection)
@@ -137,6 +140,12 @@ class Store:
         connection.execute("PRAGMA cache_size = -8192")
         connection.execute("PRAGMA trusted_schema = OFF")
         return connection
+
+    def _check_if_small(self) -> None:
+        if self.path.stat().st_size <= CHECKED_BYTES_MAX:
+            found = self._connection.execute("PRAGMA quick_check(1)").get
+            if found != "ok":
+                raise apsw.CorruptError(found)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

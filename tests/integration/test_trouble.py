@@ -1,0 +1,212 @@
+"""A full disk, a locked database, a slow ack: nothing acked that is not there, everybody told, work goes on by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+
+import pytest
+from conftest import wait_for
+
+from sightlog import (
+    AckTimeout,
+    DatabaseWriteError,
+    Detection,
+    Event,
+    ProducerFenced,
+    Publisher,
+    PublisherClosed,
+    SpoolFull,
+    SpoolInUse,
+    UsageError,
+)
+
+
+@pytest.fixture
+def small_disk(idle_daemon):
+    """The data directory on a file system of 3 MB."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    idle_daemon.data_dir.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", idle_daemon.data_dir], check=True)
+    yield idle_daemon
+    idle_daemon.end()
+    subprocess.run(["umount", idle_daemon.data_dir], check=True)
+
+
+def test_a_full_disk_is_reported_loses_nothing_and_work_goes_on_when_there_is_room(small_disk):
+    daemon = small_disk
+    filler = daemon.data_dir / "filler"
+    filler.write_bytes(b"x" * 1_500_000)
+    daemon.start()
+    acked: list[str] = []
+    with daemon.publisher() as publisher:
+        with pytest.raises(DatabaseWriteError, match="storage_full"):
+            for _ in range(10_000):
+                event = Event("front_door", detections=[Detection("person", 0.5)] * 20, llm_description="x" * 2000)
+                publisher.insert_event(event)
+                acked.append(event.event_id)
+        waiting = publisher.publish(Event("front_door"))
+        assert publisher.spooled >= 2
+        assert daemon.process.poll() is None
+        assert any(line["level"] == "error" and "storage_full" in line["reason"] for line in daemon.logged())
+        stored = {event.event_id for event in daemon.reader().get_recent_events(100_000)}
+        assert set(acked) <= stored
+        filler.unlink()
+        assert waiting.wait(60) == "stored"
+        assert publisher.spooled == 0
+    found = [event.event_id for event in daemon.reader().get_recent_events(100_000)]
+    assert len(found) == len(set(found)) == len(acked) + 2
+    assert set(acked) | {event.event_id} <= set(found)
+    assert any(line["event"] == "writing again" for line in daemon.logged())
+    assert daemon.stop() == 0
+
+
+def test_a_locked_database_makes_producers_wait_and_not_lose(daemon):
+    holder = sqlite3.connect(daemon.database, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    with daemon.publisher() as publisher:
+        with pytest.raises(DatabaseWriteError, match="locked"):
+            publisher.insert_event(Event("front_door"), timeout=30)
+        holder.execute("ROLLBACK")
+        assert publisher.flush(30)
+    assert daemon.reader().count_events() == 1
+    holder.close()
+
+
+def test_no_daemon_is_an_ack_timeout_and_the_record_stays_spooled(idle_daemon):
+    with idle_daemon.publisher() as publisher:
+        with pytest.raises(AckTimeout, match="sightlogd running"):
+            publisher.insert_event(Event("front_door"), timeout=0.2)
+        assert publisher.spooled == 1
+        publisher.close(timeout=0)
+
+
+def test_a_full_spool_refuses_and_takes_again_when_the_daemon_has_drained_it(idle_daemon):
+    with idle_daemon.publisher(spool_bytes_max=20_000) as publisher:
+        taken = 0
+        with pytest.raises(SpoolFull, match="20000 bytes"):
+            for _ in range(1000):
+                publisher.publish(Event("front_door"))
+                taken += 1
+        assert publisher.spooled == taken > 10
+        idle_daemon.start()
+        assert publisher.flush(20)
+        assert publisher.insert_event(Event("front_door"))
+    assert idle_daemon.reader().count_events() == taken + 1
+
+
+def test_one_process_has_a_producers_spool_and_the_next_is_told_which(daemon):
+    with daemon.publisher("camera"):
+        with pytest.raises(SpoolInUse, match=str(os.getpid())):
+            daemon.publisher("camera")
+        with daemon.publisher("other") as other:
+            assert other.insert_event(Event("front_door"))
+
+
+def test_a_copied_spool_fences_the_older_process_and_both_records_are_stored(daemon, tmp_path):
+    older = daemon.publisher("camera")
+    assert older.insert_event(Event("older"))
+    subprocess.run(["cp", "-r", tmp_path / "spool", tmp_path / "copy"], check=True)
+    with Publisher(daemon.endpoint, "camera", tmp_path / "copy") as newer:
+        assert newer.producer_id == older.producer_id
+        assert newer.insert_event(Event("newer"))
+        lost_race = older.publish(Event("older"))
+        with pytest.raises(ProducerFenced, match="Two copies"):
+            lost_race.wait(20)
+        with pytest.raises(ProducerFenced):
+            older.publish(Event("older"))
+        older.close()
+        again = daemon.publisher("camera")
+        assert again.producer_id != newer.producer_id
+        assert again.flush(20)
+        again.close()
+        assert newer.insert_event(Event("newer"))
+    cameras = [event.camera_id for event in daemon.reader().get_recent_events()]
+    assert sorted(cameras) == ["newer", "newer", "older", "older"]
+
+
+def test_a_forked_child_is_refused_clearly_and_the_parent_goes_on(daemon):
+    with daemon.publisher() as publisher:
+        assert publisher.insert_event(Event("parent"))
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                publisher.publish(Event("child"))
+            except PublisherClosed as error:
+                code = 0 if "fork" in str(error) else 2
+            finally:
+                publisher.close()
+                os._exit(code)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert publisher.insert_event(Event("parent"))
+    with pytest.raises(PublisherClosed):
+        publisher.publish(Event("parent"))
+
+
+def test_threads_share_a_publisher_and_every_record_arrives_once(daemon):
+    with daemon.publisher() as publisher:
+        receipts = []
+
+        def work(name: str) -> None:
+            receipts.extend(publisher.publish(Event(name)) for _ in range(200))
+
+        threads = [threading.Thread(target=work, args=(f"camera-{n}",)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert {receipt.wait(10) for receipt in receipts} == {"stored"}
+    assert daemon.reader().count_events() == 1600
+
+
+def test_receipts_can_be_awaited(daemon):
+    async def main() -> list[object]:
+        with daemon.publisher() as publisher:
+            event = Event("front_door")
+            one = publisher.publish(event)
+            many = publisher.publish_many([Event("a"), event])
+            return [await one, await many, await one]
+
+    stored, many, again = asyncio.run(main())
+    assert (stored, again) == ("stored", "stored")
+    assert (many.stored, many.duplicates, many.rejected) == (1, 1, 0)
+
+
+def test_a_waiter_is_not_kept_for_the_linger_time(idle_daemon):
+    idle_daemon.start(config="[ingest]\nlinger_ms = 60000\n")
+    with idle_daemon.publisher() as publisher:
+        assert publisher.publish(Event("front_door")).wait(10) == "stored"
+        assert publisher.publish_many([Event("a"), Event("b")]).wait(10).stored == 2
+
+
+def test_records_that_nobody_waits_for_are_committed_after_the_linger_time(idle_daemon):
+    idle_daemon.start(config="[ingest]\nlinger_ms = 100\n")
+    with idle_daemon.publisher() as publisher:
+        receipt = publisher.publish(Event("front_door"))
+        wait_for(lambda: receipt.settled, "the batch is committed by itself")
+
+
+def test_an_endpoint_that_cannot_work_is_refused_at_once(tmp_path):
+    for endpoint in ("front door", "ipc://" + "x" * 108, "inproc://a", "tcp://"):
+        with pytest.raises(UsageError, match="endpoint"):
+            Publisher(endpoint, "camera", tmp_path)
+
+
+def test_a_sensor_that_forgets_to_close_ends_at_once_and_loses_nothing(daemon, tmp_path):
+    script = (
+        "import sys; from sightlog import Publisher, Event;"
+        "p = Publisher(sys.argv[1], 'camera', sys.argv[2]); [p.publish(Event('a')) for _ in range(500)]"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, daemon.endpoint, tmp_path / "spool"], timeout=20, check=False, capture_output=True
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    with daemon.publisher("camera") as publisher:
+        assert publisher.flush(20)
+    assert daemon.reader().count_events() == 500

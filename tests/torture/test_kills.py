@@ -1,0 +1,56 @@
+"""SIGKILL at random moments of daemon, producers, or both, with ledgers kept outside.
+
+`SIGHTLOG_KILLS=1000 SIGHTLOG_SEED=7 python -m pytest tests/torture` runs longer, and repeats a run's choices.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+
+import pytest
+from ledger import acked, check, published, start_producer
+
+KILLS = int(os.environ.get("SIGHTLOG_KILLS", "25"))
+SEED = int(os.environ.get("SIGHTLOG_SEED", "0")) or random.randrange(1, 2**31)
+NAMES = ("camera", "detector", "face")
+
+
+@pytest.mark.timeout(60 + KILLS * 3)
+def test_whatever_is_killed_acked_is_stored_once_and_published_arrives(idle_daemon, tmp_path, capsys):
+    with capsys.disabled():
+        print(f"\nkills={KILLS} seed={SEED}", end=" ")
+    choose = random.Random(SEED)
+    daemon = idle_daemon
+    daemon.start(wait=False)
+    ledgers = {name: tmp_path / f"{name}.ledger" for name in NAMES}
+
+    def start(name: str, count: int = 10_000_000):
+        return start_producer(daemon.endpoint, tmp_path / "spool", name, ledgers[name], count)
+
+    producers = {name: start(name) for name in NAMES}
+    try:
+        for _ in range(KILLS):
+            # Not a wait for something: the moment of the kill is what is drawn.
+            time.sleep(choose.random() * 0.6)
+            victims = choose.choice(["daemon", "producer", "both"])
+            if victims != "producer":
+                daemon.kill()
+                check(daemon.database, ledgers, delivered=False) if daemon.database.exists() else None
+                daemon.start(wait=False)
+            if victims != "daemon":
+                name = choose.choice(NAMES)
+                producers[name].kill()
+                producers[name].wait()
+                producers[name] = start(name)
+    finally:
+        for producer in producers.values():
+            producer.kill()
+            producer.wait()
+    for name in NAMES:
+        assert start(name, 1).wait(60) == 0
+    check(daemon.database, ledgers, delivered=True)
+    assert all(len(acked(ledger)) > 10 for ledger in ledgers.values())
+    assert all(published(ledger) for ledger in ledgers.values())
+    assert daemon.stop() == 0
