@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 import apsw
@@ -55,6 +56,10 @@ class Written(NamedTuple):
     """Event ids that were there already."""
 
 
+_EventRow = tuple[int, int, EventRecord, tuple[Any, ...]]
+"""A parcel's index, the seq, the record, the row."""
+
+
 class Rows:
     """The statements of the one writing connection, and what it remembers between batches.
 
@@ -63,6 +68,7 @@ class Rows:
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
+        self._one_by_one = False
         self.forget()
 
     def forget(self) -> None:
@@ -75,24 +81,51 @@ class Rows:
     # -- a batch -----------------------------------------------------------------------------------------------------
 
     def write(
-        self, parcels: Sequence[Parcel], thumbnails: dict[str, str], dead_letters: Sequence[DeadLetter], now: str
+        self,
+        parcels: Sequence[Parcel],
+        thumbnails: dict[str, str],
+        dead_letters: Sequence[DeadLetter],
+        now: str,
+        *,
+        one_by_one: bool,
     ) -> Written:
-        """`thumbnails` maps event ids to paths, `now` is the daemon's clock."""
+        """`thumbnails` maps event ids to paths, `now` is the daemon's clock.
+
+        Raises apsw.ConstraintError unless `one_by_one`: then each record has a savepoint, and one that breaks a
+        constraint is settled as a duplicate or rejected. Savepoints make SQLite keep a copy of every page it changes.
+        """
+        self._one_by_one = one_by_one
         written = Written([[] for _ in parcels], [])
-        self._write_events(parcels, thumbnails, now, written)
+        ids = self._write_events(parcels, thumbnails, now, written)
+        if self._pending and ids:
+            self._apply_pending(ids, now)
         for index, parcel in enumerate(parcels):
             self._write_others(parcel, now, written.exceptions[index])
         skipped = {parcel.session: parcel.session.missing for parcel in parcels}
         for parcel, exceptions in zip(parcels, written.exceptions, strict=True):
             self._count(parcel, exceptions, skipped.pop(parcel.session, 0), now)
-        letters = [(now, letter.producer_id, 0, 0, REJECTED, letter.reason, letter.message) for letter in dead_letters]
-        self._bury(letters)
+        self._bury(
+            [(now, letter.producer_id, 0, 0, REJECTED, letter.reason, letter.message) for letter in dead_letters]
+        )
         return written
 
-    def _event_rows(
-        self, parcels: Sequence[Parcel], thumbnails: dict[str, str], now: str
-    ) -> Iterator[tuple[int, int, EventRecord, tuple[Any, ...]]]:
-        """(parcel's index, seq, record, row) of every event, with the ids they get."""
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """What is done within is undone by itself when it breaks a constraint, where that is asked for."""
+        if not self._one_by_one:
+            yield
+            return
+        self._connection.execute("SAVEPOINT one_record")
+        try:
+            yield
+        except apsw.ConstraintError:
+            self._connection.execute("ROLLBACK TO one_record")
+            raise
+        finally:
+            self._connection.execute("RELEASE one_record")
+
+    def _event_rows(self, parcels: Sequence[Parcel], thumbnails: dict[str, str], now: str) -> Iterator[_EventRow]:
+        """Every event, with the id it gets."""
         next_id = self._next_id
         for index, parcel in enumerate(parcels):
             seq = parcel.first.seq
@@ -106,50 +139,46 @@ class Rows:
                     next_id += 1
                 seq += 1
 
-    def _write_events(self, parcels: Sequence[Parcel], thumbnails: dict[str, str], now: str, written: Written) -> None:
-        events = []
+    def _write_events(
+        self, parcels: Sequence[Parcel], thumbnails: dict[str, str], now: str, written: Written
+    ) -> list[str]:
+        """Returns the event ids of what was stored."""
+        rows = []
         detections: list[tuple[Any, ...]] = []
         cameras = set()
-        for _, _, record, row in self._event_rows(parcels, thumbnails, now):
-            events.append(row)
+        event_rows = self._event_rows(parcels, thumbnails, now)
+        for _, _, record, row in (
+            self._stored_alone(event_rows, parcels, now, written) if self._one_by_one else event_rows
+        ):
+            rows.append(row)
             if record.detections:
                 detections += _detection_rows(row[0], 0, record.detections)
             cameras.add((record.site, record.camera_id))
-        if not events:
-            return
-        execute, executemany = self._connection.execute, self._connection.executemany
-        execute("SAVEPOINT all_events")
-        try:
-            executemany(_EVENT, events)
+        if not rows:
+            return []
+        executemany = self._connection.executemany
+        if not self._one_by_one:
+            executemany(_EVENT, rows)
             executemany(_DETECTION, detections)
-            self._next_id += len(events)
-            ids = [row[1] for row in events]
-        except apsw.ConstraintError:
-            # Rare: an event id that is there already. All together again, one by one, to find out which.
-            execute("ROLLBACK TO all_events")
-            ids = self._write_one_by_one(parcels, thumbnails, now, written)
-        execute("RELEASE all_events")
+        self._next_id = rows[-1][0] + 1
         if not cameras <= self._cameras:
             new = [(site, camera_id, now) for site, camera_id in cameras - self._cameras]
             executemany("INSERT OR IGNORE INTO cameras VALUES (?, ?, ?)", new)
             self._cameras |= cameras
-        if self._pending:
-            self._apply_pending(ids, now)
+        return [row[1] for row in rows]
 
-    def _write_one_by_one(
-        self, parcels: Sequence[Parcel], thumbnails: dict[str, str], now: str, written: Written
-    ) -> list[str]:
-        execute = self._connection.execute
-        ids = []
+    def _stored_alone(
+        self, event_rows: Iterator[_EventRow], parcels: Sequence[Parcel], now: str, written: Written
+    ) -> Iterator[_EventRow]:
+        """Stores event after event; yields those that break no constraint, and settles the others."""
         letters = []
-        for index, seq, record, row in list(self._event_rows(parcels, thumbnails, now)):
-            execute("SAVEPOINT one_event")
+        for event_row in event_rows:
+            index, seq, record, row = event_row
             try:
-                execute(_EVENT, row)
-                self._connection.executemany(_DETECTION, _detection_rows(row[0], 0, record.detections))
-                ids.append(record.event_id)
+                with self._alone():
+                    self._connection.execute(_EVENT, row)
+                    self._connection.executemany(_DETECTION, _detection_rows(row[0], 0, record.detections))
             except apsw.ConstraintError as error:
-                execute("ROLLBACK TO one_event")
                 parcel = parcels[index]
                 if "events.event_id" in str(error):
                     status, reason, kept = DUPLICATE, f"event {record.event_id} is there already", None
@@ -158,10 +187,9 @@ class Rows:
                     status, reason, kept = REJECTED, f"constraint: {error}", parcel.packed[seq - parcel.first.seq]
                 written.exceptions[index].append((seq, status, reason))
                 letters.append(_letter(parcel, seq, status, reason, kept, now))
-            execute("RELEASE one_event")
-            self._next_id = row[0] + 1
+            else:
+                yield event_row
         self._bury(letters)
-        return ids
 
     def _write_others(self, parcel: Parcel, now: str, exceptions: list[tuple[int, str, str]]) -> None:
         letters = []
@@ -196,37 +224,27 @@ class Rows:
 
     def _amend(self, amendment: AmendmentRecord) -> str | None:
         """'' when applied, a reason when a constraint refused it, None when there is no such event."""
-        execute = self._connection.execute
         a = amendment
-        execute("SAVEPOINT one_amendment")
+        execute = self._connection.execute
         try:
-            event = execute(
-                _AMEND,
-                (
-                    a.recording_id,
-                    a.motion_confidence,
-                    a.person_name,
-                    a.face_confidence,
-                    a.face_distance,
-                    a.unlock_granted,
-                    a.door_action,
-                    a.image_path,
-                    a.llm_description,
-                    a.alert_sent,
-                    a.event_id,
-                    a.site,
-                ),
-            ).get
-            if event is not None and a.detections:
-                there = execute(
-                    "SELECT coalesce(max(position) + 1, 0) FROM detections WHERE event_id = ?", (event,)
-                ).get
-                self._connection.executemany(_DETECTION, _detection_rows(event, there, a.detections))
+            with self._alone():
+                event = execute(
+                    _AMEND,
+                    (
+                        a.recording_id, a.motion_confidence, a.person_name, a.face_confidence, a.face_distance,
+                        a.unlock_granted, a.door_action, a.image_path, a.llm_description, a.alert_sent,
+                        a.event_id, a.site,
+                    ),
+                ).get  # fmt: skip
+                if event is not None and a.detections:
+                    there = execute(
+                        "SELECT coalesce(max(position) + 1, 0) FROM detections WHERE event_id = ?", (event,)
+                    )
+                    self._connection.executemany(_DETECTION, _detection_rows(event, there.get, a.detections))
         except apsw.ConstraintError as error:
-            execute("ROLLBACK TO one_amendment")
-            execute("RELEASE one_amendment")
+            if not self._one_by_one:
+                raise
             return f"constraint: {error}"
-        execute("RELEASE one_amendment")
         return None if event is None else ""
 
     def _amend_or_keep(self, parcel: Parcel, offset: int, amendment: AmendmentRecord, now: str) -> str | None:

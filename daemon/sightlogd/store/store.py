@@ -190,8 +190,13 @@ class Store:
         self, parcels: Sequence[Parcel], thumbnails: dict[str, str], dead_letters: Sequence[DeadLetter]
     ) -> Written:
         """One batch, one transaction. See the module for what an exception means."""
-        with self._transaction():
-            return self._rows.write(parcels, thumbnails, dead_letters, self.now())
+        try:
+            with self._transaction():
+                return self._rows.write(parcels, thumbnails, dead_letters, self.now(), one_by_one=False)
+        except apsw.ConstraintError:
+            # Rare: a duplicate, or what a CHECK refuses. Once more, to find out which record it is.
+            with self._transaction():
+                return self._rows.write(parcels, thumbnails, dead_letters, self.now(), one_by_one=True)
 
     def expire_amendments(self, received_before: datetime) -> int:
         """Amendments that waited too long become dead letters; returns how many."""
@@ -205,6 +210,9 @@ class Store:
             connection.execute("BEGIN IMMEDIATE")
             yield
             connection.execute("COMMIT")
+        except apsw.ConstraintError:
+            self._roll_back()
+            raise
         except apsw.Error as error:
             outcome = self._classified(error)
             if isinstance(outcome, WriteRefused):
