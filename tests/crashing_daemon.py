@@ -2,8 +2,8 @@
 
     python tests/crashing_daemon.py POINT NTH run --data-dir …
 
-POINT is before_commit (rows written, transaction open), after_commit (durable, not acked) or in_start (the WAL rewritten,
-the database open, nothing ready); NTH counts how often it has to be reached.
+POINT is before_commit (rows written, transaction open), after_commit (durable, not acked) or in_start (the WAL
+rewritten, the database open, nothing ready); NTH counts how often it has to be reached.
 """
 
 from __future__ import annotations

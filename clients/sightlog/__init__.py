@@ -1,5 +1,7 @@
 """sightlog: journald for cameras. What sensors, bots and dashboards import."""
 
+from typing import TYPE_CHECKING
+
 from .errors import (
     AckTimeout,
     DaemonError,
@@ -19,10 +21,34 @@ from .errors import (
     SpoolInUse,
     UsageError,
 )
-from .publisher import Publisher
-from .reader import Reader
-from .receipts import BatchReceipt, InsertResult, Receipt
 from .records import Amendment, Detection, Event, Person
+
+if TYPE_CHECKING:
+    from .publisher import Publisher
+    from .reader import Reader
+    from .receipts import BatchReceipt, InsertResult, Receipt
+else:
+    # On first use: zmq and asyncio take most of the start-up time, and a program that only reads needs neither.
+    _HOMES = {
+        "BatchReceipt": "receipts",
+        "InsertResult": "receipts",
+        "Publisher": "publisher",
+        "Reader": "reader",
+        "Receipt": "receipts",
+    }
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_HOMES})
+
 
 __version__ = "0.1.0"
 

@@ -26,4 +26,7 @@ def check_endpoint(endpoint: str) -> str:
         raise UsageError(
             f"endpoint {endpoint!r}: a socket's path has {IPC_PATH_BYTES_MAX} bytes at most; use a shorter directory"
         )
+    host, _, port = address.rpartition(":")
+    if transport == "tcp" and not (host and port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
+        raise UsageError(f"endpoint {endpoint!r}: expected tcp://host:port with a port from 1 to 65535")
     return endpoint

@@ -15,7 +15,7 @@ import zmq
 
 from . import wire
 from .endpoint import check_endpoint, default_endpoint
-from .errors import InvalidRecord, ProtocolError, PublisherClosed, RecordRejected, SightlogError
+from .errors import InvalidRecord, ProtocolError, PublisherClosed, RecordRejected, SightlogError, UsageError
 from .link import Link, Phase
 from .receipts import BatchReceipt, InsertResult, Receipt, ReceiptBook, failure_of
 from .records import Amendment, Event, Person, Record
@@ -71,7 +71,12 @@ class Publisher:
         self._awake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._waking = False
         self._context = zmq.Context()
-        self._socket = self._connect()
+        try:
+            self._socket = self._connect()
+        except zmq.ZMQError as error:
+            self._context.destroy(linger=0)
+            self._spool.close()
+            raise UsageError(f"cannot connect to {self.endpoint}: {error}. Check the endpoint") from error
         self._thread = threading.Thread(target=self._run, name=f"sightlog-{producer}", daemon=True)
         self._thread.start()
 

@@ -110,7 +110,9 @@ class Reader:
                 ) from error
             if "locked" in str(error):
                 raise NotNow(f"{self.path} is being recovered by another process. Try again") from error
-            raise DatabaseDamaged(f"cannot read {self.path}: {error}. Run `sightlogd check` on it") from error
+            raise DatabaseDamaged(
+                f"cannot read {self.path}: {error}. Nothing was changed; start sightlogd, it says what it finds"
+            ) from error
         except sqlite3.DatabaseError as error:
             raise DatabaseDamaged(
                 f"{self.path}: {error}. Nothing was changed; see migrations/README.md for how to restore a backup"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 import weakref
@@ -45,6 +44,8 @@ class _Pending:
         self._book.wait(self, timeout, busy_raises=busy_raises)
 
     def _await_settled(self) -> Generator[object, None, None]:
+        import asyncio  # 20 ms that a sensor which never awaits does not pay
+
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
 
@@ -222,7 +223,7 @@ class ReceiptBook:
             self._ask(receipt.last)
         if not self.wait_until(lambda: receipt._settled or (busy_raises and self.busy_reason is not None), timeout):
             said = f"; the daemon says: {self.busy_reason}" if self.busy_reason else "; is sightlogd running?"
-            raise AckTimeout(f"no ack within {timeout} s{said} The record is in the spool and goes on being sent")
+            raise AckTimeout(f"no ack within {timeout:.3g} s{said} The record is in the spool and goes on being sent")
         if not receipt._settled and self.busy_reason is not None:
             raise DatabaseWriteError(self.busy_reason)
 

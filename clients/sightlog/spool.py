@@ -245,6 +245,8 @@ class Spool:
         with self._write_lock:
             for segment in self._segments:
                 segment.close()
+                if segment.last <= self._acked and not segment.damaged:
+                    segment.path.unlink(missing_ok=True)
             for fd in (self._fd, self._lock_fd):
                 if fd >= 0:
                     os.close(fd)

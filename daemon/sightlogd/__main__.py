@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -19,14 +17,13 @@ import sightlog
 from . import config as configuration
 from . import logs
 from .config import Config
-from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
+from .errors import Stop
 from .ingest import Ingest
+from .lock import Lock
 from .store import Store
 
 log = structlog.get_logger()
 
-LOCK_SECONDS: Final = 2.0
-"""A predecessor that is just ending gets this long to let go of the data directory."""
 UMASK: Final = 0o027
 
 _EXAMPLES: Final = """
@@ -86,14 +83,14 @@ def run(config: Config) -> int:
     logs.set_up(config.log.level)
     os.umask(UMASK)
     try:
-        lock = _lock(config.data_dir)
+        lock = Lock(config.data_dir)
         store = Store(config.data_dir, config.store.synchronous)
     except Stop as stop:
         log.error(str(stop), exit_code=stop.exit_code)
         return stop.exit_code
     try:
         _report_start(config, store)
-        ingest = Ingest(config, store)
+        ingest = Ingest(config, store, lock.tell)
         try:
             log.info("ready", endpoint=config.ingest.endpoint, database=str(store.path))
             ingest.serve()
@@ -105,39 +102,8 @@ def run(config: Config) -> int:
         log.error(str(stop), exit_code=stop.exit_code)
         return stop.exit_code
     finally:
-        os.close(lock)
+        lock.close()
     return 0
-
-
-def _lock(data_dir: Path) -> int:
-    """The data directory, for this process alone. Taken before the socket is bound and the database opened: a second
-    bind on the same ipc path steals it without a word."""
-    try:
-        data_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
-        fd = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    except OSError as error:
-        code = EXIT_PERMISSION if isinstance(error, PermissionError) else EXIT_IO_ERROR
-        raise Stop(
-            code, f"cannot use the data directory {data_dir}: {error.strerror}. Give --data-dir, or make it writable"
-        ) from error
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                holder = os.read(fd, 32).decode(errors="replace").strip()
-                os.close(fd)
-                raise Stop(
-                    EXIT_CONFIG,
-                    f"another sightlogd (process {holder or 'unknown'}) has the data directory {data_dir}. "
-                    "Stop it, or give another --data-dir",
-                ) from None
-            time.sleep(0.05)
-    os.ftruncate(fd, 0)
-    os.write(fd, f"{os.getpid()}\n".encode())
-    return fd
 
 
 def _report_start(config: Config, store: Store) -> None:

@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -48,11 +48,15 @@ SOCKET_MODE: Final = 0o660
 
 
 class Ingest:
-    """Owns the socket, the sessions and the batch; writes through `store`. Call `serve`, then `close`."""
+    """Owns the socket, the sessions and the batch; writes through `store`. Call `serve`, then `close`.
 
-    def __init__(self, config: Config, store: Store) -> None:
+    `tell` is given the reason whenever writing is refused, and None when it goes on.
+    """
+
+    def __init__(self, config: Config, store: Store, tell: Callable[[str | None], None]) -> None:
         self._config = config
         self._store = store
+        self._tell = tell
         self._batch = Batch(
             BatchLimits(config.ingest.batch_records_max, config.ingest.batch_bytes_max, config.ingest.linger_ms / 1000)
         )
@@ -253,6 +257,7 @@ class Ingest:
         now = time.monotonic()
         if self._refused is None:
             log.error("cannot write; producers keep their records", reason=str(error))
+            self._tell(str(error))
         else:
             self._warn("refused", f"still cannot write: {error}")
             self._retry_seconds = min(self._retry_seconds * 2, RETRY_SECONDS_MAX)
@@ -270,6 +275,7 @@ class Ingest:
         if self._refused is not None:
             log.info("writing again", after=self._refused.code)
             self._refused, self._retry_seconds = None, RETRY_SECONDS
+            self._tell(None)
 
     def _do_chores(self, now: float) -> None:
         self._next_chores = now + CHORES_SECONDS

@@ -106,6 +106,6 @@ def spread(values: list[float]) -> str:
 def machine() -> str:
     packages = ", ".join(f"{name} {metadata.version(name)}" for name in ("apsw", "pyzmq", "msgspec", "msgpack"))
     return (
-        f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}, "
-        f"SQLite {apsw.sqlite_lib_version()}, {packages}, {time.strftime('%Y-%m-%d')}"
+        f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, "
+        f"Python {platform.python_version()}, SQLite {apsw.sqlite_lib_version()}, {packages}, {time.strftime('%Y-%m-%d')}"
     )

@@ -83,7 +83,9 @@ def main() -> None:
         p50s.append(our_p50[-1] / raw_p50[-1])
         p99s.append(bench.percentile(single, 0.99) / bench.percentile(raw, 0.99))
     print(bench.machine())
-    print(f"{options.rounds} rounds of {options.events} events with 3 detections, batches of {BATCH}; median (min to max)")
+    print(
+        f"{options.rounds} rounds of {options.events} events with 3 detections, batches of {BATCH}; median (min to max)"
+    )
     print(f"raw executemany          events/s  {bench.spread(raws)}")
     print(f"publish_many to ack      events/s  {bench.spread(ours)}")
     print(f"  ratio                            {bench.spread(ratios)}   target >= 0.6")

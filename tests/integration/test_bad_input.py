@@ -126,8 +126,15 @@ BAD_MESSAGES = {
     "body is not an array": [msgpack.packb({"kind": "records", "first": [1, 1]}), msgpack.packb("x")],
     "body of strings": [msgpack.packb({"kind": "records", "first": [1, 1]}), msgpack.packb(["x"])],
     "empty body": [msgpack.packb({"kind": "records", "first": [1, 1]}), msgpack.packb([])],
-    "an image for no record": [msgpack.packb({"kind": "records", "first": [1, 1], "images": [1]}), msgpack.packb([b"x"]), b"i"],
-    "an image that is not there": [msgpack.packb({"kind": "records", "first": [1, 1], "images": [0]}), msgpack.packb([b"x"])],
+    "an image for no record": [
+        msgpack.packb({"kind": "records", "first": [1, 1], "images": [1]}),
+        msgpack.packb([b"x"]),
+        b"i",
+    ],
+    "an image that is not there": [
+        msgpack.packb({"kind": "records", "first": [1, 1], "images": [0]}),
+        msgpack.packb([b"x"]),
+    ],
     "seq beyond 64 bits": [msgpack.packb({"kind": "records", "first": [1, 2**64 - 1]}), msgpack.packb([b"x"])],
     "seq zero": [msgpack.packb({"kind": "records", "first": [1, 0]}), msgpack.packb([b"x"])],
     "a header 10,000 deep": [b"\x91" * 10_000 + b"\x01"],

@@ -24,7 +24,9 @@ def start_crashing(daemon: Daemon, point: str, nth: int) -> None:
         daemon.process = subprocess.Popen([*command, "--endpoint", daemon.endpoint], stderr=log)
 
 
-@pytest.mark.parametrize(("point", "nth"), [("before_commit", 1), ("before_commit", 4), ("after_commit", 1), ("after_commit", 5)])
+@pytest.mark.parametrize(
+    ("point", "nth"), [("before_commit", 1), ("before_commit", 4), ("after_commit", 1), ("after_commit", 5)]
+)
 def test_a_daemon_killed_around_its_commit_loses_and_repeats_nothing(idle_daemon, tmp_path, point, nth):
     daemon = idle_daemon
     ledger = tmp_path / "ledger"

@@ -32,8 +32,12 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start p
 
 def read_as_nobody(daemon: Daemon) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-c", AS_NOBODY + SCRIPT, daemon.database], capture_output=True, text=True, timeout=30, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", AS_NOBODY + SCRIPT, daemon.database],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

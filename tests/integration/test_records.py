@@ -43,7 +43,11 @@ def random_event(seed: int) -> Event:
         llm_description=maybe("Person in blue shirt\ncarrying a brown package 📦"),
         alert_sent=r.random() < 0.5,
         detections=[
-            Detection(r.choice(["person", "package", "cell phone"]), r.random(), maybe(tuple(r.random() * 4000 for _ in "1234")))
+            Detection(
+                r.choice(["person", "package", "cell phone"]),
+                r.random(),
+                maybe(tuple(r.random() * 4000 for _ in "1234")),
+            )
             for _ in range(r.randrange(5))
         ],
     )
@@ -124,8 +128,14 @@ def test_amendments_after_their_event_change_what_they_name_and_leave_the_rest(d
 def test_amendments_that_come_before_their_event_are_applied_with_it_in_order(daemon):
     event = Event("front_door", detections=[Detection("person", 0.9)])
     with daemon.publisher("detector") as detector:
-        assert detector.amend(event.event_id, llm_description="first", detections=[Detection("dog", 0.5)]).wait(10) == "stored"
-        assert detector.amend(event.event_id, llm_description="second", detections=[Detection("cat", 0.5)]).wait(10) == "stored"
+        assert (
+            detector.amend(event.event_id, llm_description="first", detections=[Detection("dog", 0.5)]).wait(10)
+            == "stored"
+        )
+        assert (
+            detector.amend(event.event_id, llm_description="second", detections=[Detection("cat", 0.5)]).wait(10)
+            == "stored"
+        )
     assert daemon.reader().get_event(event.event_id) is None
     daemon.kill()
     daemon.start()

@@ -45,7 +45,11 @@ def stopped(daemon):
 
 
 def snapshot(daemon: Daemon) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in daemon.data_dir.glob("events.db*") if path.stat().st_size and path.suffix != ".db-shm"}
+    return {
+        path.name: path.read_bytes()
+        for path in daemon.data_dir.glob("events.db*")
+        if path.stat().st_size and path.suffix != ".db-shm"
+    }
 
 
 def test_a_database_of_a_newer_version_is_refused(stopped):
@@ -157,7 +161,9 @@ def test_a_failing_migration_leaves_the_database_as_it_was(stopped, tmp_path):
     from sightlogd.store import migrate
 
     good = migrate.packaged()
-    bad = migrate.Migration(2, "002_bad.sql", "ALTER TABLE events ADD COLUMN mood TEXT; INSERT INTO nowhere VALUES (1);")
+    bad = migrate.Migration(
+        2, "002_bad.sql", "ALTER TABLE events ADD COLUMN mood TEXT; INSERT INTO nowhere VALUES (1);"
+    )
     connection = apsw.Connection(str(stopped.database))
     before = connection.execute("SELECT sql FROM sqlite_schema ORDER BY name").fetchall()
     for _ in range(2):
@@ -171,7 +177,9 @@ def test_a_failing_migration_leaves_the_database_as_it_was(stopped, tmp_path):
     assert stopped.reader().count_events() == 1
 
 
-@pytest.mark.parametrize("frozen", sorted(Path(__file__).parent.parent.glob("fixtures/schema_*.db")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "frozen", sorted(Path(__file__).parent.parent.glob("fixtures/schema_*.db")), ids=lambda p: p.stem
+)
 def test_every_released_schema_is_migrated_with_its_rows(idle_daemon, frozen):
     idle_daemon.data_dir.mkdir()
     shutil.copy(frozen, idle_daemon.database)

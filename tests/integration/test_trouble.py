@@ -1,13 +1,15 @@
-"""A full disk, a locked database, a slow ack: nothing acked that is not there, everybody told, work goes on by itself."""
+"""A full disk, a locked database, a full spool: nothing acked that is not there, everybody told, and work goes on."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sqlite3
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from conftest import wait_for
@@ -38,26 +40,39 @@ def small_disk(idle_daemon):
     subprocess.run(["umount", idle_daemon.data_dir], check=True)
 
 
+def status(daemon):
+    command = [Path(sys.executable).with_name("sightlog"), "status", "-o", "json", "--data-dir", daemon.data_dir]
+    return json.loads(subprocess.run(command, capture_output=True, check=True, timeout=20).stdout)["daemon"]
+
+
 def test_a_full_disk_is_reported_loses_nothing_and_work_goes_on_when_there_is_room(small_disk):
     daemon = small_disk
     filler = daemon.data_dir / "filler"
     filler.write_bytes(b"x" * 1_500_000)
     daemon.start()
     acked: list[str] = []
+    event = Event("front_door")
     with daemon.publisher() as publisher:
-        with pytest.raises(DatabaseWriteError, match="storage_full"):
+
+        def fill() -> None:
+            nonlocal event
             for _ in range(10_000):
                 event = Event("front_door", detections=[Detection("person", 0.5)] * 20, llm_description="x" * 2000)
                 publisher.insert_event(event)
                 acked.append(event.event_id)
+
+        with pytest.raises(DatabaseWriteError, match="storage_full"):
+            fill()
         waiting = publisher.publish(Event("front_door"))
         assert publisher.spooled >= 2
         assert daemon.process.poll() is None
         assert any(line["level"] == "error" and "storage_full" in line["reason"] for line in daemon.logged())
         stored = {event.event_id for event in daemon.reader().get_recent_events(100_000)}
         assert set(acked) <= stored
+        assert "storage_full" in status(daemon)["trouble"]
         filler.unlink()
         assert waiting.wait(60) == "stored"
+        assert status(daemon) == {"running": True, "pid": daemon.process.pid, "trouble": None}
         assert publisher.spooled == 0
     found = [event.event_id for event in daemon.reader().get_recent_events(100_000)]
     assert len(found) == len(set(found)) == len(acked) + 2
@@ -89,10 +104,15 @@ def test_no_daemon_is_an_ack_timeout_and_the_record_stays_spooled(idle_daemon):
 def test_a_full_spool_refuses_and_takes_again_when_the_daemon_has_drained_it(idle_daemon):
     with idle_daemon.publisher(spool_bytes_max=20_000) as publisher:
         taken = 0
-        with pytest.raises(SpoolFull, match="20000 bytes"):
+
+        def fill() -> None:
+            nonlocal taken
             for _ in range(1000):
                 publisher.publish(Event("front_door"))
                 taken += 1
+
+        with pytest.raises(SpoolFull, match="20000 bytes"):
+            fill()
         assert publisher.spooled == taken > 10
         idle_daemon.start()
         assert publisher.flush(20)
@@ -204,7 +224,10 @@ def test_a_sensor_that_forgets_to_close_ends_at_once_and_loses_nothing(daemon, t
         "p = Publisher(sys.argv[1], 'camera', sys.argv[2]); [p.publish(Event('a')) for _ in range(500)]"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, daemon.endpoint, tmp_path / "spool"], timeout=20, check=False, capture_output=True
+        [sys.executable, "-c", script, daemon.endpoint, tmp_path / "spool"],
+        timeout=20,
+        check=False,
+        capture_output=True,
     )
     assert (done.returncode, done.stderr) == (0, b"")
     with daemon.publisher("camera") as publisher:

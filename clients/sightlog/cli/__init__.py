@@ -1,5 +1,139 @@
-"""The `sightlog` command."""
+"""The `sightlog` command: reads what is stored, publishes one event, and says how things stand."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from sightlog import __version__
+from sightlog.errors import (
+    DaemonError,
+    DatabaseNotFound,
+    NotNow,
+    RecordRejected,
+    SchemaMismatch,
+    SightlogError,
+    UsageError,
+)
+
+from . import publish, reading, status
+from .moment import is_ago
+from .output import complain
+
+FAILED: Final = 1
+USAGE: Final = 2
+IO_ERROR: Final = 74
+TRY_AGAIN: Final = 75
+NO_PERMISSION: Final = 77
+OTHER_VERSION: Final = 78
+INTERRUPTED: Final = 130
+"""As a shell reports a program that SIGINT ended."""
+NOBODY_READS: Final = 141
+"""As a shell reports a program that SIGPIPE ended."""
+
+_EXIT_CODES: Final[tuple[tuple[type[SightlogError], int], ...]] = (
+    (DatabaseNotFound, FAILED),
+    (RecordRejected, FAILED),
+    (SchemaMismatch, OTHER_VERSION),
+    (UsageError, USAGE),
+    (NotNow, TRY_AGAIN),
+    (DaemonError, IO_ERROR),
+)
+
+_EPILOG: Final = """
+`sightlog COMMAND --help` has examples and exit codes.
+
+environment:
+  SIGHTLOG_DATA_DIR    where the database is (default: /var/lib/sightlog)
+  SIGHTLOG_ENDPOINT    where the daemon listens (default: ipc:///run/sightlog/ingest.sock)
+  SIGHTLOG_SPOOL_DIR   where publish keeps events without an ack (default: ~/.local/state/sightlog/spool)
+  NO_COLOR             when set, no colours
+"""
 
 
-def main() -> int:
-    raise SystemExit("not yet")
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sightlog",
+        description="What the cameras saw: list it, follow it, add to it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"sightlog {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    reading.add_parsers(commands)
+    status.add_parser(commands)
+    publish.add_parser(commands)
+    if not arguments or arguments[0] not in commands.choices:
+        # It loads zmq, which the commands that only read start faster without.
+        from . import demo
+
+        demo.add_parser(commands)
+    return parser
+
+
+def _joined(arguments: Sequence[str]) -> Iterator[str]:
+    """`--since -2h` as `--since=-2h`: argparse takes what begins with a dash for an option."""
+    waiting: str | None = None
+    for argument in arguments:
+        if waiting is not None and is_ago(argument):
+            yield f"{waiting}={argument}" if waiting.startswith("--") else f"{waiting}{argument}"
+            waiting = None
+            continue
+        if waiting is not None:
+            yield waiting
+        waiting = argument
+    if waiting is not None:
+        yield waiting
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code; raises nothing."""
+    try:
+        code = _run(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()
+        return NOBODY_READS
+    except OSError as error:
+        _drop_output()
+        what = f"cannot use {error.filename}" if error.filename else "cannot write the output"
+        complain(f"{what}: {error.strerror or error}")
+        return IO_ERROR
+    return code
+
+
+def _run(arguments: Sequence[str]) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the terminal's encoding does not have is no reason to stop.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        options = _parser(arguments).parse_args(list(_joined(arguments)))
+        code: int = options.run(options)
+    except SystemExit as stop:  # argparse's: --help, --version, usage
+        return stop.code if isinstance(stop.code, int) else USAGE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except SightlogError as error:
+        complain(str(error))
+        return _exit_code(error)
+    return code
+
+
+def _exit_code(error: SightlogError) -> int:
+    cause = error.__cause__
+    # A database that is there and cannot be opened.
+    if isinstance(cause, PermissionError) or (isinstance(error, DatabaseNotFound) and cause is not None):
+        return NO_PERMISSION
+    return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), FAILED)
+
+
+def _drop_output() -> None:
+    """What is still buffered goes nowhere: the interpreter would fail on it while it shuts down."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

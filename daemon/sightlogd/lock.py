@@ -1,0 +1,65 @@
+"""The lock on the data directory: one daemon at a time. Its file says which process, and whether it can write."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
+
+LOCK_SECONDS: Final = 2.0
+"""A predecessor that is just ending gets this long to let go of the data directory."""
+TROUBLE_BYTES_MAX: Final = 1_024
+"""Within the file's first block: it can be written on a full disk."""
+
+
+class Lock:
+    """Taken before the socket is bound and the database opened: a second bind on an ipc path steals it without a word.
+
+    Raises Stop.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        try:
+            data_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+            self._fd = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except OSError as error:
+            code = EXIT_PERMISSION if isinstance(error, PermissionError) else EXIT_IO_ERROR
+            raise Stop(
+                code,
+                f"cannot use the data directory {data_dir}: {error.strerror}. Give --data-dir, or make it writable",
+            ) from error
+        deadline = time.monotonic() + LOCK_SECONDS
+        while not self._try():
+            if time.monotonic() >= deadline:
+                holder = os.read(self._fd, 32).decode(errors="replace").split("\n")[0]
+                os.close(self._fd)
+                raise Stop(
+                    EXIT_CONFIG,
+                    f"another sightlogd (process {holder or 'unknown'}) has the data directory {data_dir}. "
+                    "Stop it, or give another --data-dir",
+                )
+            time.sleep(0.05)
+        self.tell(None)
+
+    def _try(self) -> bool:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def tell(self, trouble: str | None) -> None:
+        """For `sightlog status`: the process on the first line, why it cannot write on the second."""
+        text = f"{os.getpid()}\n{trouble or ''}".encode()[:TROUBLE_BYTES_MAX]
+        try:
+            os.pwrite(self._fd, text, 0)
+            os.ftruncate(self._fd, len(text))
+        except OSError:
+            pass  # the disk that is in trouble; the log and the producers say so too
+
+    def close(self) -> None:
+        os.close(self._fd)
