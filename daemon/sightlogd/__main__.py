@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import sys
@@ -92,6 +93,7 @@ def run(config: Config) -> int:
         _report_start(config, store)
         ingest = Ingest(config, store, lock.tell)
         try:
+            _spare_the_collector()
             log.info("ready", endpoint=config.ingest.endpoint, database=str(store.path))
             ingest.serve()
         finally:
@@ -104,6 +106,15 @@ def run(config: Config) -> int:
     finally:
         lock.close()
     return 0
+
+
+def _spare_the_collector() -> None:
+    """What is imported and set up by now lives until the end: it need not be looked at again and again.
+
+    A batch makes some thousand tuples that die with it without cycles; collecting at every 700 of them costs 8 %.
+    """
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def _report_start(config: Config, store: Store) -> None:

@@ -193,27 +193,23 @@ def _check_later(r: EventRecord | AmendmentRecord) -> str | None:
         (_check_id("recording_id", r.recording_id) if r.recording_id is not None else None)
         or _check_name("person_name", r.person_name)
         or _check_name("image_path", r.image_path)
+        or (_check_labels(r.detections) if r.detections else None)
     )
 
 
 def _check_event(r: EventRecord) -> str | None:
-    reason = _check_id("event_id", r.event_id) or _time("recorded_at", r.recorded_at)
+    reason = _check_id("event_id", r.event_id) or _check_time("recorded_at", r.recorded_at)
     if reason is None and not (r.site in _known_ids and r.camera_id in _known_ids and r.event_type in _known_ids):
         reason = (
             _check_repeated_id("site", r.site)
             or _check_repeated_id("camera_id", r.camera_id)
             or _check_repeated_id("event_type", r.event_type)
         )
-    return reason or _check_labels(r.detections) or _check_later(r)
+    return reason or _check_later(r)
 
 
 def _check_amendment(r: AmendmentRecord) -> str | None:
-    return (
-        _check_id("event_id", r.event_id)
-        or _check_repeated_id("site", r.site)
-        or _check_labels(r.detections)
-        or _check_later(r)
-    )
+    return _check_id("event_id", r.event_id) or _check_repeated_id("site", r.site) or _check_later(r)
 
 
 def _check_person(r: PersonRecord) -> str | None:
@@ -222,7 +218,7 @@ def _check_person(r: PersonRecord) -> str | None:
     )
 
 
-def _time(field: str, value: str) -> str | None:
+def _check_time(field: str, value: str) -> str | None:
     # fromisoformat takes many shapes; with these characters in place it can only mean the one that sorts as text.
     if value[10] == "T" and value[19] == "." and value[23] == "Z" and value[4] == value[7] == "-" and value.isascii():
         try:

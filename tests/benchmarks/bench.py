@@ -107,5 +107,6 @@ def machine() -> str:
     packages = ", ".join(f"{name} {metadata.version(name)}" for name in ("apsw", "pyzmq", "msgspec", "msgpack"))
     return (
         f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, "
-        f"Python {platform.python_version()}, SQLite {apsw.sqlite_lib_version()}, {packages}, {time.strftime('%Y-%m-%d')}"
+        f"Python {platform.python_version()}, SQLite {apsw.sqlite_lib_version()}, {packages}, "
+        f"{time.strftime('%Y-%m-%d')}"
     )

@@ -321,10 +321,13 @@ class _Demo:
 
     def _print_hints(self, event_id: str | None) -> None:
         database = os.path.relpath(self._data / DATABASE)
-        print(f"\nlook further:\n  sightlog events --database {database}")
+        command = (
+            "sightlog" if shutil.which("sightlog") else os.path.relpath(Path(sys.executable).with_name("sightlog"))
+        )
+        print(f"\nlook further:\n  {command} events --database {database}")
         if event_id is not None:
-            print(f"  sightlog show {event_id} --database {database}")
-        print(f"  sightlog status --database {database}", flush=True)
+            print(f"  {command} show {event_id} --database {database}")
+        print(f"  {command} status --database {database}", flush=True)
 
 
 def _producers(reader: Reader) -> Producers:
