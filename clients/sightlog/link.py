@@ -135,6 +135,8 @@ class Link:
         self._asked_at = None
         if isinstance(reply, Ack):
             self._settle(reply.last)
+        elif self.phase in (Phase.FENCED, Phase.REFUSED):
+            return
         elif isinstance(reply, Welcome):
             if self.phase is Phase.GREETING:
                 self.phase = Phase.OPEN
@@ -148,7 +150,7 @@ class Link:
             self._blocked_until = now + reply.retry_after
             self._rewind(self.acked)
         elif isinstance(reply, Resync):
-            if reply.last is None or reply.last < self.acked or reply.last.epoch != self.sent.epoch:
+            if reply.last is None or not self.acked <= reply.last <= self.sent or reply.last.epoch != self.sent.epoch:
                 self._greet()
             else:
                 self._rewind(reply.last)

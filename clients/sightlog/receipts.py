@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 from .errors import AckTimeout, DatabaseWriteError, ProducerFenced, ProtocolError, SightlogError
-from .wire import DUPLICATE, REJECTED, STORED, Position
+from .wire import DUPLICATE, REJECTED, START, STORED, Position
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ class ReceiptBook:
         # Ordered by position. An OrderedDict, because emptying a plain dict from its front takes quadratic time.
         self._open: OrderedDict[Position, weakref.ref[_Pending]] = OrderedDict()
         self._spans: list[weakref.ref[BatchReceipt]] = []
-        self.acked: Position | None = None
+        self._acked = START
         self.busy_reason: str | None = None
         self.failure: SightlogError | None = None
 
@@ -155,9 +155,11 @@ class ReceiptBook:
     def settle(self, acked: Position, exceptions: Sequence[tuple[int, str, str]]) -> None:
         """All up to `acked` is settled; `exceptions` are of its epoch."""
         with self._changed:
-            self.acked, self.busy_reason = acked, None
+            before, self._acked, self.busy_reason = self._acked, max(self._acked, acked), None
             for exception in exceptions:
-                receipt = self._holder(Position(acked.epoch, exception[0]))
+                position = Position(acked.epoch, exception[0])
+                # A welcome may repeat what an ack told that overtook it.
+                receipt = self._holder(position) if position > before else None
                 if receipt is not None:
                     receipt._exceptions.append(exception)
             while (last := self._oldest()) is not None and last <= acked:

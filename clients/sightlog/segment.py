@@ -1,7 +1,9 @@
 """The file format of a spool segment, and reading it back past damage.
 
-A segment is a row of entries. An entry: marker (4 bytes), CRC-32 of all that follows it, record bytes, image bytes
-(each u32, little-endian), seq (u64), then the record and the image.
+A segment is a row of entries. An entry, all numbers little-endian: marker (4 bytes); CRC-32 of the rest of the head;
+CRC-32 of record and image; record bytes, image bytes (each u32); seq (u64); then the record and the image. The CRC of
+the head starts from the segment's own name, so that an entry of another segment (in a block used again, or inside an
+image) is not taken for one of this. Two CRCs, because only an intact head tells a write cut short from damage.
 """
 
 from __future__ import annotations
@@ -20,9 +22,10 @@ log = logging.getLogger("sightlog.spool")
 
 MARKER: Final = b"\xf1SL\x01"
 """Starts every entry, so that reading can go on behind a damaged one."""
-_HEAD: Final = struct.Struct("<4sIIIQ")
-_LENGTHS: Final = struct.Struct("<IIQ")
-_CHECKED_FROM: Final = 8
+_HEAD: Final = struct.Struct("<4sIIIIQ")
+_CHECKED: Final = struct.Struct("<IIIQ")
+"""What the CRC of the head covers."""
+_CHECKED_FROM: Final = _HEAD.size - _CHECKED.size
 _WINDOW_BYTES: Final = 256 * 1024
 _ENTRY_BYTES_MAX: Final = _HEAD.size + RECORD_BYTES_MAX + IMAGE_BYTES_MAX
 
@@ -35,35 +38,10 @@ class Entry(NamedTuple):
     """Offset behind it."""
 
 
-def encode(record: bytes, image: bytes, seq: int) -> bytes:
-    lengths = _LENGTHS.pack(len(record), len(image), seq)
-    crc = zlib.crc32(image, zlib.crc32(record, zlib.crc32(lengths)))
-    return b"%b%b%b%b%b" % (MARKER, crc.to_bytes(4, "little"), lengths, record, image)
-
-
-def _parse(data: bytes, at: int, offset: int = 0) -> Entry | None:
-    """The entry at `at`, or None when there is no whole and undamaged one. `offset` is added to its `end`."""
-    body = at + _HEAD.size
-    if len(data) < body:
-        return None
-    marker, crc, record_bytes, image_bytes, seq = _HEAD.unpack_from(data, at)
-    middle = body + record_bytes
-    end = middle + image_bytes
-    if marker != MARKER or len(data) < end or zlib.crc32(data[at + _CHECKED_FROM : end]) != crc:
-        return None
-    return Entry(seq, data[body:middle], data[middle:end], offset + end)
-
-
-def _is_torn(data: bytes) -> bool:
-    """Whether `data` is the front part of one entry: what a killed writer leaves."""
-    if len(data) < _HEAD.size:
-        return data[: len(MARKER)] == MARKER[: len(data)]
-    marker, _, record_bytes, image_bytes, _ = _HEAD.unpack_from(data)
-    return bool(marker == MARKER and _HEAD.size + record_bytes + image_bytes > len(data))
-
-
 @dataclass(slots=True, eq=False)
 class Segment:
+    """`<epoch>-<first seq>.spool`, written by one life of a producer."""
+
     path: Path
     epoch: int
     first_seq: int
@@ -71,12 +49,24 @@ class Segment:
     """Seq behind the last record."""
     size: int = 0
     """Bytes written in full: reading goes no further."""
+    torn: int = 0
+    """Bytes behind those, of a write that was cut short."""
     damaged: bool = False
+    _seed: int = 0
     _fd: int = field(default=-1, repr=False)
+
+    def __post_init__(self) -> None:
+        self._seed = zlib.crc32(f"{self.epoch}-{self.first_seq}".encode())
 
     @property
     def last(self) -> Position:
         return Position(self.epoch, self.next_seq - 1)
+
+    def encode(self, record: bytes, image: bytes, seq: int) -> bytes:
+        """The entry of one record of this segment."""
+        body = zlib.crc32(image, zlib.crc32(record))
+        checked = _CHECKED.pack(body, len(record), len(image), seq)
+        return b"%b%b%b%b%b" % (MARKER, zlib.crc32(checked, self._seed).to_bytes(4, "little"), checked, record, image)
 
     def read(self, offset: int) -> tuple[list[Entry], int]:
         """Entries from `offset` on, as many as one read holds, and the offset to go on at.
@@ -84,11 +74,11 @@ class Segment:
         Skips what is damaged: no entries and an offset beyond the damage is a possible answer.
         """
         data = self._pread(offset, _WINDOW_BYTES)
-        if _parse(data, 0) is None:
+        if self._parse(data, 0, offset) is None:
             data = self._pread(offset, _ENTRY_BYTES_MAX)
         entries = []
         at = 0
-        while (entry := _parse(data, at, offset)) is not None:
+        while (entry := self._parse(data, at, offset)) is not None:
             at = entry.end - offset
             entries.append(entry)
         if entries:
@@ -96,36 +86,69 @@ class Segment:
         return [], self._beyond_damage(offset, data)
 
     def scan(self) -> int:
-        """Read to the end to learn `next_seq`; returns how many records are missing in between."""
+        """Read to the end to learn `next_seq`; returns how many records are known to be missing."""
         missing = 0
         offset = 0
         while offset < self.size:
-            entries, offset = self.read(offset)
+            entries, beyond = self.read(offset)
             for entry in entries:
                 missing += entry.seq - self.next_seq
                 self.next_seq = entry.seq + 1
+            if not entries and beyond > offset and beyond == self.size:
+                missing += 1  # at least
+                self.next_seq += 1
+            offset = beyond
         return missing
 
+    def _parse(self, data: bytes, at: int, offset: int) -> Entry | None:
+        """The entry at `at` of `data`, which begins at `offset`; None when there is no whole and undamaged one."""
+        head = self._parse_head(data, at)
+        if head is None:
+            return None
+        body_crc, record_bytes, image_bytes, seq = head
+        body = at + _HEAD.size
+        middle = body + record_bytes
+        end = middle + image_bytes
+        if len(data) < end or zlib.crc32(data[body:end]) != body_crc:
+            return None
+        return Entry(seq, data[body:middle], data[middle:end], offset + end)
+
+    def _parse_head(self, data: bytes, at: int) -> tuple[int, int, int, int] | None:
+        if len(data) < at + _HEAD.size:
+            return None
+        marker, crc, *head = _HEAD.unpack_from(data, at)
+        if marker != MARKER or zlib.crc32(data[at + _CHECKED_FROM : at + _HEAD.size], self._seed) != crc:
+            return None
+        body_crc, record_bytes, image_bytes, seq = head
+        return body_crc, record_bytes, image_bytes, seq
+
+    def _is_torn(self, data: bytes) -> bool:
+        """Whether `data`, the rest of the file, is the front part of one entry: what a killed writer leaves."""
+        if len(data) < _HEAD.size:
+            return data[: len(MARKER)] == MARKER[: len(data)]
+        head = self._parse_head(data, 0)
+        return head is not None and len(data) < _HEAD.size + head[1] + head[2]
+
     def _beyond_damage(self, offset: int, data: bytes) -> int:
-        at = data.find(MARKER, 1)
-        while at >= 0 and _parse(data, at) is None:
-            at = data.find(MARKER, at + 1)
-        if at < 0 and offset + len(data) >= self.size and _is_torn(data):
-            log.info("spool %s: the last %d bytes are a write that was not finished", self.path, len(data))
+        """Where the next readable entry begins, or may begin; `data` was read at `offset`, where none does."""
+        is_rest = offset + len(data) >= self.size
+        if is_rest and self._is_torn(data):
+            self.torn = self.size - offset
             self.size = offset
+            log.info("spool %s: the last %d bytes are a write that was not finished", self.path, self.torn)
             return offset
-        beyond = offset + (at if at >= 0 else max(1, len(data) - len(MARKER) + 1))
-        if at < 0 and offset + len(data) >= self.size:
-            beyond = self.size
-        self.damaged = True
-        log.error(
-            "spool %s is damaged: bytes %d to %d are unreadable; once the rest is delivered the file is kept as %s",
-            self.path,
-            offset,
-            beyond,
-            self.path.with_suffix(".damaged").name,
-        )
-        return beyond
+        if not self.damaged:
+            self.damaged = True
+            kept = self.path.with_suffix(".damaged").name
+            log.error(
+                "spool %s is damaged at %d; what is readable is sent, then it is kept as %s", self.path, offset, kept
+            )
+        at = data.find(MARKER, 1)
+        while at >= 0:
+            if self._parse_head(data, at) is not None or len(data) < at + _HEAD.size:
+                return offset + at
+            at = data.find(MARKER, at + 1)
+        return self.size if is_rest else offset + len(data) - len(MARKER) + 1
 
     def _pread(self, offset: int, length: int) -> bytes:
         if self._fd < 0:

@@ -26,11 +26,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from .errors import SpoolDamaged, SpoolFull, SpoolInUse
-from .segment import Segment, encode
-from .wire import START, Position
+from .segment import Segment
+from .wire import MESSAGE_IMAGES_MAX, START, Position
 
 log = logging.getLogger("sightlog.spool")
 
+EPOCH_MAX: Final = 2**62
 SEGMENT_BYTES_MAX: Final = 4 * 1024 * 1024
 SEGMENT_REUSE_BYTES: Final = 64 * 1024
 """An active segment larger than this whose records are all acked is given back."""
@@ -71,21 +72,27 @@ class Spool:
         self._acked = START
         self._unsynced_since: float | None = None
         self._write_lock = threading.Lock()
+        self._lock_fd = -1
+        self._segments: list[Segment] = []
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o750)
-            self._lock_fd = self._lock()
-            self._segments = self._find_segments()
+            self._lock()
+            self._find_segments()
             self.producer_id, self.epoch = self._begin_life(name)
         except OSError as error:
+            self.close()
             raise SpoolDamaged(
                 f"cannot use the spool directory {self.directory}: {error.strerror or error}. "
-                "Give a spool_dir that this process may write to"
+                "Give a spool_dir that this process may write to, and room on its disk"
             ) from error
+        except SpoolDamaged:
+            self.close()
+            raise
         self._next_seq = 1
 
     # -- opening --------------------------------------------------------------------------------------------
 
-    def _lock(self) -> int:
+    def _lock(self) -> None:
         fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,9 +103,9 @@ class Spool:
                 f"the spool {self.directory} is in use by process {holder}. "
                 "Give every process a producer name of its own, or stop that one"
             ) from None
+        self._lock_fd = fd
         os.ftruncate(fd, 0)
         os.write(fd, f"{os.getpid()}\n".encode())
-        return fd
 
     def _begin_life(self, name: str) -> tuple[str, int]:
         path = self.directory / "identity.json"
@@ -106,13 +113,14 @@ class Spool:
         last_epoch = max((segment.epoch for segment in self._segments), default=0)
         try:
             stored = json.loads(path.read_bytes())
-            last_epoch = max(last_epoch, int(stored["epoch"]))
+            if not (isinstance(stored["epoch"], int) and 0 < stored["epoch"] < EPOCH_MAX):
+                raise ValueError(f"epoch {stored['epoch']!r:.40}")
+            last_epoch = max(last_epoch, stored["epoch"])
             if not stored.get("fenced"):
                 producer_id = str(uuid.UUID(stored["producer_id"]))
         except FileNotFoundError:
             pass
-        except (ValueError, KeyError, TypeError) as error:
-            os.close(self._lock_fd)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise SpoolDamaged(
                 f"{path} is not readable as a spool's identity ({error!r}). Move it away: what is spooled is then sent "
                 "under a new producer id, and events that were stored already are reported as duplicates"
@@ -141,9 +149,8 @@ class Spool:
         finally:
             os.close(fd)
 
-    def _find_segments(self) -> list[Segment]:
+    def _find_segments(self) -> None:
         """Read what earlier lives left, to its end: how much there is, and what of it is damaged."""
-        segments = []
         self._bytes = sum(path.stat().st_size for path in self.directory.glob("*.damaged"))
         for path in sorted(self.directory.glob("*.spool")):
             try:
@@ -156,10 +163,9 @@ class Spool:
             segment.close()
             if segment.next_seq == segment.first_seq and not segment.damaged:
                 path.unlink()
-                self._bytes -= segment.size
+                self._bytes -= segment.size + segment.torn
             else:
-                segments.append(segment)
-        return segments
+                self._segments.append(segment)
 
     # -- writing --------------------------------------------------------------------------------------------
 
@@ -180,14 +186,14 @@ class Spool:
         """
         with self._write_lock:
             seq = self._next_seq
-            entries = [encode(record, image, seq + index) for index, (record, image) in enumerate(encoded)]
+            segment = self._active_segment()
+            entries = [segment.encode(record, image, seq + index) for index, (record, image) in enumerate(encoded)]
             data = entries[0] if len(entries) == 1 else b"".join(entries)
             if self._bytes + len(data) > self.bytes_max:
                 raise SpoolFull(
                     f"the spool {self.directory} holds {self._bytes} of at most {self.bytes_max} bytes: the daemon has "
                     "not taken records for a while. Look at `sightlog status`; publish again when it runs"
                 )
-            segment = self._active_segment()
             try:
                 _write_all(self._fd, data)
             except OSError as error:
@@ -286,7 +292,7 @@ class Spool:
         first: Position | None = None
         records: list[bytes] = []
         images: list[bytes] = []
-        total = 0
+        total = carriers = 0
         full = False
         while not full:
             if cursor.offset >= cursor.segment.size:
@@ -303,9 +309,15 @@ class Spool:
                     size = len(record) + len(image)
                     if first is None:
                         first = Position(epoch, seq)
-                    elif seq != first.seq + len(records) or len(records) >= records_max or total + size > bytes_max:
+                    elif (
+                        seq != first.seq + len(records)
+                        or len(records) >= records_max
+                        or total + size > bytes_max
+                        or (image and carriers >= MESSAGE_IMAGES_MAX)
+                    ):
                         full = True
                         break
+                    carriers += bool(image)
                     records.append(record)
                     images.append(image)
                     total += size
@@ -341,7 +353,7 @@ class Spool:
                     segment.path.rename(segment.path.with_suffix(".damaged"))
                 else:
                     segment.path.unlink(missing_ok=True)
-                    self._bytes -= segment.size
+                    self._bytes -= segment.size + segment.torn
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -43,7 +43,8 @@ MESSAGE_BYTES_MAX: Final = 1024 * 1024
 MESSAGE_RECORDS_MAX: Final = 1_000
 FRAME_BYTES_MAX: Final = IMAGE_BYTES_MAX
 """No frame of any kind is larger; the daemon's socket drops a peer that sends one."""
-FRAMES_MAX: Final = 2 + 64
+MESSAGE_IMAGES_MAX: Final = 64
+FRAMES_MAX: Final = 2 + MESSAGE_IMAGES_MAX
 """Header, body, images."""
 
 STORED: Final = "stored"

@@ -24,7 +24,7 @@ from sightlog.records import (
     NAME_CHARS_MAX,
     TEXT_CHARS_MAX,
 )
-from sightlog.wire import FRAMES_MAX, MESSAGE_RECORDS_MAX, RECORD_BYTES_MAX
+from sightlog.wire import MESSAGE_IMAGES_MAX, MESSAGE_RECORDS_MAX, RECORD_BYTES_MAX
 
 KNOWN_IDS_MAX = 10_000
 """Sites, cameras, event types and labels that passed their check, remembered: they repeat, event ids do not."""
@@ -56,7 +56,7 @@ class Hello(Struct, tag_field="kind", tag="hello", frozen=True):
 class Records(Struct, tag_field="kind", tag="records", frozen=True):
     first: tuple[Count, Annotated[int, Meta(ge=1, le=INTEGER_MAX - MESSAGE_RECORDS_MAX)]]
     flush: bool = False
-    images: Annotated[list[Count], Meta(max_length=FRAMES_MAX)] = []
+    images: Annotated[list[Count], Meta(max_length=MESSAGE_IMAGES_MAX)] = []
 
 
 class Ping(Struct, tag_field="kind", tag="ping", frozen=True):

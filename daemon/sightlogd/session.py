@@ -17,6 +17,8 @@ from .decoder import Decoded, Hello, Malformed, Ping, Records, decode_body, deco
 
 SESSIONS_MAX: Final = 4_096
 """Connections remembered; beyond it the one unheard for the longest has to say hello again."""
+MISSING_MAX: Final = 2**40
+"""Of one hello: a producer that claims more is not counting records."""
 UNKNOWN: Final = "unknown"
 """Stands for the producer of a message that came before any hello."""
 
@@ -32,6 +34,8 @@ class Session:
     """Of the life that is connected; an older one is fenced."""
     received: Position
     stored: Position
+    in_batch: bool = False
+    """Whether records of it wait for their commit."""
     missing: int = 0
     """Records that a hello skipped, to be counted with the next batch."""
     spooled_records: int = 0
@@ -146,9 +150,11 @@ class Sessions:
 
     def _attach(self, session: Session, route: bytes, hello: Hello) -> None:
         if session.route != route:
-            self._by_route.pop(session.route, None)
-            if hello.epoch > session.epoch:
+            was_connected = self._by_route.pop(session.route, None) is session
+            if was_connected and hello.epoch > session.epoch:
                 self._by_route[session.route] = None
+        if self._by_route.get(route) is not session:
+            self.forget(route)  # one connection, another producer
         session.route, session.name, session.epoch = route, hello.name, hello.epoch
         self._by_producer[session.producer_id] = session
         self._by_route.pop(route, None)
@@ -167,7 +173,7 @@ class Sessions:
         missing = before.seq - (received.seq if received.epoch == first.epoch else 0)
         if missing == 0 or received == START:
             return None  # a new life; or a store that has never heard of this producer
-        session.missing += missing
+        session.missing = min(session.missing + missing, MISSING_MAX)
         return (
             f"{session.name}: {missing} records before {first.epoch}/{first.seq} are neither in this database nor in "
             "the producer's spool. Was an older database restored, or was the spool damaged?"
@@ -206,7 +212,7 @@ class Sessions:
             images=images,
             size=sum(map(len, frames)),
         )
-        session.received = parcel.last
+        session.received, session.in_batch = parcel.last, True
         return Answer(parcel=parcel, flush=header.flush)
 
     def _gap(self, session: Session) -> Answer:
@@ -217,8 +223,8 @@ class Sessions:
         return Answer(reply=wire.resync(session.received))
 
     def _all_known(self, session: Session, first: Position, flush: bool) -> Answer:
-        if session.stored != session.received:
-            return Answer(flush=flush)  # in the batch: the ack comes with its commit
+        if session.in_batch:
+            return Answer(flush=flush)  # the ack comes with the commit
         exceptions = self._exceptions_of(session.producer_id, first, session.stored)
         return Answer(reply=wire.ack(session.stored, exceptions))
 
@@ -236,16 +242,23 @@ class Sessions:
     def settle(self, session: Session, last: Position) -> None:
         """All records up to `last` are durable."""
         session.stored = last
-        session.missing = 0
+        session.missing, session.in_batch = 0, False
+        if self._by_route.get(session.route) is not session:
+            self._by_producer.pop(session.producer_id, None)
 
     def rewind(self, session: Session) -> None:
-        """What was received and not stored is gone: the producer has to send it again."""
-        session.stored = session.received = self._stored_of(session.producer_id)
-        session.missing = 0
+        """A commit was refused: the producer has to say hello and send again what is not stored.
+
+        The refused commit may have taken effect all the same. Only a welcome tells what became of records that the
+        producer has no ack of.
+        """
+        session.in_batch = False
+        self.forget(session.route)
+        self._by_producer.pop(session.producer_id, None)
 
     def forget(self, route: bytes) -> None:
         """The connection is gone, or too quiet for too long. Its producer is greeted anew when it comes back."""
         session = self._by_route.pop(route, None)
         # With records in the batch the session has to stay: a hello that comes before the commit must find them.
-        if session is not None and session.received == session.stored:
+        if session is not None and not session.in_batch:
             self._by_producer.pop(session.producer_id, None)

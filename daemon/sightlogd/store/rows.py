@@ -45,7 +45,7 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (producer_id) DO UPDATE SET
     name = excluded.name, epoch = excluded.epoch, last_seq = excluded.last_seq, stored = stored + excluded.stored,
     duplicates = duplicates + excluded.duplicates, rejected = rejected + excluded.rejected,
-    missing = missing + excluded.missing, last_seen_at = excluded.last_seen_at"""
+    missing = min(missing + excluded.missing, 4611686018427387904), last_seen_at = excluded.last_seen_at"""
 
 
 class Written(NamedTuple):

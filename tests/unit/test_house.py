@@ -1,0 +1,84 @@
+"""Who may import whom, who may print, and how long a file may be."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PLACES = ("clients/sightlog", "clients/sensors", "daemon")
+LINES_MAX = 400
+FILES = sorted(str(path.relative_to(ROOT)) for place in PLACES for path in (ROOT / place).rglob("*.py"))
+
+# What may be imported only here. A folder stands for the files in it.
+ONLY_IN = {
+    "zmq": ("clients/sightlog/publisher.py", "daemon/sightlogd/ingest.py"),
+    "sqlite3": ("clients/sightlog/reader.py", "daemon/sightlogd/store/"),
+    "apsw": ("daemon/sightlogd/store/",),
+    "sightlogd": ("daemon/",),
+    "sightlog_sensors": ("clients/sensors/", "clients/sightlog/cli/"),
+    "msgspec": ("daemon/",),
+    "structlog": ("daemon/",),
+    "PIL": ("daemon/", "clients/sightlog/adapters/"),
+    "cv2": ("clients/sensors/", "clients/sightlog/adapters/"),
+    "numpy": ("clients/sensors/", "clients/sightlog/adapters/"),
+}
+MAY_PRINT = ("clients/sightlog/cli/", "clients/sensors/")
+
+
+def within(file: str, places: tuple[str, ...]) -> bool:
+    return any(file.startswith(place) if place.endswith("/") else file == place for place in places)
+
+
+def imported(file: str) -> set[str]:
+    """Top-level packages, whether imported at the top, in a function, or by name."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add((node.module or "").partition(".")[0])
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in ("import_module", "__import__"):
+                found.add(str(node.args[0].value).partition(".")[0])
+    return found
+
+
+def test_there_are_files_to_look_at():
+    for place in PLACES:
+        assert any(file.startswith(place) for file in FILES), place
+
+
+@pytest.mark.parametrize("package", ONLY_IN)
+def test_a_package_is_imported_only_where_it_belongs(package):
+    strays = [file for file in FILES if package in imported(file) and not within(file, ONLY_IN[package])]
+    assert strays == []
+
+
+def test_the_client_needs_pyzmq_and_msgpack_and_nothing_else():
+    known = {*sys.stdlib_module_names, "zmq", "msgpack", "sightlog"}
+    for file in FILES:
+        if file.startswith("clients/sightlog/") and not within(
+            file, ("clients/sightlog/adapters/", "clients/sightlog/cli/")
+        ):
+            assert imported(file) <= known, file
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_is_short_enough_to_be_read(file):
+    assert len((ROOT / file).read_text(encoding="utf-8").splitlines()) <= LINES_MAX
+
+
+def test_a_library_does_not_print():
+    printing = []
+    for file in FILES:
+        if within(file, MAY_PRINT) or file.endswith("__main__.py"):
+            continue
+        for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+                printing.append(f"{file}:{node.lineno}")
+    assert printing == []
