@@ -14,6 +14,7 @@ from typing import Any, Final
 import zmq
 
 from . import wire
+from .encoder import check_id, encode_record
 from .endpoint import check_endpoint, default_endpoint
 from .errors import InvalidRecord, ProtocolError, PublisherClosed, RecordRejected, SightlogError, UsageError
 from .link import Link, Phase
@@ -57,7 +58,7 @@ class Publisher:
         spool_bytes_max: int = SPOOL_BYTES_MAX,
     ) -> None:
         self.endpoint = check_endpoint(endpoint or default_endpoint())
-        self.producer = wire._id("producer", producer)
+        self.producer = check_id("producer", producer)
         self._spool = Spool(Path(spool_dir or default_spool_dir()) / producer, producer, spool_bytes_max)
         self._link = Link()
         self._book = ReceiptBook(self._want)
@@ -99,7 +100,7 @@ class Publisher:
 
         Raises InvalidRecord (nothing was spooled), SpoolFull, ProducerFenced, PublisherClosed.
         """
-        encoded = wire.encode_record(record)
+        encoded = encode_record(record)
         with self._lock:
             self._check_usable()
             receipt = self._book.single(self._spool.next_position)
@@ -112,7 +113,7 @@ class Publisher:
 
         Raises InvalidRecord for an empty list too.
         """
-        encoded = [wire.encode_record(record) for record in records]
+        encoded = [encode_record(record) for record in records]
         if not encoded:
             raise InvalidRecord("publish_many() got no records")
         with self._lock:

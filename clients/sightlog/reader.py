@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
+from .encoder import format_time
 from .errors import DatabaseDamaged, DatabaseNotFound, NotNow, SchemaMismatch, SightlogError, UsageError
 from .records import DEFAULT_SITE, Detection, Event
-from .wire import format_time
 
 SCHEMA_VERSION: Final = 1
 """The newest schema this reader knows. It reads older ones too."""

@@ -1,6 +1,6 @@
 """What sensors report: frozen records, their limits and their ids. No I/O.
 
-Limits are checked when a record is encoded (`sightlog.wire`), not when it is made: a `Reader` makes the same objects
+Limits are checked when a record is encoded (`sightlog.encoder`), not when it is made: a `Reader` makes the same objects
 from rows, and must be able to show whatever is stored.
 """
 
@@ -27,6 +27,9 @@ COORDINATE_MAX: Final = 1e9
 """Bound of a bbox coordinate in pixels: any finite picture fits, NaN and infinity do not."""
 FACE_DISTANCE_MAX: Final = 1e6
 """Bound of a face distance, whatever its metric."""
+RECORD_BYTES_MAX: Final = 256 * 1024
+"""One record as it is sent, without its image."""
+IMAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 INTEGER_MAX: Final = 2**63 - 1
 """SQLite's largest integer: no sequence number or epoch is larger."""
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from .wire import IMAGE_BYTES_MAX, RECORD_BYTES_MAX, Position
+from .records import IMAGE_BYTES_MAX, RECORD_BYTES_MAX
+from .wire import Position
 
 log = logging.getLogger("sightlog.spool")
 

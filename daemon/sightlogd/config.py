@@ -7,6 +7,7 @@ holds the two together.
 
 from __future__ import annotations
 
+import ipaddress
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,7 +88,7 @@ def load(
         config.zone()
     except UsageError as error:
         raise Stop(EXIT_CONFIG, f"{file or 'configuration'}: ingest.endpoint: {error}") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, KeyError, OSError) as error:
         raise Stop(
             EXIT_CONFIG,
             f"{file or 'configuration'}: store.timezone: {config.store.timezone!r} is not a time zone; "
@@ -104,7 +105,10 @@ def load(
 
 def _is_loopback(endpoint: str) -> bool:
     host = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
-    return host in ("localhost", "::1") or host.startswith("127.")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 _SECTIONS: dict[str, type[Struct]] = {"ingest": Ingest, "store": StoreConfig, "log": Log}

@@ -22,9 +22,10 @@ from sightlog.records import (
     ID_PATTERN,
     INTEGER_MAX,
     NAME_CHARS_MAX,
+    RECORD_BYTES_MAX,
     TEXT_CHARS_MAX,
 )
-from sightlog.wire import MESSAGE_IMAGES_MAX, MESSAGE_RECORDS_MAX, RECORD_BYTES_MAX
+from sightlog.wire import MESSAGE_IMAGES_MAX, MESSAGE_RECORDS_MAX
 
 KNOWN_IDS_MAX = 10_000
 """Sites, cameras, event types and labels that passed their check, remembered: they repeat, event ids do not."""
@@ -132,6 +133,10 @@ def decode_header(frame: bytes) -> Hello | Records | Ping:
         header: Hello | Records | Ping = _header.decode(frame)
     except _DECODE_ERRORS as error:
         raise Malformed(f"header: {error}") from None
+    if isinstance(header, Hello):
+        reason = _check_id("producer_id", header.producer_id) or _check_id("name", header.name)
+        if reason:
+            raise Malformed(f"hello: {reason}")
     return header
 
 
@@ -209,6 +214,8 @@ def _check_event(r: EventRecord) -> str | None:
 
 
 def _check_amendment(r: AmendmentRecord) -> str | None:
+    if r == AmendmentRecord(r.event_id, r.site):
+        return "the amendment changes nothing"
     return _check_id("event_id", r.event_id) or _check_repeated_id("site", r.site) or _check_later(r)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import apsw
 
 from sightlog import Detection, Event, Publisher
-from sightlog.wire import format_time
+from sightlog.encoder import format_time
 from sightlogd.store.migrate import packaged
 
 DETECTIONS = (

@@ -7,7 +7,7 @@ from collections import defaultdict
 import msgpack
 import pytest
 
-from sightlog import Event, wire
+from sightlog import Event, encoder, wire
 from sightlog.wire import FRAMES_MAX, START, Ack, Busy, Limits, Pong, Position, Refused, Resync, Welcome
 from sightlogd import session as session_module
 from sightlogd.decoder import EventRecord, Refusal
@@ -70,7 +70,7 @@ def house() -> House:
     return House()
 
 
-EVENT = wire.encode_record(Event("front_door", event_id="e"))[0]
+EVENT = encoder.encode_record(Event("front_door", event_id="e"))[0]
 
 
 def events(count: int) -> list[bytes]:

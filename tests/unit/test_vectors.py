@@ -12,7 +12,7 @@ from pathlib import Path
 import msgpack
 import pytest
 
-from sightlog import Amendment, Detection, Event, Person, wire
+from sightlog import Amendment, Detection, Event, Person, encoder, wire
 from sightlog.wire import Limits, Position
 from sightlogd.decoder import Refusal, decode_body, decode_header, decode_record
 
@@ -77,7 +77,7 @@ def test_every_kind_of_message_and_record_has_a_vector():
 @pytest.mark.parametrize("vector", load("records"))
 def test_a_record_is_encoded_to_these_bytes_and_decoded_to_this_value(vector):
     packed, image = bytes.fromhex(vector["hex"]), bytes.fromhex(vector["image"] or "")
-    assert wire.encode_record(record_of(vector["value"], image or None)) == (packed, image)
+    assert encoder.encode_record(record_of(vector["value"], image or None)) == (packed, image)
     decoded = decode_record(packed)
     assert not isinstance(decoded, Refusal)
     value = {"detections": [], **vector["value"]}

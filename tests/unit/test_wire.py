@@ -12,10 +12,19 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sightlog import Amendment, Detection, Event, InvalidRecord, Person, wire
+from sightlog import Amendment, Detection, Event, InvalidRecord, Person, encoder, wire
+from sightlog.encoder import encode_record
 from sightlog.errors import ProtocolError
-from sightlog.records import COORDINATE_MAX, DETECTIONS_MAX, DOOR_ACTIONS, FACE_DISTANCE_MAX, TEXT_CHARS_MAX
-from sightlog.wire import IMAGE_BYTES_MAX, RECORD_BYTES_MAX, Position, encode_record
+from sightlog.records import (
+    COORDINATE_MAX,
+    DETECTIONS_MAX,
+    DOOR_ACTIONS,
+    FACE_DISTANCE_MAX,
+    IMAGE_BYTES_MAX,
+    RECORD_BYTES_MAX,
+    TEXT_CHARS_MAX,
+)
+from sightlog.wire import Position
 from sightlogd.decoder import AmendmentRecord, EventRecord, PersonRecord, decode_body, decode_header, decode_record
 
 settings.register_profile("repeatable", derandomize=True, max_examples=300, deadline=None)
@@ -120,7 +129,7 @@ def test_any_valid_person_arrives_field_by_field(person):
     ],
 )
 def test_a_time_is_utc_with_fixed_width_and_cut_milliseconds(moment, text):
-    assert wire.format_time(moment) == text
+    assert encoder.format_time(moment) == text
 
 
 class Nowhere(tzinfo):
@@ -149,7 +158,7 @@ class Nowhere(tzinfo):
 )
 def test_a_time_that_names_no_moment_is_refused(moment):
     with pytest.raises(InvalidRecord):
-        wire.format_time(moment)
+        encoder.format_time(moment)
 
 
 # -- what the caller gets wrong --------------------------------------------------------------------------------------

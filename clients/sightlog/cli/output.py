@@ -12,9 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from sightlog.encoder import format_time
 from sightlog.reader import COLUMNS
 from sightlog.records import Detection, Event
-from sightlog.wire import format_time
 
 Span = tuple[str, str]
 """A text without control characters, and the name of its style."""

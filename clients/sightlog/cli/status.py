@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from sightlog.encoder import format_time
 from sightlog.errors import DatabaseNotFound
-from sightlog.wire import format_time
 
 from .options import add_command, add_output, add_store, database_of, open_reader
 from .output import Terminal, age, json_line, printable, size, table, terminal

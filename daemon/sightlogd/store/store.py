@@ -19,7 +19,8 @@ from typing import Final, Literal
 
 import apsw
 
-from sightlog.wire import START, Position, format_time
+from sightlog.encoder import format_time
+from sightlog.wire import START, Position
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop, WriteRefused
 from sightlogd.session import DeadLetter, Exceptions, Parcel
 

@@ -1,0 +1,243 @@
+"""Records, checked and made into bytes. The rules here and in the daemon's `decoder` are the same. No I/O."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgpack
+
+from .errors import InvalidRecord
+from .records import (
+    COORDINATE_MAX,
+    DETECTIONS_MAX,
+    DOOR_ACTIONS,
+    FACE_DISTANCE_MAX,
+    ID_PATTERN,
+    IMAGE_BYTES_MAX,
+    NAME_CHARS_MAX,
+    RECORD_BYTES_MAX,
+    TEXT_CHARS_MAX,
+    Amendment,
+    Detection,
+    Event,
+    Person,
+    Record,
+)
+
+_is_id = re.compile(ID_PATTERN).fullmatch
+_has_control = re.compile(r"[\x00-\x1f\x7f]").search
+
+
+_KNOWN_MAX: Final = 10_000
+_known_ids: set[str] = set()
+_known_names: set[str] = set()
+"""What passed its check is remembered: cameras, sites and labels repeat, and a regular expression costs 0.3 µs."""
+
+
+def _remember(known: set[str], value: str) -> None:
+    if len(known) >= _KNOWN_MAX:
+        known.clear()
+    known.add(value)
+
+
+def check_id(field: str, value: object) -> str:
+    """`value`, or InvalidRecord when it is no id."""
+    if not isinstance(value, str) or not _is_id(value):
+        raise InvalidRecord(
+            f"{field}={value!r:.80}: expected 1 to 128 characters of A-Z a-z 0-9 _ . : - not beginning with . : -"
+        )
+    return value
+
+
+def _repeated_id(field: str, value: object) -> str:
+    if type(value) is str and value in _known_ids:
+        return value
+    checked = check_id(field, value)
+    _remember(_known_ids, checked)
+    return checked
+
+
+def _name(field: str, value: object) -> str:
+    if type(value) is str and value in _known_names:
+        return value
+    if not isinstance(value, str) or not 0 < len(value) <= NAME_CHARS_MAX or _has_control(value):
+        raise InvalidRecord(f"{field}={value!r:.80}: expected 1 to {NAME_CHARS_MAX} characters, no control characters")
+    _remember(_known_names, value)
+    return value
+
+
+def _text(field: str, value: object) -> str:
+    if not isinstance(value, str) or len(value) > TEXT_CHARS_MAX or "\0" in value:
+        raise InvalidRecord(f"{field}={value!r:.80}: expected at most {TEXT_CHARS_MAX} characters, no NUL")
+    return value
+
+
+def _number(value: object) -> float:
+    """NaN for what is not a number. Takes NumPy's scalars, which detectors hand out; a bool is never a measurement."""
+    if type(value) is float or type(value) is int:
+        return value
+    if isinstance(value, (str, bytes, bool)) or getattr(getattr(value, "dtype", None), "kind", "") == "b":
+        return math.nan
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def _fraction(field: str, value: object) -> float:
+    number = _number(value)
+    if not 0.0 <= number <= 1.0:
+        raise InvalidRecord(f"{field}={value!r:.80}: expected a number from 0 to 1")
+    return number
+
+
+def _distance(field: str, value: object) -> float:
+    number = _number(value)
+    if not 0.0 <= number <= FACE_DISTANCE_MAX:
+        raise InvalidRecord(f"{field}={value!r:.80}: expected a number from 0 to {FACE_DISTANCE_MAX:.0f}")
+    return number
+
+
+def _flag(field: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidRecord(f"{field}={value!r:.80}: expected True or False")
+    return value
+
+
+def _door_action(field: str, value: object) -> str:
+    if not isinstance(value, str) or value not in DOOR_ACTIONS:
+        raise InvalidRecord(f"{field}={value!r:.80}: expected one of {', '.join(DOOR_ACTIONS)}")
+    return DOOR_ACTIONS[DOOR_ACTIONS.index(value)]  # of a str enum this is the plain text
+
+
+def _bbox(box: object) -> tuple[float, float, float, float]:
+    try:
+        x1, y1, x2, y2 = map(_number, box)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        x1 = y1 = x2 = y2 = math.nan
+    low, high = -COORDINATE_MAX, COORDINATE_MAX
+    if not (low <= x1 <= high and low <= y1 <= high and low <= x2 <= high and low <= y2 <= high):
+        raise InvalidRecord(f"bbox={box!r:.80}: expected four finite numbers x1, y1, x2, y2 or None")
+    return x1, y1, x2, y2
+
+
+def _detections(detections: Sequence[Detection]) -> list[tuple[Any, ...]]:
+    if not isinstance(detections, Sequence):
+        raise InvalidRecord(f"detections: expected a list of Detection objects, got {type(detections).__name__}")
+    if len(detections) > DETECTIONS_MAX:
+        raise InvalidRecord(f"detections: {len(detections)} of them; at most {DETECTIONS_MAX} in one record")
+    packed: list[tuple[Any, ...]] = []
+    for detection in detections:
+        if not isinstance(detection, Detection):
+            raise InvalidRecord(f"detections: expected Detection objects, got {type(detection).__name__}")
+        label, confidence = _name("label", detection.label), _fraction("confidence", detection.confidence)
+        box = detection.bbox
+        packed.append((label, confidence) if box is None else (label, confidence, _bbox(box)))
+    return packed
+
+
+def format_time(moment: datetime) -> str:
+    """UTC, ISO 8601, fixed width, milliseconds (cut, not rounded): `2026-11-20T10:00:00.000Z`.
+
+    Raises InvalidRecord for a datetime without a time zone.
+    """
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
+        raise InvalidRecord(f"{moment!r:.80}: expected a datetime with a time zone, e.g. datetime.now(timezone.utc)")
+    try:
+        return moment.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    except OverflowError as error:
+        raise InvalidRecord(f"{moment!r:.80}: outside the years 1 to 9999 in UTC") from error
+
+
+_Check = Callable[[str, Any], Any]
+_LATER: Final[tuple[tuple[str, _Check], ...]] = (
+    ("recording_id", check_id),
+    ("motion_confidence", _fraction),
+    ("person_name", _name),
+    ("face_confidence", _fraction),
+    ("face_distance", _distance),
+    ("unlock_granted", _flag),
+    ("door_action", _door_action),
+    ("image_path", _name),
+    ("llm_description", _text),
+    ("alert_sent", _flag),
+)
+"""The optional fields that an event and an amendment share."""
+
+_pack = msgpack.Packer(use_bin_type=True).pack
+
+
+def _encode_event(event: Event) -> dict[str, Any]:
+    if event.id is not None or event.thumbnail_path is not None or event.created_at is not None:
+        raise InvalidRecord("id, thumbnail_path and created_at are set by the daemon; leave them out")
+    return {
+        "kind": "event",
+        "event_id": check_id("event_id", event.event_id),
+        "site": _repeated_id("site", event.site),
+        "camera_id": _repeated_id("camera_id", event.camera_id),
+        "recorded_at": format_time(event.recorded_at),
+        "event_type": _repeated_id("event_type", event.event_type),
+    }
+
+
+def _encode_amendment(amendment: Amendment) -> dict[str, Any]:
+    return {
+        "kind": "amendment",
+        "event_id": check_id("event_id", amendment.event_id),
+        "site": _repeated_id("site", amendment.site),
+    }
+
+
+def _encode_person(person: Person) -> dict[str, Any]:
+    packed: dict[str, Any] = {
+        "kind": "person",
+        "site": _repeated_id("site", person.site),
+        "name": _name("name", person.name),
+    }
+    if person.display_name is not None:
+        packed["display_name"] = _name("display_name", person.display_name)
+    return packed
+
+
+def encode_record(record: Record) -> tuple[bytes, bytes]:
+    """One record as (msgpack map, image); the image is empty when there is none.
+
+    Raises InvalidRecord when a field breaks its limit: the message names the field and what was expected.
+    """
+    image = b""
+    if isinstance(record, Event):
+        packed = _encode_event(record)
+        if record.thumbnail is not None:
+            try:
+                image = bytes(memoryview(record.thumbnail))  # bytes(7) would be seven zeros
+            except TypeError:
+                got = type(record.thumbnail).__name__
+                raise InvalidRecord(f"thumbnail: expected the bytes of an image, got {got}") from None
+    elif isinstance(record, Amendment):
+        packed = _encode_amendment(record)
+    elif isinstance(record, Person):
+        packed = _encode_person(record)
+    else:
+        raise InvalidRecord(f"expected an Event, Amendment or Person, got {type(record).__name__}")
+    if not isinstance(record, Person):
+        if record.detections:
+            packed["detections"] = _detections(record.detections)
+        for field, check in _LATER:
+            value = getattr(record, field)
+            if value is not None:
+                packed[field] = check(field, value)
+        if len(packed) == 3:
+            raise InvalidRecord("the amendment changes nothing; give at least one field")
+    try:
+        encoded: bytes = _pack(packed)
+    except UnicodeEncodeError as error:
+        raise InvalidRecord(f"{error.object[:40]!r}: not valid Unicode text") from error
+    if len(encoded) > RECORD_BYTES_MAX:
+        raise InvalidRecord(f"the record takes {len(encoded)} bytes; at most {RECORD_BYTES_MAX}")
+    if len(image) > IMAGE_BYTES_MAX:
+        raise InvalidRecord(f"the thumbnail takes {len(image)} bytes; at most {IMAGE_BYTES_MAX}")
+    return encoded, image
