@@ -168,7 +168,7 @@ _LATER: Final[tuple[tuple[str, _Check], ...]] = (
 )
 """The optional fields that an event and an amendment share."""
 
-_pack = msgpack.Packer(use_bin_type=True).pack
+_pack = msgpack.packb  # a shared Packer is not safe in threads where msgpack has no C extension
 
 
 def _encode_event(event: Event) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Limits(NamedTuple):
     message_bytes_max: int = MESSAGE_BYTES_MAX
 
 
-_pack = msgpack.Packer(use_bin_type=True).pack
+_pack = msgpack.packb  # a shared Packer is not safe in threads where msgpack has no C extension
 
 
 # -- messages: client to daemon --------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
@@ -263,11 +264,12 @@ class Rows:
 
     def _apply_pending(self, event_ids: Sequence[str], now: str) -> None:
         execute = self._connection.execute
-        marks = ", ".join("?" * len(event_ids))
+        # As one JSON text: a batch may have more events than SQLite takes variables.
         waiting: list[Any] = execute(
             "SELECT p.id, p.producer_id, p.epoch, p.seq, p.record FROM pending_amendments p "
-            f"JOIN events e ON e.event_id = p.event_id AND e.site = p.site WHERE p.event_id IN ({marks}) ORDER BY p.id",
-            tuple(event_ids),
+            "JOIN events e ON e.event_id = p.event_id AND e.site = p.site "
+            "WHERE p.event_id IN (SELECT value FROM json_each(?)) ORDER BY p.id",
+            (json.dumps(event_ids),),
         ).fetchall()
         letters = []
         for row_id, producer_id, epoch, seq, packed in waiting:
