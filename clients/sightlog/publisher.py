@@ -253,10 +253,14 @@ class Publisher:
     def _serve(self) -> None:
         poller = zmq.Poller()
         poller.register(self._awake, zmq.POLLIN)
+        poller.register(self._socket, zmq.POLLIN)
+        was_stuck = False
         while not self._closing:
             now = time.monotonic()
             stuck = self._send_what_may_be_sent(now)
-            poller.register(self._socket, zmq.POLLIN | (zmq.POLLOUT if stuck else 0))
+            if stuck != was_stuck:
+                poller.modify(self._socket, zmq.POLLIN | (zmq.POLLOUT if stuck else 0))
+                was_stuck = stuck
             ready = dict(poller.poll(self._timeout(now)))
             if self._awake in ready:
                 # Emptied first, cleared second: who calls _wake in between writes nothing, but what it appended is seen
@@ -328,11 +332,9 @@ class Publisher:
         return True
 
     def _receive_all(self) -> None:
-        while True:
-            try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
+        # Asking first is cheaper than the exception of a recv that finds nothing, at the end of every wake-up.
+        while self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            frames = self._socket.recv_multipart(zmq.NOBLOCK)
             try:
                 reply = wire.decode_reply(frames)
             except ProtocolError as error:
@@ -340,6 +342,7 @@ class Publisher:
                 continue
             self._link.receive(reply, time.monotonic())
             if isinstance(reply, (Ack, Welcome)):
+                # In this order: settling wakes those who wait for the spool to be empty.
                 self._spool.drop_through(reply.last)
                 self._book.settle(reply.last, reply.exceptions)
             elif isinstance(reply, Busy):
