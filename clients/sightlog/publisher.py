@@ -230,6 +230,8 @@ class Publisher:
                 os.write(self._waker, b"!")
 
     def _want(self, position: Position) -> None:
+        if position <= self._wanted:
+            return  # published as urgent: the thread knows
         with self._lock:
             self._wanted = max(self._wanted, position)
         self._wake()
@@ -333,7 +335,7 @@ class Publisher:
 
     def _receive_all(self) -> None:
         # Asking first is cheaper than the exception of a recv that finds nothing, at the end of every wake-up.
-        while self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        while int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             frames = self._socket.recv_multipart(zmq.NOBLOCK)
             try:
                 reply = wire.decode_reply(frames)

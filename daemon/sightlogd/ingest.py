@@ -34,8 +34,9 @@ from .store import Store
 log = structlog.get_logger()
 
 BACKLOG: Final = 1_024
-RECEIVE_QUEUE_MESSAGES: Final = 64
-"""A producer's messages that wait in memory; the window of WELCOME is smaller."""
+RECEIVE_QUEUE_MESSAGES: Final = 16
+"""A producer's messages that wait in memory; more wait in its own spool."""
+WAL_BYTES_ALARM: Final = 64 * 1024 * 1024
 ACK_QUEUE_MESSAGES: Final = 1_024
 STOP_LINGER_MS: Final = 2_000
 """How long the last acks may take to leave after the socket is closed."""
@@ -159,10 +160,9 @@ class Ingest:
 
     def _drain(self) -> None:
         """All messages that are there, until the batch is full."""
-        receive, events = self._socket.recv_multipart, self._socket.getsockopt
         # Asking first is cheaper than the exception of a recv that finds nothing, at the end of every wake-up.
-        while not self._batch.full and events(zmq.EVENTS) & zmq.POLLIN:
-            route, *frames = receive(zmq.NOBLOCK)
+        while not self._batch.full and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            route, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
             answer = self._sessions.receive(route, frames)
             now = time.monotonic()
             if answer.warning:
@@ -215,6 +215,12 @@ class Ingest:
         self._report(batch, reason, took, exceptions, written.duplicates)
         batch.clear()
         self._store.checkpoint_if_due()
+        if self._store.wal_bytes > WAL_BYTES_ALARM:
+            self._warn(
+                "wal",
+                f"the WAL has {self._store.wal_bytes >> 20} MB: a reader keeps a transaction open and holds up the "
+                "checkpoint. End that program, or have it end its transactions",
+            )
 
     def _report(
         self,

@@ -150,6 +150,7 @@ def test_a_copied_spool_fences_the_older_process_and_both_records_are_stored(dae
     assert sorted(cameras) == ["newer", "newer", "older", "older"]
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # Python 3.12: what the test is about
 def test_a_forked_child_is_refused_clearly_and_the_parent_goes_on(daemon):
     with daemon.publisher() as publisher:
         assert publisher.insert_event(Event("parent"))

@@ -79,6 +79,7 @@ class Store:
             self._check_if_small()
             self.migrated = migrate.migrate(self._connection, migrations, self.now)
             migrate.check_schema(self._connection, migrations)
+            self._page_bytes = int(self._connection.execute("PRAGMA page_size").get)
             self._rows = Rows(self._connection)
 
     def _committed(self, _connection: apsw.Connection, _database: str, pages: int) -> int:
@@ -243,6 +244,11 @@ class Store:
             f"writing to {self.path} failed: {_reason(error)}. Nothing of it was acked and the producers keep it. "
             "Look at the disk and the kernel's log; the daemon can be started again",
         )
+
+    @property
+    def wal_bytes(self) -> int:
+        """What is in the WAL and not yet written over; a few MB unless readers hold up the checkpoint."""
+        return self.wal_pages * self._page_bytes
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
