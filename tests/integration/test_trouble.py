@@ -234,3 +234,31 @@ def test_a_sensor_that_forgets_to_close_ends_at_once_and_loses_nothing(daemon, t
     with daemon.publisher("camera") as publisher:
         assert publisher.flush(20)
     assert daemon.reader().count_events() == 500
+
+
+def test_a_stop_commits_and_acks_what_was_received(idle_daemon):
+    idle_daemon.start(config="[ingest]\nlinger_ms = 60000\n[log]\nlevel = 'debug'\n")
+    with idle_daemon.publisher() as publisher:
+        receipt = publisher.publish(Event("front_door"))
+        wait_for(lambda: publisher._link.sent.seq == 1, "the record is sent")
+        # A ping is answered when all before it was read.
+        publisher._link._heard_at = 0.0
+        publisher._wake()
+        wait_for(lambda: publisher._link._heard_at > 0, "the daemon answers")
+        assert receipt.status is None
+        assert idle_daemon.stop() == 0
+        wait_for(lambda: receipt.status == "stored", "the last ack arrives")
+    assert [line["reason"] for line in idle_daemon.logged() if line["event"] == "committed"] == ["stop"]
+    assert idle_daemon.reader().count_events() == 1
+    assert idle_daemon.database.with_name("events.db-wal").stat().st_size == 0
+
+
+def test_a_slow_commit_is_a_warning_but_not_each_of_them(idle_daemon):
+    idle_daemon.start(config="[log]\nslow_commit_ms = 1\n")
+    with idle_daemon.publisher() as publisher:
+        for _ in range(5):
+            publisher.insert_events([Event("front_door") for _ in range(1_000)])
+    warnings = [line for line in idle_daemon.logged() if line["event"] == "slow commit"]
+    assert len(warnings) == 1
+    assert warnings[0]["level"] == "warning"
+    assert warnings[0]["ms"] > 1
