@@ -47,8 +47,6 @@ class Link:
         self.phase = Phase.GREETING
         self.acked = START
         self.sent = START
-        self.busy_reason: str | None = None
-        """Why the daemon cannot write, from its BUSY until the next ack."""
         self.refusal: str | None = None
         self.limits = _BEFORE_WELCOME
         self._first = START
@@ -146,9 +144,9 @@ class Link:
                 before = Position(self._first.epoch, self._first.seq - 1)
                 self._rewind(max(reply.last, before))
         elif isinstance(reply, Busy):
-            self.busy_reason = reply.reason
+            # What was refused may have taken effect all the same: the welcome tells.
+            self._greet()
             self._blocked_until = now + reply.retry_after
-            self._rewind(self.acked)
         elif isinstance(reply, Resync):
             if reply.last is None or not self.acked <= reply.last <= self.sent or reply.last.epoch != self.sent.epoch:
                 self._greet()
@@ -160,7 +158,6 @@ class Link:
             self._asked_at, self._silence = now, SILENCE_MIN
 
     def _settle(self, last: Position) -> None:
-        self.busy_reason = None
         self._blocked_until = 0.0
         self.acked = max(self.acked, last)
         while self._in_flight and self._in_flight[0].last <= last:

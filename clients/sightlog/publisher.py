@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -16,8 +17,15 @@ import zmq
 from . import wire
 from .encoder import check_id, encode_record
 from .endpoint import check_endpoint, default_endpoint
-from .errors import InvalidRecord, ProtocolError, PublisherClosed, RecordRejected, SightlogError, UsageError
-from .link import Link, Phase
+from .errors import (
+    InvalidRecord,
+    ProtocolError,
+    PublisherClosed,
+    RecordRejected,
+    SightlogError,
+    UsageError,
+)
+from .link import IDLE, Link, Phase
 from .receipts import BatchReceipt, InsertResult, Receipt, ReceiptBook, failure_of
 from .records import Amendment, Event, Person, Record
 from .spool import Spool
@@ -28,6 +36,7 @@ log = logging.getLogger("sightlog.publisher")
 SPOOL_BYTES_MAX: Final = 64 * 1024 * 1024
 UNSYNCED_SECONDS_MAX: Final = 1.0
 """Records that got no ack for this long are made to survive a power cut in the spool."""
+SPOOL_RETRY_SECONDS: Final = 1.0
 INSERT_TIMEOUT: Final = 30.0
 CLOSE_TIMEOUT: Final = 2.0
 
@@ -104,7 +113,7 @@ class Publisher:
         with self._lock:
             self._check_usable()
             receipt = self._book.single(self._spool.next_position)
-            self._append([encoded], urgent)
+            self._append([encoded], urgent, receipt)
         self._wake()
         return receipt
 
@@ -120,12 +129,17 @@ class Publisher:
             self._check_usable()
             first = self._spool.next_position
             receipt = self._book.batch(first, Position(first.epoch, first.seq + len(encoded) - 1))
-            self._append(encoded, urgent)
+            self._append(encoded, urgent, receipt)
         self._wake()
         return receipt
 
-    def _append(self, encoded: Sequence[tuple[bytes, bytes]], urgent: bool) -> None:
-        last = self._spool.append(encoded)
+    def _append(self, encoded: Sequence[tuple[bytes, bytes]], urgent: bool, receipt: Receipt | BatchReceipt) -> None:
+        try:
+            last = self._spool.append(encoded)
+        except BaseException:
+            # The exception's traceback may keep it alive, and the next record gets its position.
+            self._book.forget(receipt)
+            raise
         if urgent:
             self._wanted = last
 
@@ -146,6 +160,9 @@ class Publisher:
 
         Raises DatabaseWriteError and AckTimeout as `insert_event` does.
         """
+        events = list(events)
+        if not events:
+            return InsertResult(0, 0, 0, {})
         receipt = self.publish_many(events, urgent=True)
         receipt._wait_settled(timeout, busy_raises=True)
         return receipt.wait()
@@ -183,7 +200,8 @@ class Publisher:
     def flush(self, timeout: float | None = None) -> bool:
         """Block until nothing is spooled any more; False when `timeout` seconds were not enough."""
         self._check_process()
-        self._want(self._spool.next_position)
+        epoch, seq = self._spool.next_position
+        self._want(Position(epoch, seq - 1))
         return self._book.wait_until(lambda: self._spool.depth() == 0, timeout)
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
@@ -216,18 +234,21 @@ class Publisher:
 
     def _check_usable(self) -> None:
         self._check_process()
-        if self._closing:
-            raise PublisherClosed("this Publisher is closed. Make a new one")
         if self._book.failure is not None:
             raise self._book.failure
+        if self._closing:
+            raise PublisherClosed("this Publisher is closed. Make a new one")
 
     # -- the thread --------------------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
-        if not self._waking:
-            self._waking = True
-            with contextlib.suppress(OSError):  # full: it is awake; closed: nobody to wake
-                os.write(self._waker, b"!")
+        if self._waking:
+            return
+        with self._lock:
+            if self._waker >= 0:  # else it is closed, and the number may be another file's by now
+                self._waking = True
+                with contextlib.suppress(BlockingIOError):  # full: it is awake
+                    os.write(self._waker, b"!")
 
     def _want(self, position: Position) -> None:
         if position <= self._wanted:
@@ -238,19 +259,33 @@ class Publisher:
 
     def _run(self) -> None:
         try:
-            self._serve()
+            while not self._closing:
+                try:
+                    self._serve()
+                except OSError as error:
+                    # A disk's trouble passes: the records are in the spool, and are sent when it can be read again.
+                    log.error("%s: cannot use the spool %s: %s", self.producer, self._spool.directory, error)
+                    select.select([self._awake], [], [], SPOOL_RETRY_SECONDS)
         except Exception as error:
             # A thread that dies silently would spool for ever: whoever publishes next is told.
             log.exception("%s: the publisher's thread failed; what is published is kept in the spool", self.producer)
             self._book.fail(ProtocolError(f"the publisher's thread failed: {error!r}. Restart this process"))
         finally:
-            self._socket.close()
-            self._context.term()
-            self._spool.close()
             with self._lock:
                 self._closing = True
                 os.close(self._waker)
                 os.close(self._awake)
+                self._waker = self._awake = -1
+            self._socket.close()
+            self._context.term()
+            self._spool.close()
+            if self._book.failure is None:
+                self._book.fail(
+                    PublisherClosed(
+                        "the Publisher was closed before the ack came. The record is in the spool, and is sent when "
+                        "this producer starts again"
+                    )
+                )
 
     def _serve(self) -> None:
         poller = zmq.Poller()
@@ -263,19 +298,20 @@ class Publisher:
             if stuck != was_stuck:
                 poller.modify(self._socket, zmq.POLLIN | (zmq.POLLOUT if stuck else 0))
                 was_stuck = stuck
-            ready = dict(poller.poll(self._timeout(now)))
+            ready = dict(poller.poll(self._timeout(now, stuck)))
             if self._awake in ready:
-                # Emptied first, cleared second: who calls _wake in between writes nothing, but what it appended is seen
-                # by the next turn. The other way round its byte would be swallowed and the flag stay set for good.
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._awake, 64)
-                self._waking = False
+            # Emptied first, cleared second: who calls _wake in between writes nothing, but what it appended is seen by
+            # the next turn. The other way round its byte would be swallowed and the flag stay set for good.
+            self._waking = False
             if ready.get(self._socket, 0) & zmq.POLLIN:
                 self._receive_all()
             self._sync_if_unacked_for_long()
 
-    def _timeout(self, now: float) -> int:
-        deadline = self._link.deadline(now)
+    def _timeout(self, now: float, stuck: bool) -> int:
+        # Stuck: POLLOUT says when it goes on; the question that is due cannot be asked before.
+        deadline = now + IDLE if stuck else self._link.deadline(now)
         if self._spool.unsynced_since is not None:
             deadline = min(deadline, self._spool.unsynced_since + UNSYNCED_SECONDS_MAX)
         return max(0, round((deadline - now) * 1000) + 1)
@@ -310,17 +346,20 @@ class Publisher:
                 break
             count = len(chunk.records)
             last = Position(chunk.first.epoch, chunk.first.seq + count - 1)
-            flush = chunk.first <= wanted <= last or link.fills(count, chunk.bytes)
+            # What an earlier life left is settled epoch by epoch, each behind the ack of the one before.
+            is_leftover = chunk.first.epoch < spool.epoch
+            flush = chunk.first <= wanted <= last or is_leftover or link.fills(count, chunk.bytes)
             if not self._send(wire.records(chunk.first, chunk.records, chunk.images, flush=flush)):
                 return True
             link.transmitted(last, count, chunk.bytes, now)
             if flush:
                 self._flushed = wanted
-        # Somebody began to wait for records that were sent without the flag.
-        if link.phase is Phase.OPEN and link.acked < wanted <= link.sent and wanted != self._flushed:
+        # Somebody waits for records that were sent without the flag, or for what comes behind them.
+        due = min(wanted, link.sent)
+        if link.phase is Phase.OPEN and link.acked < due and due != self._flushed:
             if not self._send(self._ping(flush=True)):
                 return True
-            self._flushed = wanted
+            self._flushed = due
         return False
 
     def _ping(self, *, flush: bool = False) -> list[bytes]:
@@ -328,7 +367,7 @@ class Publisher:
 
     def _send(self, frames: list[bytes]) -> bool:
         try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK, copy=True)
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
         except zmq.Again:
             return False
         return True
@@ -353,6 +392,6 @@ class Publisher:
             elif self._link.phase in (Phase.FENCED, Phase.REFUSED):
                 if self._link.phase is Phase.FENCED:
                     self._spool.fence()
-                failure = failure_of(self._link.phase.value, self._link.refusal or "")
+                failure = failure_of(self._link.phase, self._link.refusal or "")
                 log.error("%s: %s", self.producer, failure)
                 self._book.fail(failure)

@@ -60,6 +60,7 @@ class Reader:
         self.site = site
         self._lock = threading.Lock()
         try:
+            self._file = _file_of(self.path)
             there = self.path.is_file()
         except OSError as error:
             raise DatabaseNotFound(f"cannot look for {self.path}: {error.strerror}. May this user read it?") from error
@@ -113,6 +114,8 @@ class Reader:
             raise DatabaseDamaged(
                 f"cannot read {self.path}: {error}. Nothing was changed; start sightlogd, it says what it finds"
             ) from error
+        except (sqlite3.ProgrammingError, sqlite3.InterfaceError) as error:
+            raise UsageError(f"{error}. Is the Reader closed, or a parameter of the wrong type?") from error
         except sqlite3.DatabaseError as error:
             raise DatabaseDamaged(
                 f"{self.path}: {error}. Nothing was changed; see migrations/README.md for how to restore a backup"
@@ -231,6 +234,11 @@ class Reader:
                 yield event
             if len(events) < 500:
                 seen = version
+                if _file_of(self.path) != self._file:
+                    raise DatabaseNotFound(
+                        f"{self.path} was removed or replaced since it was opened: a backup was restored. "
+                        "Open a new Reader, and begin at its last_id()"
+                    )
                 time.sleep(poll_seconds)
 
     def last_id(self) -> int:
@@ -275,6 +283,14 @@ class Reader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _file_of(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _count(field: str, value: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import weakref
@@ -10,6 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 from .errors import AckTimeout, DatabaseWriteError, ProducerFenced, ProtocolError, SightlogError
+from .link import Phase
 from .wire import DUPLICATE, REJECTED, START, STORED, Position
 
 
@@ -54,8 +56,7 @@ class _Pending:
                 future.set_result(None)
 
         def from_thread() -> None:
-            # The loop may be gone by the time the ack comes; nobody waits then.
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(done)
 
         self._book.notify(self, from_thread)
@@ -144,8 +145,15 @@ class ReceiptBook:
     def batch(self, first: Position, last: Position) -> BatchReceipt:
         receipt = BatchReceipt(self, first, last)
         self._remember(receipt)
-        self._spans.append(weakref.ref(receipt))
+        with self._changed:
+            self._spans.append(weakref.ref(receipt))
         return receipt
+
+    def forget(self, receipt: _Pending) -> None:
+        """Its records were not spooled after all."""
+        with self._changed:
+            self._open.pop(receipt.last, None)
+            self._spans = [span for span in self._spans if span() is not receipt]
 
     def _remember(self, receipt: _Pending) -> None:
         last = receipt.last
@@ -241,9 +249,9 @@ class ReceiptBook:
         return True
 
 
-def failure_of(phase: str, reason: str) -> SightlogError:
+def failure_of(phase: Phase, reason: str) -> SightlogError:
     """The error for a life that the daemon ended."""
-    if phase == "fenced":
+    if phase is Phase.FENCED:
         return ProducerFenced(
             f"{reason} Two copies of one spool are in use: give each machine or process a spool directory of its own. "
             "What is spooled here is kept, and sent under a new producer id when this producer starts again"

@@ -24,6 +24,8 @@ log = logging.getLogger("sightlog.spool")
 MARKER: Final = b"\xf1SL\x01"
 """Starts every entry, so that reading can go on behind a damaged one."""
 _HEAD: Final = struct.Struct("<4sIIIIQ")
+HEAD_BYTES: Final = _HEAD.size
+"""What an entry takes beside its record and image."""
 _CHECKED: Final = struct.Struct("<IIIQ")
 """What the CRC of the head covers."""
 _CHECKED_FROM: Final = _HEAD.size - _CHECKED.size
@@ -50,6 +52,8 @@ class Segment:
     """Seq behind the last record."""
     size: int = 0
     """Bytes written in full: reading goes no further."""
+    synced: int = 0
+    """Bytes that survive a power cut, as far as this life knows."""
     torn: int = 0
     """Bytes behind those, of a write that was cut short."""
     damaged: bool = False

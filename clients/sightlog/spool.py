@@ -17,6 +17,7 @@ import fcntl
 import json
 import logging
 import os
+import secrets
 import threading
 import time
 import uuid
@@ -25,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from .errors import SpoolDamaged, SpoolFull, SpoolInUse
-from .segment import Segment
+from .errors import InvalidRecord, SpoolDamaged, SpoolFull, SpoolInUse
+from .segment import HEAD_BYTES, Segment
 from .wire import MESSAGE_IMAGES_MAX, START, Position
 
 log = logging.getLogger("sightlog.spool")
@@ -71,6 +72,8 @@ class Spool:
         self._cursor: _Cursor | None = None
         self._acked = START
         self._unsynced_since: float | None = None
+        self._unsynced_until = START
+        """Once all up to here is acked, what is left is younger than `_unsynced_since`."""
         self._write_lock = threading.Lock()
         self._lock_fd = -1
         self._segments: list[Segment] = []
@@ -125,9 +128,11 @@ class Spool:
                 f"{path} is not readable as a spool's identity ({error!r}). Move it away: what is spooled is then sent "
                 "under a new producer id, and events that were stored already are reported as duplicates"
             ) from error
-        # Milliseconds, so that of two copies of one spool the life that began later has the larger epoch; never at or
-        # below the last one, because clocks go backwards.
-        epoch = max(last_epoch + 1, time.time_ns() // 1_000_000)
+        # Milliseconds, so that of two copies of one spool the life that began later has the larger epoch. Never at or
+        # below the last one, because clocks go backwards; then by chance, because two copies must not get the same.
+        epoch = time.time_ns() // 1_000_000
+        if epoch <= last_epoch:
+            epoch = last_epoch + 1 + secrets.randbits(30)
         self._write_identity(producer_id, name, epoch)
         return producer_id, epoch
 
@@ -186,14 +191,22 @@ class Spool:
         """
         with self._write_lock:
             seq = self._next_seq
-            segment = self._active_segment()
-            entries = [segment.encode(record, image, seq + index) for index, (record, image) in enumerate(encoded)]
-            data = entries[0] if len(entries) == 1 else b"".join(entries)
-            if self._bytes + len(data) > self.bytes_max:
+            size = sum(HEAD_BYTES + len(record) + len(image) for record, image in encoded)
+            if size > self.bytes_max:
+                raise InvalidRecord(
+                    f"{size} bytes at once never fit in a spool of {self.bytes_max}. "
+                    "Publish fewer records at a time, or give a larger spool_bytes_max"
+                )
+            if self._bytes + size > self.bytes_max:
+                self._give_back(0)
+            if self._bytes + size > self.bytes_max:
                 raise SpoolFull(
                     f"the spool {self.directory} holds {self._bytes} of at most {self.bytes_max} bytes: the daemon has "
                     "not taken records for a while. Look at `sightlog status`; publish again when it runs"
                 )
+            segment = self._active_segment()
+            entries = [segment.encode(record, image, seq + index) for index, (record, image) in enumerate(encoded)]
+            data = entries[0] if len(entries) == 1 else b"".join(entries)
             try:
                 _write_all(self._fd, data)
             except OSError as error:
@@ -205,16 +218,18 @@ class Spool:
                 ) from error
             if self._unsynced_since is None:
                 self._unsynced_since = time.monotonic()
-            self._bytes += len(data)
-            self._next_seq = segment.next_seq = seq + len(entries)
-            segment.size += len(data)
+                self._unsynced_until = Position(self.epoch, seq + len(entries) - 1)
+            self._bytes += size
+            # Readable first, announced last: whoever looks without the lock must not see a number without its record.
+            segment.size += size
+            segment.next_seq = seq + len(entries)
+            self._next_seq = segment.next_seq
             return segment.last
 
     def _active_segment(self) -> Segment:
         if self._fd >= 0:
             if self._segments[-1].size < self.segment_bytes_max:
                 return self._segments[-1]
-            os.fdatasync(self._fd)  # `sync` only knows the active segment
             os.close(self._fd)
             self._fd = -1
         path = self.directory / f"{self.epoch:015d}-{self._next_seq:012d}.spool"
@@ -234,17 +249,26 @@ class Spool:
         return self._unsynced_since
 
     def sync(self) -> None:
-        """Make everything appended so far survive a power cut. Appending goes on meanwhile."""
+        """Make everything appended so far survive a power cut. Appending goes on meanwhile. Raises OSError."""
         with self._write_lock:
-            self._unsynced_since = None
-            if self._fd < 0:
-                return
-            fd = os.dup(self._fd)
-        try:
-            os.fdatasync(fd)
+            since, self._unsynced_since = self._unsynced_since, None
+            written = [segment for segment in self._segments if segment.synced < segment.size]
+        for segment in written:
+            size = segment.size
+            try:
+                fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue  # acked meanwhile
+            try:
+                os.fdatasync(fd)
+                segment.synced = size
+            except OSError:
+                self._unsynced_since = since
+                raise
+            finally:
+                os.close(fd)
+        if written:
             self._sync_directory()
-        finally:
-            os.close(fd)
 
     def close(self) -> None:
         """Let another process have the spool. What is not acked stays; idempotent."""
@@ -266,8 +290,10 @@ class Spool:
 
     def first_after(self, after: Position) -> Position:
         """What comes behind `after`: the next record there is, or else the next to be appended."""
+        # Read before looking: a record appended after the look is still behind this position, never skipped by it.
+        upcoming = self.next_position
         chunk = self.read_after(after, 1, 1)
-        return chunk.first if chunk else max(self.next_position, Position(after.epoch, after.seq + 1))
+        return chunk.first if chunk else max(upcoming, Position(after.epoch, after.seq + 1))
 
     def depth(self) -> int:
         """Records not acked."""
@@ -334,26 +360,30 @@ class Spool:
         """Forget the records up to `acked`; delete the segments that hold nothing else."""
         with self._write_lock:
             self._acked = max(self._acked, acked)
-            if self._unsynced_since is not None:
-                # Acks flow: what is left is younger than the last of them.
-                done = self._acked >= Position(self.epoch, self._next_seq - 1)
-                self._unsynced_since = None if done else time.monotonic()
-            while self._segments and self._segments[0].last <= self._acked:
-                segment = self._segments[0]
-                if segment.epoch == self.epoch and len(self._segments) == 1:
-                    if segment.size < SEGMENT_REUSE_BYTES:
-                        return
-                    os.close(self._fd)
-                    self._fd = -1
-                del self._segments[0]
-                segment.close()
-                if self._cursor is not None and self._cursor.segment is segment:
-                    self._cursor = None
-                if segment.damaged:
-                    segment.path.rename(segment.path.with_suffix(".damaged"))
-                else:
-                    segment.path.unlink(missing_ok=True)
-                    self._bytes -= segment.size + segment.torn
+            if self._unsynced_since is not None and self._acked >= self._unsynced_until:
+                self._unsynced_until = Position(self.epoch, self._next_seq - 1)
+                self._unsynced_since = time.monotonic() if self._unsynced_until > self._acked else None
+            self._give_back(min(SEGMENT_REUSE_BYTES, self.segment_bytes_max))
+
+    def _give_back(self, active_bytes: int) -> None:
+        """Delete the segments that are acked to the end; the active one only when it is larger than `active_bytes`."""
+        while self._segments and self._segments[0].last <= self._acked:
+            segment = self._segments[0]
+            if self._fd >= 0 and len(self._segments) == 1:
+                if segment.size <= active_bytes:
+                    return
+                os.close(self._fd)
+                self._fd = -1
+            if segment.damaged:
+                segment.path.rename(segment.path.with_suffix(".damaged"))
+            else:
+                segment.path.unlink(missing_ok=True)
+                self._bytes -= segment.size + segment.torn
+            # Only now, so that a failure above is tried again with the next ack.
+            del self._segments[0]
+            segment.close()
+            if self._cursor is not None and self._cursor.segment is segment:
+                self._cursor = None
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -105,7 +105,7 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """Nothing of what was sent since the last ack is stored. Send it again after `retry_after` seconds."""
+    """The daemon cannot write. Say hello after `retry_after` seconds; the welcome tells what is stored."""
 
     reason: str
     retry_after: float

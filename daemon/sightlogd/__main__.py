@@ -6,25 +6,32 @@ import argparse
 import gc
 import json
 import os
+import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 import sightlog
 
-from . import config as configuration
-from . import logs
-from .config import Config
-from .errors import Stop
-from .ingest import Ingest
-from .lock import Lock
-from .store import Store
+try:
+    import structlog
+
+    from . import config as configuration
+    from . import logs
+    from .config import Config
+    from .errors import Stop
+    from .ingest import Ingest
+    from .lock import Lock
+    from .store import Store
+except ModuleNotFoundError as error:
+    # The base install is the client alone, and brings this command all the same.
+    print(f'sightlogd: the daemon needs {error.name}: pip install "sightlog[daemon]"', file=sys.stderr)
+    raise SystemExit(78) from error
 
 log = structlog.get_logger()
 
+EXIT_INTERRUPTED: Final = 130
 UMASK: Final = 0o027
 
 _EXAMPLES: Final = """
@@ -68,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Stop as stop:
         print(f"sightlogd: {stop}", file=sys.stderr)
         return stop.exit_code
+    except KeyboardInterrupt:  # while it starts; later it is a graceful stop
+        return EXIT_INTERRUPTED
 
 
 def _print(config: Config) -> None:
@@ -83,6 +92,9 @@ def run(config: Config) -> int:
     """The daemon, from the lock to the last ack; returns the exit code."""
     logs.set_up(config.log.level)
     os.umask(UMASK)
+    # libzmq aborts the process when a connection finds no descriptor.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         lock = Lock(config.data_dir)
         store = Store(config.data_dir, config.store.synchronous)
@@ -92,13 +104,14 @@ def run(config: Config) -> int:
     try:
         _report_start(config, store)
         ingest = Ingest(config, store, lock.tell)
-        try:
-            _spare_the_collector()
-            log.info("ready", endpoint=config.ingest.endpoint, database=str(store.path))
-            ingest.serve()
-        finally:
-            ingest.close()
-        store.close()
+        with ingest.signals():
+            try:
+                _spare_the_collector()
+                log.info("ready", endpoint=config.ingest.endpoint, database=str(store.path))
+                ingest.serve()
+            finally:
+                ingest.close()
+            store.close()
         log.info("stopped")
     except Stop as stop:
         log.error(str(stop), exit_code=stop.exit_code)

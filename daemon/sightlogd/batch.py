@@ -57,7 +57,7 @@ class Batch:
 
     def flush(self) -> None:
         """Somebody waits for the ack: do not wait for more."""
-        self._flush = True
+        self._flush = bool(self)
 
     @property
     def full(self) -> bool:
@@ -76,7 +76,7 @@ class Batch:
             return Reason.FULL
         if self._flush:
             return Reason.FLUSH
-        return Reason.LINGER if now >= self._first_at + self.limits.linger_seconds else None
+        return Reason.LINGER if self.deadline is not None and now >= self.deadline else None
 
     def clear(self) -> None:
         self.parcels, self.dead_letters = [], []

@@ -27,6 +27,8 @@ from sightlog.records import (
 )
 from sightlog.wire import MESSAGE_IMAGES_MAX, MESSAGE_RECORDS_MAX
 
+REASON_CHARS_MAX = 300
+"""A reason quotes what was sent, which may be megabytes."""
 KNOWN_IDS_MAX = 10_000
 """Sites, cameras, event types and labels that passed their check, remembered: they repeat, event ids do not."""
 
@@ -44,6 +46,9 @@ Moment = Annotated[str, Meta(min_length=24, max_length=24)]
 
 class Malformed(Exception):
     """A message that cannot be taken apart at all."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason[:REASON_CHARS_MAX])
 
 
 class Hello(Struct, tag_field="kind", tag="hello", frozen=True):
@@ -247,6 +252,6 @@ def decode_record(packed: bytes) -> Decoded:
     try:
         record = _record.decode(packed)
     except _DECODE_ERRORS as error:
-        return Refusal(f"{error}")
+        return Refusal(f"{error}"[:REASON_CHARS_MAX])
     reason = _CHECKS[type(record)](record)
     return record if reason is None else Refusal(reason)

@@ -6,6 +6,7 @@ libzmq's own thread goes on receiving during a commit, so its queue is the queue
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -25,7 +26,7 @@ from sightlog.wire import FRAME_BYTES_MAX, Limits
 from .batch import Batch, BatchLimits, Reason
 from .config import Config
 from .decoder import EventRecord
-from .errors import EXIT_CONFIG, EXIT_PERMISSION, Stop, WriteRefused
+from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop, WriteRefused
 from .files import thumbnails
 from .logs import RateLimit
 from .session import Session, Sessions
@@ -74,11 +75,20 @@ class Ingest:
         self._slow = RateLimit(LOG_SECONDS)
         self._warnings: defaultdict[str, RateLimit] = defaultdict(lambda: RateLimit(LOG_SECONDS))
         self._context = zmq.Context()
+        transport, _, address = config.ingest.endpoint.partition("://")
+        self._socket_path = Path(address) if transport == "ipc" else None
+        self._socket_inode = 0
         self._socket = self._bind(config.ingest.endpoint)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
 
     def _bind(self, endpoint: str) -> zmq.Socket[bytes]:
+        path = self._socket_path
+        if path is not None and _is_listened_on(path):
+            self._context.term()
+            raise Stop(
+                EXIT_CONFIG, f"another process listens on {endpoint}. Stop it, or give this daemon another --endpoint"
+            )
         router = self._context.socket(zmq.ROUTER)
         # No ZMQ_HEARTBEAT_*: on a ROUTER it aborts the process when a client dies during back-pressure (libzmq #4767).
         router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a reply to nobody is an error, not silence
@@ -90,8 +100,9 @@ class Ingest:
         router.setsockopt(zmq.BACKLOG, BACKLOG)
         try:
             router.bind(endpoint)
-            if endpoint.startswith("ipc://"):
-                os.chmod(endpoint.removeprefix("ipc://"), SOCKET_MODE)
+            if path is not None:
+                path.chmod(SOCKET_MODE)
+                self._socket_inode = path.stat().st_ino
         except (zmq.ZMQError, OSError) as error:
             router.close(linger=0)
             self._context.term()
@@ -106,11 +117,10 @@ class Ingest:
     # -- the loop ----------------------------------------------------------------------------------------------------
 
     def serve(self) -> None:
-        """Until SIGTERM or SIGINT. Raises Stop when it cannot go on."""
-        with self._signals():
-            while self.step():
-                pass
-            self._commit(Reason.STOP)
+        """Until SIGTERM or SIGINT, within `signals`. Raises Stop when it cannot go on."""
+        while self.step():
+            pass
+        self._commit(Reason.STOP)
 
     def step(self) -> bool:
         """Wait for one thing, do it; False when it is time to stop."""
@@ -123,7 +133,7 @@ class Ingest:
         reason = self._batch.due(now)
         if reason is not None:
             self._commit(reason)
-        elif now >= self._next_chores:
+        if now >= self._next_chores:
             self._do_chores(now)
         return True
 
@@ -134,8 +144,8 @@ class Ingest:
         return max(0, round((due - now) * 1000 + 0.5))
 
     @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT wake the poll and end the loop."""
+    def signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT wake the poll and end the loop; again and again they change nothing."""
         awake, waker = socket.socketpair()
         for end in (awake, waker):
             end.setblocking(False)
@@ -148,7 +158,6 @@ class Ingest:
             for number, handler in old.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(old_waker)
-            self._poller.unregister(awake)
             awake.close()
             waker.close()
 
@@ -169,12 +178,13 @@ class Ingest:
                 self._warn("message", answer.warning)
             if answer.reply:
                 self._send(route, answer.reply)
+            if self._refused and now < self._refused_until:
+                if answer.parcel:
+                    self._tell_busy(answer.parcel.session, now)
+                continue
             if answer.dead_letter:
                 self._batch.add_dead_letter(answer.dead_letter, now)
             if answer.parcel:
-                if self._refused and now < self._refused_until:
-                    self._tell_busy(answer.parcel.session, now)
-                    continue
                 self._batch.add(answer.parcel, now)
             if answer.flush:
                 self._batch.flush()
@@ -197,9 +207,9 @@ class Ingest:
         batch = self._batch
         if not batch:
             return
-        paths = self._save_thumbnails()
         began = time.monotonic()
         try:
+            paths = self._save_thumbnails()
             written = self._store.write(batch.parcels, paths, batch.dead_letters)
         except WriteRefused as error:
             self._refuse(error)
@@ -242,20 +252,41 @@ class Ingest:
             if rejected:
                 self._warn("rejected", f"{session.name}: rejected {len(rejected)} records, first: {rejected[0][1]}")
 
-    def _save_thumbnails(self) -> dict[str, str]:
-        """Durable files before the rows that name them. A failure costs the picture, never the event."""
-        paths: dict[str, str] = {}
-        for parcel in self._batch.parcels:
-            for index, image in parcel.images.items():
-                record = parcel.records[index]
-                if not isinstance(record, EventRecord) or record.event_id in paths:
-                    continue
-                try:
-                    day = thumbnails.day_of(record.recorded_at, self._config.zone())
-                    paths[record.event_id] = thumbnails.save(self._config.data_dir, day, record.event_id, image)
-                except (thumbnails.NotAcceptable, OSError, OverflowError) as error:
-                    self._warn("thumbnail", f"no thumbnail for event {record.event_id}: {error}")
-        return paths
+    def _save_thumbnails(self) -> dict[tuple[int, int], str]:
+        """Durable files before the rows that name them, by parcel and record. None for duplicates.
+
+        An image that is not acceptable costs the picture, never the event. Raises WriteRefused when a file cannot be
+        written: that passes, and the producers still have it.
+        """
+        carriers = [parcel for parcel in self._batch.parcels if parcel.images]
+        if not carriers:
+            return {}
+        ids = [r.event_id for p in carriers for r in p.records if isinstance(r, EventRecord)]
+        known = self._store.known_events(ids)
+        paths: dict[tuple[int, int], Path] = {}
+        try:
+            for number, parcel in enumerate(self._batch.parcels):
+                for index, record in enumerate(parcel.records):
+                    if not isinstance(record, EventRecord) or record.event_id in known:
+                        continue
+                    known.add(record.event_id)
+                    image = parcel.images.get(index)
+                    if image is not None and (path := self._save_thumbnail(record, image)) is not None:
+                        paths[number, index] = path
+            for directory in {path.parent for path in paths.values()}:
+                thumbnails.sync(self._config.data_dir / directory)
+        except OSError as error:
+            code = "storage_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "not_writable"
+            raise WriteRefused(code, f"cannot write thumbnails: {error}") from error
+        return {key: str(path) for key, path in paths.items()}
+
+    def _save_thumbnail(self, record: EventRecord, image: bytes) -> Path | None:
+        try:
+            day = thumbnails.day_of(record.recorded_at, self._config.zone())
+            return thumbnails.save(self._config.data_dir, day, record.event_id, image)
+        except (thumbnails.NotAcceptable, OverflowError) as error:
+            self._warn("thumbnail", f"no thumbnail for event {record.event_id}: {error}")
+            return None
 
     def _refuse(self, error: WriteRefused) -> None:
         """Nothing of the batch is stored as far as anybody may rely on: the producers keep it and send it again."""
@@ -268,6 +299,8 @@ class Ingest:
             self._retry_seconds = min(self._retry_seconds * 2, RETRY_SECONDS_MAX)
         self._refused, self._refused_until = error, now + self._retry_seconds
         sessions = {parcel.session for parcel in self._batch.parcels}
+        for letter in self._batch.dead_letters:
+            log.warning("a malformed message is not kept", producer=letter.producer_id, reason=letter.reason)
         self._batch.clear()
         for session in sessions:
             self._tell_busy(session, now)
@@ -284,6 +317,12 @@ class Ingest:
 
     def _do_chores(self, now: float) -> None:
         self._next_chores = now + CHORES_SECONDS
+        if not self._owns_socket():
+            raise Stop(
+                EXIT_IO_ERROR,
+                f"the socket {self._socket_path} was removed or replaced: no producer can connect any more. "
+                "Start the daemon again, and find out who cleans up there",
+            )
         hours = self._config.store.amendment_hours_max
         try:
             expired = self._store.expire_amendments(datetime.now(UTC) - timedelta(hours=hours))
@@ -293,10 +332,25 @@ class Ingest:
         if expired:
             log.warning("amendments without an event became dead letters", count=expired, hours=hours)
 
+    def _owns_socket(self) -> bool:
+        try:
+            return self._socket_path is None or self._socket_path.stat().st_ino == self._socket_inode
+        except FileNotFoundError:
+            return False
+
     def close(self) -> None:
         """Let the last acks leave, then give the socket up."""
         self._socket.close()
         self._context.term()
-        endpoint = self._config.ingest.endpoint
-        if endpoint.startswith("ipc://"):
-            Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
+        if self._socket_path is not None and self._owns_socket():
+            self._socket_path.unlink()
+
+
+def _is_listened_on(path: Path) -> bool:
+    """libzmq binds over the socket of another process without a word."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(os.fspath(path))
+        except OSError:
+            return False
+    return True

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
 from pathlib import Path
 from typing import Final
 
-from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
+from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop
 
 LOCK_SECONDS: Final = 2.0
 """A predecessor that is just ending gets this long to let go of the data directory."""
@@ -27,7 +28,8 @@ class Lock:
             data_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
             self._fd = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except OSError as error:
-            code = EXIT_PERMISSION if isinstance(error, PermissionError) else EXIT_IO_ERROR
+            by_errno = {errno.EACCES: EXIT_PERMISSION, errno.EPERM: EXIT_PERMISSION, errno.ENOSPC: EXIT_STORAGE_FULL}
+            code = by_errno.get(error.errno or 0, EXIT_IO_ERROR)
             raise Stop(
                 code,
                 f"cannot use the data directory {data_dir}: {error.strerror}. Give --data-dir, or make it writable",

@@ -18,7 +18,7 @@ import pytest
 import zmq
 
 from sightlog import Event, publisher, spool, wire
-from sightlog.errors import SpoolFull
+from sightlog.errors import InvalidRecord, SpoolFull
 from sightlog.link import Link
 from sightlog.publisher import Publisher
 from sightlog.receipts import ReceiptBook
@@ -74,10 +74,9 @@ class Dealer:
     def connection(self) -> Connection | None:
         return self.connections[-1] if self.connections and self.connections[-1].alive else None
 
-    def send_multipart(self, frames: list[bytes], _flags: int, copy: bool) -> None:
+    def send_multipart(self, frames: list[bytes], _flags: int) -> None:
         if self.connection is None or len(self.connection.up) >= 8:
             raise zmq.Again
-        assert copy
         self.connection.put(self.connection.up, [bytes(frame) for frame in frames])
 
     def recv_multipart(self, _flags: int) -> list[bytes]:
@@ -128,7 +127,7 @@ class Sensor(Publisher):
         assert self._book.failure is None, self._book.failure
         assert self._link.acked <= self.world.store.position[self.producer_id], "acked what is not stored"
         # After receiving, the loop looks at once for more to send.
-        self._sleeps_until = self.world.now + self._timeout(self.world.now) / 1000
+        self._sleeps_until = self.world.now + self._timeout(self.world.now, self._stuck) / 1000
         if not self._stuck:
             self._stuck = self._send_what_may_be_sent(self.world.now)
 
@@ -296,7 +295,7 @@ class World:
                 receipt = sensor.publish(events[0], urgent=self.random.random() < 0.2)
             else:
                 receipt = sensor.publish_many(events)
-        except SpoolFull:
+        except (SpoolFull, InvalidRecord):  # no room now, or never for so many at once
             return
         self.published[sensor.producer] += [event.event_id for event in events]
         if self.random.random() < 0.7:

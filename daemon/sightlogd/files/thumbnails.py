@@ -23,42 +23,43 @@ def day_of(recorded_at: str, zone: tzinfo | None) -> str:
     return datetime.fromisoformat(recorded_at).astimezone(zone).date().isoformat()
 
 
-def save(data_dir: Path, day: str, event_id: str, image: bytes) -> str:
-    """Returns the path relative to `data_dir`. An image that is there already is kept. Durable on return.
+def save(data_dir: Path, day: str, event_id: str, image: bytes) -> Path:
+    """Returns the path relative to `data_dir`. An image that is there already is kept.
 
-    Raises NotAcceptable, OSError.
+    Durable once `sync` ran on the returned path's parent too. Raises NotAcceptable, OSError.
     """
     if not (image.startswith(b"\xff\xd8\xff") and image.endswith(b"\xff\xd9")):
         raise NotAcceptable("not a JPEG")
     relative = Path("events") / day / f"{event_id}.jpg"
     target = data_dir / relative
+    if target.exists():
+        return relative
     if not target.parent.is_dir():
         _make_directory(target.parent.parent)
         _make_directory(target.parent)
     temporary = target.with_suffix(".tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
     try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
         with open(fd, "wb") as file:
             file.write(image)
             file.flush()
             os.fsync(fd)
-        if not target.exists():
-            os.rename(temporary, target)
+        os.rename(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync(target.parent)
-    return str(relative)
+    return relative
 
 
-def _make_directory(path: Path) -> None:
-    path.mkdir(mode=0o750, exist_ok=True)
-    path.chmod(DIRECTORY_MODE)
-    _sync(path.parent)
-
-
-def _sync(directory: Path) -> None:
+def sync(directory: Path) -> None:
+    """Make the names in a directory durable. Raises OSError."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _make_directory(path: Path) -> None:
+    path.mkdir(mode=0o750, exist_ok=True)
+    path.chmod(DIRECTORY_MODE)
+    sync(path.parent)

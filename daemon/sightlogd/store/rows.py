@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
@@ -57,6 +57,8 @@ class Written(NamedTuple):
     """Event ids that were there already."""
 
 
+Thumbnails = Mapping[tuple[int, int], str]
+"""Paths by the indices of parcel and record."""
 _EventRow = tuple[int, int, EventRecord, tuple[Any, ...]]
 """A parcel's index, the seq, the record, the row."""
 
@@ -84,13 +86,13 @@ class Rows:
     def write(
         self,
         parcels: Sequence[Parcel],
-        thumbnails: dict[str, str],
+        thumbnails: Thumbnails,
         dead_letters: Sequence[DeadLetter],
         now: str,
         *,
         one_by_one: bool,
     ) -> Written:
-        """`thumbnails` maps event ids to paths, `now` is the daemon's clock.
+        """`thumbnails` maps (parcel, record) to paths, `now` is the daemon's clock.
 
         Raises apsw.ConstraintError unless `one_by_one`: then each record has a savepoint, and one that breaks a
         constraint is settled as a duplicate or rejected. Savepoints make SQLite keep a copy of every page it changes.
@@ -125,7 +127,7 @@ class Rows:
         finally:
             self._connection.execute("RELEASE one_record")
 
-    def _event_rows(self, parcels: Sequence[Parcel], thumbnails: dict[str, str], now: str) -> Iterator[_EventRow]:
+    def _event_rows(self, parcels: Sequence[Parcel], thumbnails: Thumbnails, now: str) -> Iterator[_EventRow]:
         """Every event, with the id it gets."""
         next_id = self._next_id
         for index, parcel in enumerate(parcels):
@@ -135,14 +137,13 @@ class Rows:
                     yield index, seq, r, (
                         next_id, r.event_id, r.site, r.camera_id, r.recorded_at, r.event_type, r.recording_id,
                         r.motion_confidence, r.person_name, r.face_confidence, r.face_distance, r.unlock_granted,
-                        r.door_action, thumbnails.get(r.event_id), r.image_path, r.llm_description, r.alert_sent, now,
+                        r.door_action, thumbnails.get((index, seq - parcel.first.seq)), r.image_path,
+                        r.llm_description, r.alert_sent, now,
                     )  # fmt: skip
                     next_id += 1
                 seq += 1
 
-    def _write_events(
-        self, parcels: Sequence[Parcel], thumbnails: dict[str, str], now: str, written: Written
-    ) -> list[str]:
+    def _write_events(self, parcels: Sequence[Parcel], thumbnails: Thumbnails, now: str, written: Written) -> list[str]:
         """Returns the event ids of what was stored."""
         rows = []
         detections: list[tuple[Any, ...]] = []
@@ -260,6 +261,8 @@ class Rows:
                 ),
             )  # fmt: skip
             self._pending += 1
+            if self._pending > PENDING_AMENDMENTS_MAX:
+                self._expire("id = (SELECT min(id) FROM pending_amendments)", (), now)
         return outcome or None
 
     def _apply_pending(self, event_ids: Sequence[str], now: str) -> None:
@@ -283,14 +286,12 @@ class Rows:
 
     def expire_pending(self, received_before: str, now: str) -> int:
         """Amendments whose event never came become dead letters; returns how many."""
-        if not self._pending:
-            return 0
-        execute = self._connection.execute
-        expired = execute(
-            "DELETE FROM pending_amendments WHERE received_at < ? OR id <= "
-            "(SELECT coalesce(max(id), 0) FROM pending_amendments) - ? "
-            "RETURNING producer_id, epoch, seq, event_id, record",
-            (received_before, PENDING_AMENDMENTS_MAX),
+        return self._expire("received_at < ?", (received_before,), now) if self._pending else 0
+
+    def _expire(self, condition: str, parameters: tuple[str, ...], now: str) -> int:
+        expired = self._connection.execute(
+            f"DELETE FROM pending_amendments WHERE {condition} RETURNING producer_id, epoch, seq, event_id, record",
+            parameters,
         ).fetchall()
         self._bury(
             [
@@ -352,3 +353,11 @@ def exceptions_of(connection: apsw.Connection, producer_id: str, first: Position
         (producer_id, last.epoch, first.seq if first.epoch == last.epoch else 1, last.seq),
     ).fetchall()
     return found
+
+
+def known_events(connection: apsw.Connection, event_ids: Sequence[str]) -> set[str]:
+    """Those of the ids that are there already, at whatever site."""
+    found: list[Any] = connection.execute(
+        "SELECT event_id FROM events WHERE event_id IN (SELECT value FROM json_each(?))", (json.dumps(event_ids),)
+    ).fetchall()
+    return {event_id for (event_id,) in found}

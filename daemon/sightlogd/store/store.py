@@ -21,11 +21,11 @@ import apsw
 
 from sightlog.encoder import format_time
 from sightlog.wire import START, Position
-from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop, WriteRefused
+from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop, WriteRefused
 from sightlogd.session import DeadLetter, Exceptions, Parcel
 
 from . import migrate, rows
-from .rows import Rows, Written
+from .rows import Rows, Thumbnails, Written
 
 DATABASE: Final = "events.db"
 BUSY_TIMEOUT_MS: Final = 5_000
@@ -81,6 +81,7 @@ class Store:
             migrate.check_schema(self._connection, migrations)
             self._page_bytes = int(self._connection.execute("PRAGMA page_size").get)
             self._rows = Rows(self._connection)
+            self._files = self._files_now()
 
     def _committed(self, _connection: apsw.Connection, _database: str, pages: int) -> int:
         self.wal_pages = pages
@@ -127,6 +128,9 @@ class Store:
 
     def _open(self, path: Path, synchronous: Synchronous) -> apsw.Connection:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, statementcachesize=100)
+        if connection.readonly("main"):
+            connection.close()  # SQLite would go on reading only, whatever becomes of the permission
+            raise PermissionError(errno.EACCES, "the file may only be read", str(path))
         connection.set_busy_timeout(BUSY_TIMEOUT_MS)
         # Both stay after a clean stop, so that readers without write permission find them.
         on = ctypes.c_int(1)
@@ -174,8 +178,9 @@ class Store:
                 f"{self.path} is locked by another process: {error}. End the program that writes to it and start again",
             ) from error
         except (apsw.FullError, apsw.IOError, OSError) as error:
+            full = isinstance(error, apsw.FullError) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
             raise Stop(
-                EXIT_IO_ERROR,
+                EXIT_STORAGE_FULL if full else EXIT_IO_ERROR,
                 f"cannot open {self.path}: {_reason(error)}. Make room, or look at the disk, then start again",
             ) from error
 
@@ -188,9 +193,11 @@ class Store:
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def write(
-        self, parcels: Sequence[Parcel], thumbnails: dict[str, str], dead_letters: Sequence[DeadLetter]
-    ) -> Written:
+    def known_events(self, event_ids: Sequence[str]) -> set[str]:
+        """Those of the ids that are there already, at whatever site."""
+        return rows.known_events(self._connection, event_ids)
+
+    def write(self, parcels: Sequence[Parcel], thumbnails: Thumbnails, dead_letters: Sequence[DeadLetter]) -> Written:
         """One batch, one transaction. See the module for what an exception means."""
         try:
             with self._transaction():
@@ -209,9 +216,11 @@ class Store:
     def _transaction(self) -> Iterator[None]:
         connection = self._connection
         try:
+            self._check_files()
             connection.execute("BEGIN IMMEDIATE")
             yield
             connection.execute("COMMIT")
+            self._check_files()
         except apsw.ConstraintError:
             self._roll_back()
             raise
@@ -220,6 +229,23 @@ class Store:
             if isinstance(outcome, WriteRefused):
                 self._roll_back()
             raise outcome from error
+
+    def _files_now(self) -> list[tuple[int, int]]:
+        # stat() only: opening and closing the live file would drop SQLite's locks on it.
+        return [(status.st_dev, status.st_ino) for status in (self.path.stat(), self._wal.stat())]
+
+    def _check_files(self) -> None:
+        """An open file can be written long after its name was removed: what is written then is lost."""
+        try:
+            in_place = self._files_now() == self._files
+        except OSError:
+            in_place = False
+        if not in_place:
+            raise Stop(
+                EXIT_IO_ERROR,
+                f"{self.path} or its WAL was removed, moved or replaced while the daemon ran. Producers keep what "
+                f"was not acked. Stop the daemon before touching its files; {_RESTORE}",
+            )
 
     def _roll_back(self) -> None:
         # SQLite has rolled back by itself after some errors.
@@ -268,7 +294,10 @@ class Store:
         except (apsw.BusyError, apsw.LockedError):
             pass  # readers hold it up; the next one goes on
         except apsw.Error as error:
-            raise self._classified(error) from error
+            outcome = self._classified(error)
+            if isinstance(outcome, Stop):
+                raise outcome from error
+            # A full disk: what is in the WAL is durable there. Writing goes on until it has no room either.
 
     # -- looking up --------------------------------------------------------------------------------------------------
 
