@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find clients daemon -name '*.py' -o -name '*.sql' -o -name py.typed) pyproject.toml
 
-.PHONY: help demo test lint unit bench torture lock clean
+.PHONY: help demo test lint unit bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -14,12 +14,12 @@ demo: $(VENV)/installed ## sensors, daemon and reader on a video: make demo [SOU
 
 test: lint unit ## lint, types, unit, integration and the short torture run
 
-lint: $(VENV)/installed
+lint: $(VENV)/installed ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-unit: $(VENV)/installed
+unit: $(VENV)/installed ## all tests without lint
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/installed ## ratios against raw SQLite, in one run

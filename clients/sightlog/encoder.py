@@ -35,7 +35,7 @@ _has_control = re.compile(r"[\x00-\x1f\x7f]").search
 _KNOWN_MAX: Final = 10_000
 _known_ids: set[str] = set()
 _known_names: set[str] = set()
-"""What passed its check is remembered: cameras, sites and labels repeat, and a regular expression costs 0.3 µs."""
+"""What passed its check is remembered: cameras, sites and labels repeat."""
 
 
 def _remember(known: set[str], value: str) -> None:

@@ -124,7 +124,7 @@ def run(config: Config) -> int:
 def _spare_the_collector() -> None:
     """What is imported and set up by now lives until the end: it need not be looked at again and again.
 
-    A batch makes some thousand tuples that die with it without cycles; collecting at every 700 of them costs 8 %.
+    A batch makes some thousand tuples that die with it without cycles; looking for some at every 700 is in vain.
     """
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)

@@ -85,7 +85,10 @@ def add_parser(subparsers: Commands) -> None:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text}: expected more than 0 seconds")
     return value
@@ -188,6 +191,9 @@ class _Demo:
         self._children: dict[str, _Child] = {}
 
     def run(self) -> int:
+        source = self._source
+        if source is not None and "://" not in source and Path(source).suffix and not Path(source).is_file():
+            raise UsageError(f"there is no video file {source}")
         for directory in ("logs", "stats", "handoff", "known"):
             (self._data / directory).mkdir(parents=True, exist_ok=True)
         endpoint = self._make_endpoint()

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 STORED: Final = 0
 REJECTED: Final = 1
 TRY_AGAIN: Final = 75
+INTERRUPTED: Final = 130
 TIMEOUT: Final = 10.0
 SPOOL_RETRY_SECONDS: Final = 0.02
 
@@ -50,11 +51,11 @@ examples:
   sightlog publish --camera front_door --type ding
   sightlog publish --camera yard --detection person:0.95:10,20,100,200 --detection dog:0.4 --thumbnail yard.jpg
   sightlog publish --camera front_door --event-id "ring-$id" --at 2026-11-20T10:00:00Z
-  sightlog show -o json $id | sightlog publish --json - --site backup
+  sightlog show -o json $id | sightlog publish --json - --endpoint ipc:///run/backup/ingest.sock
 
 exit codes: 0 stored (or a duplicate: it was there already), 1 rejected, 2 usage, 74 the spool is damaged or the daemon
 speaks another protocol, 75 no ack in time (it is spooled), or the spool is full or in use (it is not), 77 not allowed
-to use the spool
+to use the spool, 130 Ctrl-C (it is spooled)
 """
 
 
@@ -185,9 +186,13 @@ def _run(options: argparse.Namespace) -> int:
         print(event.event_id, "rejected")
         complain(str(error))
         return REJECTED
+    except KeyboardInterrupt:
+        print(event.event_id, "spooled")
+        complain(f"interrupted. The event is kept in the spool of {options.producer}; do not publish it again")
+        return INTERRUPTED
     except (AckTimeout, DatabaseWriteError) as error:
         print(event.event_id, "spooled")
-        why = f"no ack within {options.timeout:g} s; is sightlogd running?"
+        why = f"no ack within {options.timeout:g} s from {publisher.endpoint}; is sightlogd running there?"
         if isinstance(error, DatabaseWriteError):
             why = f"the daemon cannot write: {error.reason}."
         complain(

@@ -31,7 +31,7 @@ Dead letters are records that were not stored; the latest reasons are listed. Al
 examples:
   sightlog status
   sightlog status -o json | jq '.producers[] | select(.rejected > 0)'
-  sightlog status > /dev/null || systemctl restart sightlogd
+  sightlog status > /dev/null; [ $? -eq 3 ] && echo "not running"
 
 exit codes: 0 the daemon runs, 3 it does not (as systemctl is-active), 74 the database is damaged, 77 not allowed to
 read it
