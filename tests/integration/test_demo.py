@@ -146,10 +146,10 @@ def test_a_process_that_dies_ends_the_demo_and_is_named(tmp_path: Path, start: S
     assert not _processes_of(tmp_path)
 
 
-def test_a_source_that_is_not_there_is_said_last(tmp_path: Path, start: Start) -> None:
+def test_a_source_that_is_not_there_is_said_before_anything_is_started(tmp_path: Path, start: Start) -> None:
     demo = start("--source", "nowhere.mp4")
-    _, err = demo.communicate(timeout=60)
-    assert demo.returncode == 1
+    out, err = demo.communicate(timeout=60)
+    assert (demo.returncode, out) == (2, "")
     assert err.splitlines()[-1].endswith("there is no video file nowhere.mp4")
     assert "Traceback" not in err
 

@@ -70,7 +70,7 @@ def test_many_short_lives_without_a_daemon_are_delivered_without_lingering(idle_
             publisher.close(timeout=0)
     idle_daemon.start(config="[ingest]\nlinger_ms = 2000\n")
     with idle_daemon.publisher() as publisher:
-        assert publisher.flush(15)
+        wait_for(lambda: publisher.spooled == 0, "all lives are delivered", timeout=15)
     assert idle_daemon.reader().count_events() == 20
 
 
@@ -103,7 +103,7 @@ def test_whoever_waits_is_told_when_the_publisher_closes(idle_daemon):
         except PublisherClosed as error:
             said.append(error)
 
-    waiter = threading.Thread(target=wait)
+    waiter = threading.Thread(target=wait, daemon=True)
     waiter.start()
     publisher.close(timeout=0)
     waiter.join(10)
@@ -129,6 +129,8 @@ def test_a_spool_whose_records_are_all_acked_takes_new_ones(daemon):
     with daemon.publisher(spool_bytes_max=100_000) as publisher:
         for _ in range(5):
             assert publisher.insert_event(Event("front_door", thumbnail=b"\xff\xd8\xff" + b"x" * 60_000 + b"\xff\xd9"))
+        assert publisher.insert_event(Event("front_door"))
+        assert publisher.insert_event(Event("front_door", thumbnail=b"x" * 99_700))
         with pytest.raises(InvalidRecord, match="never fit"):
             publisher.publish(Event("front_door", thumbnail=b"x" * 100_000))
 
