@@ -81,6 +81,7 @@ class Store:
             migrate.check_schema(self._connection, migrations)
             self._page_bytes = int(self._connection.execute("PRAGMA page_size").get)
             self._rows = Rows(self._connection)
+            self._names = os.fspath(self.path), os.fspath(self._wal)
             self._files = self._files_now()
 
     def _committed(self, _connection: apsw.Connection, _database: str, pages: int) -> int:
@@ -216,7 +217,6 @@ class Store:
     def _transaction(self) -> Iterator[None]:
         connection = self._connection
         try:
-            self._check_files()
             connection.execute("BEGIN IMMEDIATE")
             yield
             connection.execute("COMMIT")
@@ -230,12 +230,12 @@ class Store:
                 self._roll_back()
             raise outcome from error
 
-    def _files_now(self) -> list[tuple[int, int]]:
+    def _files_now(self) -> tuple[int, int]:
         # stat() only: opening and closing the live file would drop SQLite's locks on it.
-        return [(status.st_dev, status.st_ino) for status in (self.path.stat(), self._wal.stat())]
+        return os.stat(self._names[0]).st_ino, os.stat(self._names[1]).st_ino
 
     def _check_files(self) -> None:
-        """An open file can be written long after its name was removed: what is written then is lost."""
+        """Before an ack: an open file can be written long after its name was removed, and what is written is lost."""
         try:
             in_place = self._files_now() == self._files
         except OSError:
