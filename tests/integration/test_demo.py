@@ -15,8 +15,6 @@ from conftest import wait_for
 
 from sightlog import Event, Reader
 
-pytest.importorskip("cv2")
-
 Start = Callable[..., "subprocess.Popen[str]"]
 
 

@@ -14,8 +14,12 @@ import pytest
 from conftest import Daemon, wait_for
 
 from sightlog import DatabaseNotFound, Event, InvalidRecord, PublisherClosed, SpoolFull, UsageError
+from sightlog.encoder import encode_record
 from sightlog.spool import Spool
+from sightlog.wire import START, Position
 from sightlogd.decoder import REASON_CHARS_MAX, Refusal, decode_record
+from sightlogd.session import Parcel, Session
+from sightlogd.store import Store
 
 JPEG = b"\xff\xd8\xff\xe0 picture %d \xff\xd9"
 
@@ -278,3 +282,22 @@ def test_a_disk_that_fills_up_at_a_checkpoint_or_a_picture_costs_neither_the_dae
     connection = sqlite3.connect(f"file:{daemon.database}?mode=ro", uri=True)
     assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     connection.close()
+
+
+def test_a_checkpoint_that_finds_no_room_leaves_the_records_in_the_wal_and_is_made_up_for(full_disk):
+    store = Store(full_disk.data_dir)
+    session = Session("p", "camera", b"", 1, START, START)
+    count = 0
+    while store.wal_pages < 1_000:
+        packed = [encode_record(Event("front_door", llm_description="x" * 3_000))[0] for _ in range(50)]
+        store.write([Parcel(session, Position(1, count + 1), [decode_record(p) for p in packed], packed)], {}, [])
+        count += 50
+    fill_up(full_disk)
+    size = store.path.stat().st_size
+    assert store.checkpoint_if_due() is True
+    assert store.path.stat().st_size == size, "there was room after all"
+    assert store._connection.execute("SELECT count(*) FROM events").get == count
+    (full_disk.data_dir / "filler").unlink()
+    store.close()
+    assert store.path.stat().st_size > size
+    assert full_disk.database.with_name("events.db-wal").stat().st_size == 0

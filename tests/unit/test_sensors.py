@@ -14,17 +14,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
+from sightlog_sensors import clip, detector, face, handoff, motion, picture, source
+from sightlog_sensors.handoff import Inbox, Outbox
+from sightlog_sensors.lock import FRESH, Decisions
+from sightlog_sensors.process import SensorError, Stop
 
 from sightlog import Detection, Event, SpoolFull
-
-cv2 = pytest.importorskip("cv2")
-np = pytest.importorskip("numpy")
-
-from sightlog_sensors import clip, detector, face, handoff, motion, picture, source  # noqa: E402
-from sightlog_sensors.handoff import Inbox, Outbox  # noqa: E402
-from sightlog_sensors.lock import FRESH, Decisions  # noqa: E402
-from sightlog_sensors.process import SensorError, Stop  # noqa: E402
 
 NOW = datetime(2026, 11, 20, 10, 0, tzinfo=UTC)
 
