@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 
 from sightlog.endpoint import DEFAULT_ENDPOINT, check_endpoint
 from sightlog.errors import UsageError
+from sightlog.records import IMAGE_BYTES_MAX
 
 from .errors import EXIT_CONFIG, Stop
 
@@ -37,6 +38,25 @@ class StoreConfig(Struct, frozen=True, forbid_unknown_fields=True):
     timezone: str = ""
 
 
+class Files(Struct, frozen=True, forbid_unknown_fields=True):
+    thumbnail_pixels_max: Annotated[int, Meta(ge=16, le=4_096)] = 640
+    thumbnail_bytes_max: Annotated[int, Meta(ge=4_096, le=IMAGE_BYTES_MAX)] = 131_072
+    debug_line: bool = False
+
+
+class Storage(Struct, frozen=True, forbid_unknown_fields=True):
+    max_storage_gb: Annotated[float, Meta(gt=0, le=1_000_000)] = 4.0
+    keep_free_gb: Annotated[float, Meta(ge=0, le=1_000_000)] = 0.2
+    min_retention_days: Annotated[int, Meta(ge=0, le=36_500)] = 7
+    purge_share_max: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    storage_check_interval: Annotated[int, Meta(ge=1, le=1_000_000)] = 100
+    over_limit_action: Literal["refuse", "shutdown"] = "refuse"
+
+
+class MetricsConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    metrics_interval: Annotated[int, Meta(ge=1, le=86_400)] = 60
+
+
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     slow_commit_ms: Annotated[int, Meta(ge=1, le=60_000)] = 10
@@ -45,6 +65,9 @@ class Log(Struct, frozen=True, forbid_unknown_fields=True):
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     ingest: Ingest = Ingest()
     store: StoreConfig = StoreConfig()
+    files: Files = Files()
+    storage: Storage = Storage()
+    metrics: MetricsConfig = MetricsConfig()
     log: Log = Log()
 
     @property
@@ -111,7 +134,14 @@ def _is_loopback(endpoint: str) -> bool:
         return False
 
 
-_SECTIONS: dict[str, type[Struct]] = {"ingest": Ingest, "store": StoreConfig, "log": Log}
+_SECTIONS: dict[str, type[Struct]] = {
+    "ingest": Ingest,
+    "store": StoreConfig,
+    "files": Files,
+    "storage": Storage,
+    "metrics": MetricsConfig,
+    "log": Log,
+}
 
 
 def _explain(message: str, values: Mapping[str, Any]) -> str:
