@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -18,6 +18,8 @@ from .records import (
     FACE_DISTANCE_MAX,
     ID_PATTERN,
     IMAGE_BYTES_MAX,
+    INTEGER_MAX,
+    METADATA_KEYS_MAX,
     NAME_CHARS_MAX,
     RECORD_BYTES_MAX,
     TEXT_CHARS_MAX,
@@ -114,6 +116,25 @@ def _door_action(field: str, value: object) -> str:
     return DOOR_ACTIONS[DOOR_ACTIONS.index(value)]  # of a str enum this is the plain text
 
 
+def _metadata(field: str, value: object) -> dict[str, str | int | float | bool]:
+    if not isinstance(value, Mapping) or not 0 < len(value) <= METADATA_KEYS_MAX:
+        raise InvalidRecord(f"{field}={value!r:.80}: expected a mapping with 1 to {METADATA_KEYS_MAX} keys, or None")
+    return {_name(f"{field} key", key): _metadata_value(field, key, item) for key, item in value.items()}
+
+
+def _metadata_value(field: str, key: str, value: object) -> str | int | float | bool:
+    if isinstance(value, str):
+        return _name(f"{field}[{key!r}]", value)
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        if -INTEGER_MAX <= value <= INTEGER_MAX:
+            return int(value)
+    elif math.isfinite(number := _number(value)):
+        return number
+    raise InvalidRecord(f"{field}[{key!r:.80}]={value!r:.80}: expected text, a finite number, True or False")
+
+
 def _bbox(box: object) -> tuple[float, float, float, float]:
     try:
         x1, y1, x2, y2 = map(_number, box)  # type: ignore[call-overload]
@@ -165,6 +186,7 @@ _LATER: Final[tuple[tuple[str, _Check], ...]] = (
     ("image_path", _name),
     ("llm_description", _text),
     ("alert_sent", _flag),
+    ("metadata", _metadata),
 )
 """The optional fields that an event and an amendment share."""
 

@@ -6,6 +6,7 @@ runs, after it was killed and while it is stopped. Every query is one short read
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import threading
@@ -21,7 +22,7 @@ from .encoder import format_time
 from .errors import DatabaseDamaged, DatabaseNotFound, NotNow, SchemaMismatch, SightlogError, UsageError
 from .records import DEFAULT_SITE, Detection, Event
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """The newest schema this reader knows. It reads older ones too."""
 FOLLOW_SECONDS: Final = 0.05
 BUSY_TIMEOUT_MS: Final = 5_000
@@ -29,10 +30,11 @@ BUSY_TIMEOUT_MS: Final = 5_000
 COLUMNS: Final = (
     "id", "event_id", "site", "camera_id", "recorded_at", "event_type", "recording_id", "motion_confidence",
     "person_name", "face_confidence", "face_distance", "unlock_granted", "door_action", "thumbnail_path", "image_path",
-    "llm_description", "alert_sent", "created_at",
+    "llm_description", "alert_sent", "created_at", "metadata",
 )  # fmt: skip
 """Of an event, in the order of the table."""
-_SELECT: Final = f"SELECT {', '.join(COLUMNS)} FROM events"
+_ADDED: Final = {"metadata": 2}
+"""Columns by the schema that brought them; in an older one they are NULL."""
 _VERSION: Final = "SELECT coalesce(max(version), 0) FROM schema_version"
 # SQLite binds 32,766 variables at most (SQLITE_MAX_VARIABLE_NUMBER); this is far below and keeps statements few.
 _DETECTIONS_AT_ONCE: Final = 500
@@ -46,6 +48,8 @@ def _event(row: sqlite3.Row, detections: Sequence[Detection]) -> Event:
     fields["alert_sent"] = bool(row["alert_sent"])
     if row["unlock_granted"] is not None:
         fields["unlock_granted"] = bool(row["unlock_granted"])
+    if row["metadata"] is not None:
+        fields["metadata"] = json.loads(row["metadata"])
     return Event(detections=detections, **fields)
 
 
@@ -98,6 +102,8 @@ class Reader:
             raise SchemaMismatch(
                 f"{self.path} has schema {version}, this reader knows {SCHEMA_VERSION} at most. Upgrade sightlog here"
             )
+        columns = (name if version >= _ADDED.get(name, 1) else f"NULL AS {name}" for name in COLUMNS)
+        self._select = f"SELECT {', '.join(columns)} FROM events"
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -133,7 +139,7 @@ class Reader:
 
     def _events(self, condition: str, parameters: Sequence[object], *, hint: str = "") -> list[Event]:
         with self._snapshot() as connection:
-            query = f"{_SELECT} {hint} WHERE site = ? {condition}"
+            query = f"{self._select} {hint} WHERE site = ? {condition}"
             rows = connection.execute(query, (self.site, *parameters)).fetchall()
             found: dict[int, list[Detection]] = {row["id"]: [] for row in rows}
             ids = list(found)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
 from typing import Final, Literal
@@ -21,6 +21,8 @@ NAME_CHARS_MAX: Final = 256
 """Labels, names of people, paths: characters at most, no control characters."""
 TEXT_CHARS_MAX: Final = 65_536
 """Descriptions: characters at most, no NUL."""
+METADATA_KEYS_MAX: Final = 32
+"""Keys of one record's metadata; texts in it are bounded like names."""
 DETECTIONS_MAX: Final = 1_000
 """Detections one record may carry."""
 COORDINATE_MAX: Final = 1e9
@@ -33,6 +35,7 @@ IMAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 INTEGER_MAX: Final = 2**63 - 1
 """SQLite's largest integer: no sequence number or epoch is larger."""
 
+Metadata = Mapping[str, str | int | float | bool]
 DoorAction = Literal["unlocked", "locked", "none"]
 DOOR_ACTIONS: Final = ("unlocked", "locked", "none")
 DEFAULT_SITE: Final = "default"
@@ -73,9 +76,10 @@ class Event:
     """Something that happened before a camera.
 
     `recorded_at` needs a time zone; it is stored in UTC with milliseconds. Confidences are in [0, 1].
-    `person_name` None means a stranger, or that nobody looked. `thumbnail` is an encoded image that travels with the
-    event; what is stored of it is `thumbnail_path`, relative to the data directory. The last three fields are set by
-    the daemon: a producer leaves them alone.
+    `person_name` None means a stranger, or that nobody looked. `metadata` is what else the sensor knows, such as a
+    frame's number or how long an inference took: text, numbers and truth values by name. `thumbnail` is an encoded
+    image that travels with the event; what is stored of it is `thumbnail_path`, relative to the data directory. The
+    last three fields are set by the daemon: a producer leaves them alone.
     """
 
     camera_id: str
@@ -95,6 +99,7 @@ class Event:
     image_path: str | None = None
     llm_description: str | None = None
     alert_sent: bool = False
+    metadata: Metadata | None = None
     thumbnail: bytes | None = field(default=None, compare=False, repr=False)
     id: int | None = field(default=None, compare=False)
     thumbnail_path: str | None = field(default=None, compare=False)
@@ -109,7 +114,7 @@ class Event:
 class Amendment:
     """What another sensor learns later about an event. It may arrive before the event does.
 
-    A field that is None is left as it is; `detections` are added behind those the event has.
+    A field that is None is left as it is; `detections` are added behind those the event has, `metadata` to what it has.
     """
 
     event_id: str
@@ -126,6 +131,7 @@ class Amendment:
     image_path: str | None = None
     llm_description: str | None = None
     alert_sent: bool | None = None
+    metadata: Metadata | None = None
 
 
 @dataclass(frozen=True, slots=True)

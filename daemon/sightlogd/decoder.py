@@ -6,6 +6,7 @@ so that its neighbours go on.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from datetime import datetime
@@ -21,6 +22,7 @@ from sightlog.records import (
     ID_CHARS_MAX,
     ID_PATTERN,
     INTEGER_MAX,
+    METADATA_KEYS_MAX,
     NAME_CHARS_MAX,
     RECORD_BYTES_MAX,
     TEXT_CHARS_MAX,
@@ -41,6 +43,7 @@ Count = Annotated[int, Meta(ge=0, le=INTEGER_MAX)]
 Id = Annotated[str, Meta(min_length=1, max_length=ID_CHARS_MAX)]
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS_MAX)]
 Text = Annotated[str, Meta(max_length=TEXT_CHARS_MAX)]
+Metadata = Annotated[dict[Name, str | int | float | bool], Meta(min_length=1, max_length=METADATA_KEYS_MAX)]
 Moment = Annotated[str, Meta(min_length=24, max_length=24)]
 
 
@@ -94,6 +97,7 @@ class EventRecord(Struct, tag_field="kind", tag="event", frozen=True, forbid_unk
     image_path: Name | None = None
     llm_description: Text | None = None
     alert_sent: bool = False
+    metadata: Metadata | None = None
 
 
 class AmendmentRecord(Struct, tag_field="kind", tag="amendment", frozen=True, forbid_unknown_fields=True, gc=False):
@@ -110,6 +114,7 @@ class AmendmentRecord(Struct, tag_field="kind", tag="amendment", frozen=True, fo
     image_path: Name | None = None
     llm_description: Text | None = None
     alert_sent: bool | None = None
+    metadata: Metadata | None = None
 
 
 class PersonRecord(Struct, tag_field="kind", tag="person", frozen=True, forbid_unknown_fields=True, gc=False):
@@ -195,6 +200,18 @@ def _check_labels(detections: Sequence[DetectionRecord]) -> str | None:
     return None
 
 
+def _check_metadata(metadata: dict[str, str | int | float | bool]) -> str | None:
+    for key, value in metadata.items():
+        if _has_control(key):
+            return "metadata: control characters in a key"
+        if isinstance(value, str):
+            if not 0 < len(value) <= NAME_CHARS_MAX or _has_control(value):
+                return f"metadata {key!r}: expected 1 to {NAME_CHARS_MAX} characters, no control characters"
+        elif not -INTEGER_MAX <= value <= INTEGER_MAX and not (isinstance(value, float) and math.isfinite(value)):
+            return f"metadata {key!r}: expected a finite number of at most 64 bits"
+    return None
+
+
 def _check_later(r: EventRecord | AmendmentRecord) -> str | None:
     """The optional fields that an event and an amendment share."""
     if r.llm_description is not None and "\0" in r.llm_description:
@@ -204,6 +221,7 @@ def _check_later(r: EventRecord | AmendmentRecord) -> str | None:
         or _check_name("person_name", r.person_name)
         or _check_name("image_path", r.image_path)
         or (_check_labels(r.detections) if r.detections else None)
+        or (_check_metadata(r.metadata) if r.metadata is not None else None)
     )
 
 

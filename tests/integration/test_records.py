@@ -40,6 +40,7 @@ def random_event(seed: int) -> Event:
         unlock_granted=maybe(r.random() < 0.5),
         door_action=maybe(r.choice(["unlocked", "locked", "none"])),
         image_path=maybe(f"/mnt/pictures/{seed}.jpg"),
+        metadata=maybe({"frame": seed, "yolo_ms": 84.25, "night": seed % 2 == 0, "model": "yolo11n"}),
         llm_description=maybe("Person in blue shirt\ncarrying a brown package 📦"),
         alert_sent=r.random() < 0.5,
         detections=[
@@ -113,13 +114,18 @@ def test_the_same_new_event_twice_in_one_batch_is_stored_once(daemon):
 
 def test_amendments_after_their_event_change_what_they_name_and_leave_the_rest(daemon):
     with daemon.publisher() as publisher:
-        event = Event("front_door", person_name="Anna", detections=[Detection("person", 0.9, (1, 2, 3, 4))])
+        event = Event(
+            "front_door", person_name="Anna", detections=[Detection("person", 0.9, (1, 2, 3, 4))], metadata={"frame": 7}
+        )
         publisher.insert_event(event)
         publisher.amend(event.event_id, detections=[Detection("package", 0.7), Detection("dog", 0.6)])
         publisher.amend(event.event_id, unlock_granted=False, door_action="locked")
         publisher.publish(Amendment(event.event_id, face_confidence=0.8, face_distance=0.31, alert_sent=True))
+        publisher.amend(event.event_id, metadata={"yolo_ms": 84.0, "model": "yolo11n"})
+        publisher.amend(event.event_id, metadata={"yolo_ms": 80.5, "face_ms": 210})
         assert publisher.flush(10)
     found = daemon.reader().get_event(event.event_id)
+    assert found.metadata == {"frame": 7, "yolo_ms": 80.5, "model": "yolo11n", "face_ms": 210}
     assert [d.label for d in found.detections] == ["person", "package", "dog"]
     assert (found.person_name, found.unlock_granted, found.door_action) == ("Anna", False, "locked")
     assert (found.face_confidence, found.face_distance, found.alert_sent) == (0.8, 0.31, True)

@@ -162,12 +162,12 @@ def test_a_failing_migration_leaves_the_database_as_it_was(stopped, tmp_path):
 
     good = migrate.packaged()
     bad = migrate.Migration(
-        2, "002_bad.sql", "ALTER TABLE events ADD COLUMN mood TEXT; INSERT INTO nowhere VALUES (1);"
+        good[-1].version + 1, "999_bad.sql", "ALTER TABLE events ADD COLUMN mood TEXT; INSERT INTO nowhere VALUES (1);"
     )
     connection = apsw.Connection(str(stopped.database))
     before = connection.execute("SELECT sql FROM sqlite_schema ORDER BY name").fetchall()
     for _ in range(2):
-        with pytest.raises(Stop, match=r"002_bad\.sql.*previous version") as stop:
+        with pytest.raises(Stop, match=r"999_bad\.sql.*previous version") as stop:
             migrate.migrate(connection, [*good, bad], lambda: "now")
         assert stop.value.exit_code == 78
         assert connection.execute("SELECT sql FROM sqlite_schema ORDER BY name").fetchall() == before

@@ -194,6 +194,7 @@ def test_json_has_every_column_utc_times_and_detections():
         "motion_confidence": None, "person_name": None, "face_confidence": None, "face_distance": None,
         "unlock_granted": None, "door_action": None, "thumbnail_path": None, "image_path": None,
         "llm_description": None, "alert_sent": False, "created_at": None,
+            "metadata": None,
         "detections": [{"label": "cat", "confidence": 0.5, "bbox": [1, 2, 3, 4]}],
     }  # fmt: skip
 

@@ -90,6 +90,11 @@ BAD_FRACTIONS = [
 ]
 BAD_DISTANCES = [math.nan, math.inf, -1e-9, 1e6 + 1, 2**64 - 1, True, "0.5", [0.5]]
 BAD_FLAGS = [0, 1, 0.0, "true", b"", [True]]
+BAD_METADATA = [
+    {}, [], "frame", {"": 1}, {"a\n": 1}, {1: 1}, {"a": None}, {"a": []}, {"a": ""}, {"a": "b\0"}, {"a": "x" * 257},
+    {"a": 2**63}, {"a": -(2**63)}, {"a": float("nan")}, {"a": float("inf")}, {"x" * 257: 1},
+    {str(n): n for n in range(33)},
+]  # fmt: skip
 BAD_DOORS = ["", "open", "Unlocked", "unlocked ", 0, True, b"locked", ["locked"]]
 BAD_TIMES = [
     "2026-11-20T10:00:00.000",
@@ -145,7 +150,7 @@ BAD = [
     *[(kind, field, value) for kind in ("event", "amendment") for field, values in {
         "motion_confidence": BAD_FRACTIONS, "face_confidence": BAD_FRACTIONS, "face_distance": BAD_DISTANCES,
         "person_name": BAD_NAMES, "image_path": BAD_NAMES, "llm_description": BAD_TEXTS, "unlock_granted": BAD_FLAGS,
-        "alert_sent": BAD_FLAGS, "door_action": BAD_DOORS,
+        "alert_sent": BAD_FLAGS, "metadata": BAD_METADATA, "door_action": BAD_DOORS,
     }.items() for value in values],
     *[(kind, "detections", [[label, 0.5]]) for kind in ("event", "amendment") for label in [*BAD_NAMES, None]],
     *[(kind, "detections", [["person", value]]) for kind in ("event", "amendment") for value in [*BAD_FRACTIONS, None]],

@@ -6,7 +6,8 @@ import apsw
 import pytest
 
 from sightlogd.errors import EXIT_CONFIG, Stop
-from sightlogd.store.store import Store, check_library, corrupts_wal
+from sightlogd.store import Store
+from sightlogd.store.opening import check_library, corrupts_wal
 
 CORRUPTS = ["3.7.0", "3.34.1", "3.40.1", "3.43.2", "3.44.0", "3.44.5", "3.45.0", "3.46.1", "3.49.2", "3.50.0", "3.50.6"]
 CORRUPTS += ["3.51.0", "3.51.2", "3.52.0", "3.52.1"]

@@ -21,6 +21,7 @@ from sightlog.records import (
     DOOR_ACTIONS,
     FACE_DISTANCE_MAX,
     IMAGE_BYTES_MAX,
+    INTEGER_MAX,
     RECORD_BYTES_MAX,
     TEXT_CHARS_MAX,
 )
@@ -42,6 +43,12 @@ boxes = st.tuples(*[coordinates] * 4)
 detections = st.builds(Detection, names, fractions, st.none() | boxes)
 zones = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 moments = st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29), timezones=st.just(UTC) | zones)  # noqa: DTZ001
+metadata = st.dictionaries(
+    names,
+    names | st.booleans() | st.integers(-INTEGER_MAX, INTEGER_MAX) | st.floats(allow_nan=False, allow_infinity=False),
+    min_size=1,
+    max_size=5,
+)
 LATER = {
     "recording_id": st.none() | ids,
     "motion_confidence": st.none() | fractions,
@@ -52,6 +59,7 @@ LATER = {
     "door_action": st.none() | st.sampled_from(DOOR_ACTIONS),
     "image_path": st.none() | names,
     "llm_description": st.none() | texts,
+    "metadata": st.none() | metadata,
 }
 valid_events = st.builds(
     Event,

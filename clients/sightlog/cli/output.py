@@ -204,6 +204,8 @@ def _shown(name: str, value: object, data_dir: Path, now: datetime) -> str:
         return f"{value.astimezone().isoformat(sep=' ', timespec='milliseconds')} ({age(value, now)})"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {item}" for key, item in value.items())
     return str(data_dir / str(value)) if name == "thumbnail_path" else str(value)
 
 

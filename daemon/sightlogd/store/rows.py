@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 import apsw
+import msgspec
 
-from sightlog.wire import DUPLICATE, REJECTED, Position
+from sightlog.records import METADATA_KEYS_MAX
+from sightlog.wire import DUPLICATE, REJECTED
+from sightlogd.changes import AmendmentKept, Change, EventAmended, EventStored, PersonStored, Subject
 from sightlogd.decoder import (
     AmendmentRecord,
     Decoded,
@@ -27,7 +30,7 @@ DEAD_LETTER_BYTES_MAX: Final = 4_096
 """Kept of a refused record."""
 PENDING_AMENDMENTS_MAX: Final = 10_000
 
-_EVENT: Final = f"INSERT INTO events VALUES ({', '.join('?' * 18)})"
+_EVENT: Final = f"INSERT INTO events VALUES ({', '.join('?' * 19)})"
 _DETECTION: Final = f"INSERT INTO detections VALUES ({', '.join('?' * 8)})"
 _NO_BOX: Final = (None, None, None, None)
 # None leaves a column as it is.
@@ -37,8 +40,9 @@ UPDATE events SET
     person_name = coalesce(?, person_name), face_confidence = coalesce(?, face_confidence),
     face_distance = coalesce(?, face_distance), unlock_granted = coalesce(?, unlock_granted),
     door_action = coalesce(?, door_action), image_path = coalesce(?, image_path),
-    llm_description = coalesce(?, llm_description), alert_sent = coalesce(?, alert_sent)
-WHERE event_id = ? AND site = ? RETURNING id"""
+    llm_description = coalesce(?, llm_description), alert_sent = coalesce(?, alert_sent),
+    metadata = coalesce(?, metadata)
+WHERE event_id = ? AND site = ? RETURNING id, event_id, site, camera_id, event_type, recorded_at"""
 _PRODUCER: Final = """
 INSERT INTO producers (producer_id, name, epoch, last_seq, stored, duplicates, rejected, missing,
                        first_seen_at, last_seen_at)
@@ -55,6 +59,7 @@ class Written(NamedTuple):
     exceptions: list[list[tuple[int, str, str]]]
     duplicates: list[str]
     """Event ids that were there already."""
+    changes: list[Change]
 
 
 Thumbnails = Mapping[tuple[int, int], str]
@@ -78,6 +83,9 @@ class Rows:
         get = self._connection.execute
         # AUTOINCREMENT's own memory: ids of purged events are not given again.
         self._next_id = 1 + (get("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'").get or 0)
+        # Events up to here have to be listed when they change: the day logs may be complete without it.
+        self._marked = int(get("SELECT last_id FROM day_log_marks WHERE kind = 'event'").get)
+        self._clock_day = ""
         self._cameras = set(get("SELECT site, camera_id FROM cameras").fetchall())
         self._pending = int(get("SELECT count(*) FROM pending_amendments").get)
 
@@ -98,12 +106,15 @@ class Rows:
         constraint is settled as a duplicate or rejected. Savepoints make SQLite keep a copy of every page it changes.
         """
         self._one_by_one = one_by_one
-        written = Written([[] for _ in parcels], [])
+        written = Written([[] for _ in parcels], [], [])
         ids = self._write_events(parcels, thumbnails, now, written)
         if self._pending and ids:
-            self._apply_pending(ids, now)
+            self._apply_pending(ids, now, written.changes)
         for index, parcel in enumerate(parcels):
-            self._write_others(parcel, now, written.exceptions[index])
+            self._write_others(parcel, now, written.exceptions[index], written.changes)
+        if now[:10] != self._clock_day:
+            self._clock_day = now[:10]
+            self._connection.execute("INSERT OR IGNORE INTO clock_days VALUES (?)", (self._clock_day,))
         skipped = {parcel.session: parcel.session.missing for parcel in parcels}
         for parcel, exceptions in zip(parcels, written.exceptions, strict=True):
             self._count(parcel, exceptions, skipped.pop(parcel.session, 0), now)
@@ -138,7 +149,7 @@ class Rows:
                         next_id, r.event_id, r.site, r.camera_id, r.recorded_at, r.event_type, r.recording_id,
                         r.motion_confidence, r.person_name, r.face_confidence, r.face_distance, r.unlock_granted,
                         r.door_action, thumbnails.get((index, seq - parcel.first.seq)), r.image_path,
-                        r.llm_description, r.alert_sent, now,
+                        r.llm_description, r.alert_sent, now, r.metadata and _json(r.metadata),
                     )  # fmt: skip
                     next_id += 1
                 seq += 1
@@ -153,6 +164,7 @@ class Rows:
             self._stored_alone(event_rows, parcels, now, written) if self._one_by_one else event_rows
         ):
             rows.append(row)
+            written.changes.append(EventStored(row, record))
             if record.detections:
                 detections += _detection_rows(row[0], 0, record.detections)
             cameras.add((record.site, record.camera_id))
@@ -193,16 +205,18 @@ class Rows:
                 yield event_row
         self._bury(letters)
 
-    def _write_others(self, parcel: Parcel, now: str, exceptions: list[tuple[int, str, str]]) -> None:
+    def _write_others(
+        self, parcel: Parcel, now: str, exceptions: list[tuple[int, str, str]], changes: list[Change]
+    ) -> None:
         letters = []
         for offset, record in enumerate(parcel.records):
             if type(record) is EventRecord:
                 continue
             reason: str | None
             if isinstance(record, AmendmentRecord):
-                reason = self._amend_or_keep(parcel, offset, record, now)
+                reason = self._amend_or_keep(parcel, offset, record, now, changes)
             elif isinstance(record, PersonRecord):
-                reason = self._add_person(record, now)
+                reason = self._add_person(record, now, changes)
             else:
                 reason = record.reason if isinstance(record, Refusal) else f"unexpected {record!r}"
             if reason is not None:
@@ -212,60 +226,80 @@ class Rows:
         self._bury(letters)
         exceptions.sort()
 
-    def _add_person(self, person: PersonRecord, now: str) -> str | None:
+    def _add_person(self, person: PersonRecord, now: str, changes: list[Change]) -> str | None:
         try:
-            self._connection.execute(
-                "INSERT INTO persons (site, name, display_name, created_at) VALUES (?, ?, ?, ?)",
+            person_id = self._connection.execute(
+                "INSERT INTO persons (site, name, display_name, created_at) VALUES (?, ?, ?, ?) RETURNING id",
                 (person.site, person.name, person.display_name, now),
-            )
+            ).get
         except apsw.ConstraintError:
             return f"constraint: site {person.site} has a person named {person.name!r} already"
+        changes.append(PersonStored(person_id, person, now))
         return None
 
     # -- amendments --------------------------------------------------------------------------------------------------
 
-    def _amend(self, amendment: AmendmentRecord) -> str | None:
-        """'' when applied, a reason when a constraint refused it, None when there is no such event."""
+    def _amend(self, amendment: AmendmentRecord, now: str) -> EventAmended | str | None:
+        """A reason when it was refused, None when there is no such event."""
         a = amendment
         execute = self._connection.execute
+        metadata = self._merged(a) if a.metadata else None
+        if isinstance(metadata, dict) and len(metadata) > METADATA_KEYS_MAX:
+            return f"metadata: {len(metadata)} keys with those the event has; at most {METADATA_KEYS_MAX}"
         try:
             with self._alone():
-                event = execute(
+                found = execute(
                     _AMEND,
                     (
                         a.recording_id, a.motion_confidence, a.person_name, a.face_confidence, a.face_distance,
                         a.unlock_granted, a.door_action, a.image_path, a.llm_description, a.alert_sent,
-                        a.event_id, a.site,
+                        metadata and _json(metadata), a.event_id, a.site,
                     ),
                 ).get  # fmt: skip
-                if event is not None and a.detections:
+                if found is None:
+                    return None
+                subject = Subject(*found)
+                if a.detections:
                     there = execute(
-                        "SELECT coalesce(max(position) + 1, 0) FROM detections WHERE event_id = ?", (event,)
+                        "SELECT coalesce(max(position) + 1, 0) FROM detections WHERE event_id = ?", (subject.id,)
                     )
-                    self._connection.executemany(_DETECTION, _detection_rows(event, there.get, a.detections))
+                    self._connection.executemany(_DETECTION, _detection_rows(subject.id, there.get, a.detections))
         except apsw.ConstraintError as error:
             if not self._one_by_one:
                 raise
             return f"constraint: {error}"
-        return None if event is None else ""
+        if subject.id <= self._marked:
+            execute("INSERT OR IGNORE INTO amended_events VALUES (?)", (subject.id,))
+        return EventAmended(subject, a, now)
 
-    def _amend_or_keep(self, parcel: Parcel, offset: int, amendment: AmendmentRecord, now: str) -> str | None:
-        outcome = self._amend(amendment)
+    def _merged(self, amendment: AmendmentRecord) -> dict[str, Any]:
+        """The event's metadata with the amendment's."""
+        there = self._connection.execute(
+            "SELECT metadata FROM events WHERE event_id = ? AND site = ?", (amendment.event_id, amendment.site)
+        ).get
+        return {**(json.loads(there) if there else {}), **(amendment.metadata or {})}
+
+    def _amend_or_keep(
+        self, parcel: Parcel, offset: int, amendment: AmendmentRecord, now: str, changes: list[Change]
+    ) -> str | None:
+        outcome = self._amend(amendment, now)
+        if isinstance(outcome, EventAmended):
+            changes.append(outcome)
+            return None
         if outcome is None:
+            producer_id, (epoch, seq) = parcel.session.producer_id, parcel.first
             self._connection.execute(
                 "INSERT INTO pending_amendments (site, event_id, received_at, producer_id, epoch, seq, record) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    amendment.site, amendment.event_id, now, parcel.session.producer_id, parcel.first.epoch,
-                    parcel.first.seq + offset, parcel.packed[offset],
-                ),
-            )  # fmt: skip
+                (amendment.site, amendment.event_id, now, producer_id, epoch, seq + offset, parcel.packed[offset]),
+            )
+            changes.append(AmendmentKept(producer_id, epoch, seq + offset, amendment, now))
             self._pending += 1
             if self._pending > PENDING_AMENDMENTS_MAX:
                 self._expire("id = (SELECT min(id) FROM pending_amendments)", (), now)
-        return outcome or None
+        return outcome
 
-    def _apply_pending(self, event_ids: Sequence[str], now: str) -> None:
+    def _apply_pending(self, event_ids: Sequence[str], now: str, changes: list[Change]) -> None:
         execute = self._connection.execute
         # As one JSON text: a batch may have more events than SQLite takes variables.
         waiting: list[Any] = execute(
@@ -277,9 +311,11 @@ class Rows:
         letters = []
         for row_id, producer_id, epoch, seq, packed in waiting:
             record: Decoded = decode_record(packed)
-            outcome = self._amend(record) if isinstance(record, AmendmentRecord) else "unreadable"
-            if outcome:
-                letters.append((now, producer_id, epoch, seq, REJECTED, outcome, packed))
+            outcome = self._amend(record, now) if isinstance(record, AmendmentRecord) else "unreadable"
+            if isinstance(outcome, EventAmended):
+                changes.append(outcome)
+            else:
+                letters.append((now, producer_id, epoch, seq, REJECTED, outcome or "its event is gone", packed))
             execute("DELETE FROM pending_amendments WHERE id = ?", (row_id,))
             self._pending -= 1
         self._bury(letters)
@@ -329,6 +365,10 @@ class Rows:
         )
 
 
+def _json(metadata: Mapping[str, Any]) -> str:
+    return msgspec.json.encode(metadata).decode()
+
+
 def _detection_rows(event: int, start: int, detections: Sequence[DetectionRecord]) -> list[tuple[Any, ...]]:
     return [(event, n, d.label, d.confidence, *(d.bbox or _NO_BOX)) for n, d in enumerate(detections, start)]
 
@@ -337,27 +377,3 @@ def _letter(
     parcel: Parcel, seq: int, status: str, reason: str, record: bytes | None, now: str
 ) -> tuple[str, str, int, int, str, str, bytes | None]:
     return now, parcel.session.producer_id, parcel.first.epoch, seq, status, reason, record
-
-
-def stored_of(connection: apsw.Connection, producer_id: str) -> Position | None:
-    """The last position settled of a producer."""
-    row = connection.execute("SELECT epoch, last_seq FROM producers WHERE producer_id = ?", (producer_id,)).get
-    return Position(*row) if row else None
-
-
-def exceptions_of(connection: apsw.Connection, producer_id: str, first: Position, last: Position) -> Exceptions:
-    """(seq, status, reason) of a producer's records in a range that were settled but not stored."""
-    found: list[Any] = connection.execute(
-        "SELECT seq, status, reason FROM dead_letters WHERE producer_id = ? AND epoch = ? AND seq BETWEEN ? AND ? "
-        "AND status IN ('rejected', 'duplicate') ORDER BY seq",
-        (producer_id, last.epoch, first.seq if first.epoch == last.epoch else 1, last.seq),
-    ).fetchall()
-    return found
-
-
-def known_events(connection: apsw.Connection, event_ids: Sequence[str]) -> set[str]:
-    """Those of the ids that are there already, at whatever site."""
-    found: list[Any] = connection.execute(
-        "SELECT event_id FROM events WHERE event_id IN (SELECT value FROM json_each(?))", (json.dumps(event_ids),)
-    ).fetchall()
-    return {event_id for (event_id,) in found}

@@ -1,0 +1,58 @@
+"""What a transaction changed, for those who write it down a second time: the day logs. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from .decoder import AmendmentRecord, EventRecord, PersonRecord
+
+
+class EventStored(NamedTuple):
+    row: tuple[Any, ...]
+    """The columns of `events` in their order, but for `metadata`."""
+    record: EventRecord
+
+
+class Subject(NamedTuple):
+    """The event that a change is about."""
+
+    id: int
+    event_id: str
+    site: str
+    camera_id: str
+    event_type: str
+    recorded_at: str
+
+
+class EventAmended(NamedTuple):
+    subject: Subject
+    amendment: AmendmentRecord
+    at: str
+    """The daemon's clock."""
+
+
+class ThumbnailSet(NamedTuple):
+    subject: Subject
+    path: str
+    at: str
+
+
+class AmendmentKept(NamedTuple):
+    """Its event has not come yet."""
+
+    producer_id: str
+    epoch: int
+    seq: int
+    amendment: AmendmentRecord
+    at: str
+
+
+class PersonStored(NamedTuple):
+    id: int
+    person: PersonRecord
+    at: str
+
+
+Change = EventStored | EventAmended | ThumbnailSet | AmendmentKept | PersonStored
+Changes = Sequence[Change]

@@ -1,0 +1,36 @@
+"""What the daemon asks the store about producers and events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import apsw
+
+from sightlog.wire import Position
+from sightlogd.session import Exceptions
+
+
+def stored_of(connection: apsw.Connection, producer_id: str) -> Position | None:
+    """The last position settled of a producer."""
+    row = connection.execute("SELECT epoch, last_seq FROM producers WHERE producer_id = ?", (producer_id,)).get
+    return Position(*row) if row else None
+
+
+def exceptions_of(connection: apsw.Connection, producer_id: str, first: Position, last: Position) -> Exceptions:
+    """(seq, status, reason) of a producer's records in a range that were settled but not stored."""
+    found: list[Any] = connection.execute(
+        "SELECT seq, status, reason FROM dead_letters WHERE producer_id = ? AND epoch = ? AND seq BETWEEN ? AND ? "
+        "AND status IN ('rejected', 'duplicate') ORDER BY seq",
+        (producer_id, last.epoch, first.seq if first.epoch == last.epoch else 1, last.seq),
+    ).fetchall()
+    return found
+
+
+def known_events(connection: apsw.Connection, event_ids: Sequence[str]) -> set[str]:
+    """Those of the ids that are there already, at whatever site."""
+    found: list[Any] = connection.execute(
+        "SELECT event_id FROM events WHERE event_id IN (SELECT value FROM json_each(?))", (json.dumps(event_ids),)
+    ).fetchall()
+    return {event_id for (event_id,) in found}

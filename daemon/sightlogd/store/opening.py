@@ -1,0 +1,217 @@
+"""Opening the database safely: only a sound SQLite, a rewritten WAL, this version's schema, or nothing is touched."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+import apsw
+
+from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop
+
+from . import migrate
+
+DATABASE: Final = "events.db"
+BUSY_TIMEOUT_MS: Final = 5_000
+WAL_BYTES_KEPT: Final = 8 * 1024 * 1024
+FILE_MODE: Final = 0o640
+CHECKED_BYTES_MAX: Final = 64 * 1024 * 1024
+"""A database up to this size (0.2 s) is checked whole at every start; a larger one while it is used."""
+RESTORE: Final = "sightlogd's migrations/README.md says how to restore a backup"
+
+Synchronous = Literal["FULL", "NORMAL"]
+
+
+class Opened(NamedTuple):
+    connection: apsw.Connection
+    created: bool
+    migrated: list[migrate.Migration]
+    recovered_bytes: int
+    """Of the WAL that an unclean stop left."""
+
+
+def corrupts_wal(version: tuple[int, ...]) -> bool:
+    """Whether this SQLite has the WAL-reset bug: 3.7.0 to 3.51.2, but for the backports; 3.52.0 was withdrawn."""
+    if version[:2] == (3, 44):
+        return version < (3, 44, 6)
+    if version[:2] == (3, 50):
+        return version < (3, 50, 7)
+    return version < (3, 51, 3) or version[:2] == (3, 52)
+
+
+def check_library(version: str) -> None:
+    """Raises Stop for an SQLite that must not write."""
+    if corrupts_wal(tuple(int(part) for part in version.split("."))):
+        raise Stop(
+            EXIT_CONFIG,
+            f"SQLite {version} can corrupt a database in WAL mode (the WAL-reset bug). Nothing was opened. "
+            "Install apsw from PyPI, 3.51.3 or newer: it brings an SQLite of its own",
+        )
+
+
+def open_database(path: Path, synchronous: Synchronous, now: Callable[[], str]) -> Opened:
+    """Opens, or makes, the database of a data directory whose lock the caller holds. Raises Stop."""
+    check_library(apsw.sqlite_lib_version())
+    migrations = migrate.packaged()
+    with _explained(path):
+        created = not _exists(path)
+        if created:
+            create(path, now)
+        recovered = _rewrite(_wal_of(path))
+        connection = _connect(path, synchronous)
+        if path.stat().st_size <= CHECKED_BYTES_MAX:
+            found = connection.execute("PRAGMA quick_check(1)").get
+            if found != "ok":
+                raise apsw.CorruptError(found)
+        migrated = migrate.migrate(connection, migrations, now)
+        migrate.check_schema(connection, migrations)
+        return Opened(connection, created, migrated, recovered)
+
+
+def _wal_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}-wal")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        wal = _wal_of(path)
+        if wal.exists() and wal.stat().st_size:
+            raise Stop(
+                EXIT_CONFIG,
+                f"{wal} is there, but {path} is not: the database was moved or deleted without its WAL. "
+                f"Nothing was changed. Bring it back, or move the WAL away too; {RESTORE}",
+            ) from None
+        return False
+    if size == 0:
+        # `create` renames a complete database into place, so an empty one was never ours.
+        raise Stop(EXIT_CONFIG, f"{path} is empty (0 bytes): it was damaged. Nothing was changed; {RESTORE}")
+    return True
+
+
+def create(path: Path, now: Callable[[], str], fill: Callable[[apsw.Connection], None] | None = None) -> None:
+    """Make the database under another name, `fill` it, and rename it: it is there complete, or not at all."""
+    new = path.with_suffix(".new")
+    for leftover in (new, Path(f"{new}-wal"), Path(f"{new}-shm")):
+        leftover.unlink(missing_ok=True)
+    os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, FILE_MODE))
+    new.chmod(FILE_MODE)
+    connection = apsw.Connection(str(new))
+    # Before the first table, or not at all: later it takes a VACUUM. Purging gives pages back in slices.
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    migrate.migrate(connection, migrate.packaged(), now)
+    if fill is not None:
+        fill(connection)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.close()
+    _fsync(new)
+    os.replace(new, path)
+    _fsync(path.parent)
+
+
+def _connect(path: Path, synchronous: Synchronous) -> apsw.Connection:
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, statementcachesize=100)
+    if connection.readonly("main"):
+        connection.close()  # SQLite would go on reading only, whatever becomes of the permission
+        raise PermissionError(errno.EACCES, "the file may only be read", str(path))
+    connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+    # Both stay after a clean stop, so that readers without write permission find them.
+    on = ctypes.c_int(1)
+    connection.file_control("main", apsw.SQLITE_FCNTL_PERSIST_WAL, ctypes.addressof(on))
+    mode = connection.execute("PRAGMA journal_mode = WAL").get
+    if mode != "wal":
+        raise Stop(EXIT_CONFIG, f"{path}: journal mode is {mode!r}, not wal. Is it on a network file system?")
+    connection.execute(f"PRAGMA synchronous = {synchronous}")
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT}")
+    connection.execute("PRAGMA cache_size = -8192")
+    connection.execute("PRAGMA trusted_schema = OFF")
+    return connection
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turns what SQLite and the system say while opening into a Stop with the next step."""
+    try:
+        yield
+    except (apsw.NotADBError, apsw.CorruptError, apsw.FormatError) as error:
+        raise damaged(path, error) from error
+    except (
+        apsw.CantOpenError,
+        apsw.ReadOnlyError,
+        apsw.PermissionsError,
+        apsw.AuthError,
+        PermissionError,
+    ) as error:
+        raise Stop(
+            EXIT_PERMISSION,
+            f"cannot open {path} for writing: {error}. Nothing was changed. Give the daemon's user the "
+            f"directory {path.parent} and the files in it",
+        ) from error
+    except apsw.BusyError as error:
+        raise Stop(
+            EXIT_IO_ERROR,
+            f"{path} is locked by another process: {error}. End the program that writes to it and start again",
+        ) from error
+    except (apsw.FullError, apsw.IOError, OSError) as error:
+        full = isinstance(error, apsw.FullError) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        raise Stop(
+            EXIT_STORAGE_FULL if full else EXIT_IO_ERROR,
+            f"cannot open {path}: {reason_of(error)}. Make room, or look at the disk, then start again",
+        ) from error
+
+
+def damaged(path: Path, error: apsw.Error) -> Stop:
+    return Stop(
+        EXIT_CONFIG,
+        f"{path} is damaged or not a database: {error}. Nothing was changed, moved or deleted. "
+        f"Copy the data directory before anything else; {RESTORE}",
+    )
+
+
+def reason_of(error: BaseException) -> str:
+    if isinstance(error, OSError):
+        return f"{error.strerror} ({error.filename})"
+    extended = getattr(error, "extendedresult", 0)
+    return f"{error} ({apsw.mapping_extended_result_codes.get(extended, extended)})"
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _rewrite(wal: Path) -> int:
+    """Write a WAL that an unclean stop left behind over itself, and make that durable; returns its size.
+
+    After a failed fsync the page cache can hold frames that the disk does not. SQLite's recovery would read them there
+    and take their records for durable. Written again they are dirty again, and this fsync covers them. Has to happen
+    before SQLite opens the file: closing it drops POSIX locks on it.
+    """
+    try:
+        size = wal.stat().st_size
+    except FileNotFoundError:
+        return 0
+    if size == 0:
+        return 0
+    fd = os.open(wal, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        offset = 0
+        while data := os.pread(fd, 1 << 20, offset):
+            written = os.pwrite(fd, data, offset)
+            if written != len(data):
+                raise OSError(errno.EIO, "short write", str(wal))
+            offset += written
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    return size
