@@ -20,10 +20,12 @@ try:
     from . import config as configuration
     from . import logs
     from .config import Config
-    from .errors import Stop
+    from .errors import EXIT_CONFIG, EXIT_IO_ERROR, Stop
+    from .files.days import EVENTS, folders
     from .ingest import Ingest
     from .lock import Lock
-    from .store import Store
+    from .rebuild import Rebuilt, rebuild_from_logs
+    from .store import DATABASE, Store
 except ModuleNotFoundError as error:
     # The base install is the client alone, and brings this command all the same.
     print(f'sightlogd: the daemon needs {error.name}: pip install "sightlog[daemon]"', file=sys.stderr)
@@ -39,6 +41,7 @@ examples:
   sightlogd run --config /etc/sightlog/config.toml
   sightlogd run --data-dir ./data --endpoint ipc:///tmp/sightlog.sock
   sightlogd check-config --config config.toml
+  sightlogd rebuild --from-logs --data-dir /var/lib/sightlog --output /tmp/events.db
 
 exit codes: 0 clean stop, 28 storage full, 74 I/O error, 77 permission, 78 configuration or schema
 """
@@ -53,14 +56,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"sightlogd {sightlog.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    made = {}
     for name, text in (
         ("run", "run in the foreground until SIGTERM or SIGINT"),
         ("check-config", "check the configuration, print what is in force, and exit"),
+        ("rebuild", "make a new database from the day folders; the old one is not touched"),
     ):
-        command = commands.add_parser(name, help=text, description=text)
+        command = made[name] = commands.add_parser(name, help=text, description=text)
         command.add_argument("--config", type=Path, metavar="FILE", help="config.toml; without it the defaults hold")
         command.add_argument("--data-dir", metavar="DIR", help="beats SIGHTLOG_DATA_DIR and the file")
         command.add_argument("--endpoint", metavar="URL", help="beats SIGHTLOG_ENDPOINT and the file")
+    made["rebuild"].add_argument("--from-logs", action="store_true", required=True, help="from events/*/events.json")
+    made["rebuild"].add_argument(
+        "--output", type=Path, metavar="FILE", help="default: events.db when there is none, else events.rebuilt.db"
+    )
     return parser
 
 
@@ -71,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "check-config":
             _print(config)
             return 0
+        if options.command == "rebuild":
+            return rebuild(config, options.output)
         return run(config)
     except Stop as stop:
         print(f"sightlogd: {stop}", file=sys.stderr)
@@ -86,6 +97,45 @@ def _print(config: Config) -> None:
         for key in table.__struct_fields__:
             value = getattr(table, key)
             print(f"{key} = {json.dumps(value)}")
+
+
+def rebuild(config: Config, output: Path | None) -> int:
+    """The new database, and what was found on standard output; returns the exit code."""
+    database = config.data_dir / DATABASE
+    target = output or (database if not database.exists() else database.with_suffix(".rebuilt.db"))
+    if target.exists():
+        raise Stop(
+            EXIT_CONFIG, f"{target} is there already. Nothing was changed; give another --output, or move it away"
+        )
+    if not folders(config.data_dir):
+        raise Stop(EXIT_CONFIG, f"there are no day folders in {config.data_dir / EVENTS}. Is --data-dir right?")
+    terminal = sys.stderr.isatty()
+
+    def progress(day: str, found: Rebuilt) -> None:
+        if terminal:
+            print(f"\r{day}: {found.days} days", end="", file=sys.stderr, flush=True)
+
+    try:
+        found = rebuild_from_logs(config.data_dir, target, progress)
+    except OSError as error:
+        raise Stop(EXIT_IO_ERROR, f"cannot make {target} from the day folders: {error}. Nothing was changed") from error
+    finally:
+        if terminal:
+            print(file=sys.stderr)
+    print(
+        f"{target}: {found.events} events, {found.persons} persons, {found.waiting} amendments that wait, "
+        f"from {found.days} days"
+    )
+    if found.unstored:
+        print(f"{found.unstored} of the events came while the database could not be written")
+    if found.unreadable:
+        print(f"{found.unreadable} lines could not be read and were left out")
+    if target != database:
+        print(
+            f"to use it: stop sightlogd, move {database.name}, {database.name}-wal and {database.name}-shm away "
+            f"from {config.data_dir}, and rename {target.name} to {database.name}"
+        )
+    return EXIT_IO_ERROR if found.unreadable else 0
 
 
 def run(config: Config) -> int:

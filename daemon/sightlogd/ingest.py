@@ -28,9 +28,12 @@ from .config import Config
 from .decoder import EventRecord
 from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop, WriteRefused
 from .files import thumbnails
+from .files.daylog import DayLogs
+from .files.days import Days
 from .logs import RateLimit
 from .session import Session, Sessions
 from .store import Store
+from .upkeep import Upkeep
 
 log = structlog.get_logger()
 
@@ -72,6 +75,14 @@ class Ingest:
         self._refused_until = 0.0
         self._retry_seconds = RETRY_SECONDS
         self._next_chores = time.monotonic() + CHORES_SECONDS
+        self._days = Days(config.zone())
+        self._logs = DayLogs(
+            config.data_dir,
+            self._days,
+            lambda reason: self._warn("day log", f"{reason}; it is added when that works again"),
+            debug_line=config.files.debug_line,
+        )
+        self._upkeep = Upkeep(store, self._logs)
         self._slow = RateLimit(LOG_SECONDS)
         self._warnings: defaultdict[str, RateLimit] = defaultdict(lambda: RateLimit(LOG_SECONDS))
         self._context = zmq.Context()
@@ -121,6 +132,7 @@ class Ingest:
         while self.step():
             pass
         self._commit(Reason.STOP)
+        self._upkeep.finish()
 
     def step(self) -> bool:
         """Wait for one thing, do it; False when it is time to stop."""
@@ -135,10 +147,12 @@ class Ingest:
             self._commit(reason)
         if now >= self._next_chores:
             self._do_chores(now)
+        if now >= self._upkeep.due:
+            self._upkeep.step(now)
         return True
 
     def _wait_ms(self, now: float) -> int:
-        due = self._next_chores
+        due = min(self._next_chores, self._upkeep.due)
         if self._batch:
             due = now if self._batch.due(now) else min(due, self._batch.deadline or due)
         return max(0, round((due - now) * 1000 + 0.5))
@@ -180,6 +194,7 @@ class Ingest:
                 self._send(route, answer.reply)
             if self._refused and now < self._refused_until:
                 if answer.parcel:
+                    self._logs.write_unstored([answer.parcel], self._store.now())
                     self._tell_busy(answer.parcel.session, now)
                 continue
             if answer.dead_letter:
@@ -222,6 +237,8 @@ class Ingest:
             exceptions.setdefault(parcel.session, []).extend(some)
         for session, some in exceptions.items():
             self._send(session.route, wire.ack(session.stored, some))
+        # Behind the acks: what of this is lost in a crash is found in the database.
+        self._logs.write(written.changes)
         self._report(batch, reason, took, exceptions, written.duplicates)
         batch.clear()
         self._store.checkpoint_if_due()
@@ -298,6 +315,7 @@ class Ingest:
             self._warn("refused", f"still cannot write: {error}")
             self._retry_seconds = min(self._retry_seconds * 2, RETRY_SECONDS_MAX)
         self._refused, self._refused_until = error, now + self._retry_seconds
+        self._logs.write_unstored(self._batch.parcels, self._store.now())
         sessions = {parcel.session for parcel in self._batch.parcels}
         for letter in self._batch.dead_letters:
             log.warning("a malformed message is not kept", producer=letter.producer_id, reason=letter.reason)
@@ -313,6 +331,7 @@ class Ingest:
         if self._refused is not None:
             log.info("writing again", after=self._refused.code)
             self._refused, self._retry_seconds = None, RETRY_SECONDS
+            self._logs.writes_again()
             self._tell(None)
 
     def _do_chores(self, now: float) -> None:

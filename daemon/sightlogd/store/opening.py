@@ -58,7 +58,7 @@ def open_database(path: Path, synchronous: Synchronous, now: Callable[[], str]) 
     """Opens, or makes, the database of a data directory whose lock the caller holds. Raises Stop."""
     check_library(apsw.sqlite_lib_version())
     migrations = migrate.packaged()
-    with _explained(path):
+    with explained(path):
         created = not _exists(path)
         if created:
             create(path, now)
@@ -136,7 +136,7 @@ def _connect(path: Path, synchronous: Synchronous) -> apsw.Connection:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """Turns what SQLite and the system say while opening into a Stop with the next step."""
     try:
         yield

@@ -24,14 +24,16 @@ from sightlogd.decoder import (
 )
 from sightlogd.session import DeadLetter, Exceptions, Parcel
 
+from . import unlogged
+
 DEAD_LETTERS_MAX: Final = 10_000
 """Older ones make room."""
 DEAD_LETTER_BYTES_MAX: Final = 4_096
 """Kept of a refused record."""
 PENDING_AMENDMENTS_MAX: Final = 10_000
 
-_EVENT: Final = f"INSERT INTO events VALUES ({', '.join('?' * 19)})"
-_DETECTION: Final = f"INSERT INTO detections VALUES ({', '.join('?' * 8)})"
+INSERT_EVENT: Final = f"INSERT INTO events VALUES ({', '.join('?' * 19)})"
+INSERT_DETECTION: Final = f"INSERT INTO detections VALUES ({', '.join('?' * 8)})"
 _NO_BOX: Final = (None, None, None, None)
 # None leaves a column as it is.
 _AMEND: Final = """
@@ -172,8 +174,8 @@ class Rows:
             return []
         executemany = self._connection.executemany
         if not self._one_by_one:
-            executemany(_EVENT, rows)
-            executemany(_DETECTION, detections)
+            executemany(INSERT_EVENT, rows)
+            executemany(INSERT_DETECTION, detections)
         self._next_id = rows[-1][0] + 1
         if not cameras <= self._cameras:
             new = [(site, camera_id, now) for site, camera_id in cameras - self._cameras]
@@ -190,8 +192,8 @@ class Rows:
             index, seq, record, row = event_row
             try:
                 with self._alone():
-                    self._connection.execute(_EVENT, row)
-                    self._connection.executemany(_DETECTION, _detection_rows(row[0], 0, record.detections))
+                    self._connection.execute(INSERT_EVENT, row)
+                    self._connection.executemany(INSERT_DETECTION, _detection_rows(row[0], 0, record.detections))
             except apsw.ConstraintError as error:
                 parcel = parcels[index]
                 if "events.event_id" in str(error):
@@ -263,7 +265,7 @@ class Rows:
                     there = execute(
                         "SELECT coalesce(max(position) + 1, 0) FROM detections WHERE event_id = ?", (subject.id,)
                     )
-                    self._connection.executemany(_DETECTION, _detection_rows(subject.id, there.get, a.detections))
+                    self._connection.executemany(INSERT_DETECTION, _detection_rows(subject.id, there.get, a.detections))
         except apsw.ConstraintError as error:
             if not self._one_by_one:
                 raise
@@ -337,6 +339,11 @@ class Rows:
         )
         self._pending -= len(expired)
         return len(expired)
+
+    def mark_logged(self) -> None:
+        """The day logs have everything up to here."""
+        self._marked = self._next_id - 1
+        unlogged.set_marks(self._connection, self._marked)
 
     # -- bookkeeping -------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import apsw
 
@@ -22,9 +22,10 @@ from sightlog.wire import START, Position
 from sightlogd.errors import EXIT_IO_ERROR, Stop, WriteRefused
 from sightlogd.session import DeadLetter, Exceptions, Parcel
 
-from . import lookups
+from . import lookups, unlogged
 from .opening import DATABASE, RESTORE, Synchronous, damaged, open_database, reason_of
 from .rows import Rows, Thumbnails, Written
+from .unlogged import EventRow
 
 WAL_PAGES_CHECKPOINT: Final = 1_000
 """Pages in the WAL (4 MB) at which a checkpoint is due, and again after as many more when readers held it up."""
@@ -76,6 +77,38 @@ class Store:
         """Amendments that waited too long become dead letters; returns how many."""
         with self._transaction():
             return self._rows.expire_pending(format_time(received_before), self.now())
+
+    # -- day logs ----------------------------------------------------------------------------------------------------
+
+    def log_marks(self) -> dict[str, int]:
+        """By kind, the last id that the day logs are known to have."""
+        return unlogged.marks(self._connection)
+
+    def mark_logged(self) -> None:
+        """The day logs have everything that is committed, durably. Raises WriteRefused, Stop."""
+        with self._transaction():
+            self._rows.mark_logged()
+
+    def amended_event_pages(self, limit: int) -> Iterator[list[EventRow]]:
+        """Events up to the mark that were amended behind it."""
+        return self._pages(unlogged.amended_events, 0, limit)
+
+    def event_pages(self, after: int, limit: int) -> Iterator[list[EventRow]]:
+        """Events in commit order; a page is read when it is asked for."""
+        return self._pages(unlogged.event_ids, after, limit)
+
+    def _pages(
+        self, ids_of: Callable[[apsw.Connection, int, int], list[int]], after: int, limit: int
+    ) -> Iterator[list[EventRow]]:
+        while ids := ids_of(self._connection, after, limit):
+            yield unlogged.events(self._connection, ids)
+            after = ids[-1]
+
+    def persons_since(self, after: int) -> list[tuple[Any, ...]]:
+        return unlogged.persons(self._connection, after)
+
+    def pending_amendments(self) -> list[tuple[Any, ...]]:
+        return unlogged.pending(self._connection)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -1,0 +1,104 @@
+"""Brings the day logs up to what the database has: after a crash, or after a time when they could not be written.
+
+What was committed behind the mark is compared with the lines that are there. An event whose lines do not add up to its
+row gets a line that replaces them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from sightlogd.changes import AmendmentKept
+from sightlogd.decoder import AmendmentRecord, decode_record
+from sightlogd.store import Store
+from sightlogd.store.unlogged import EventRow
+
+from .daylog import DayLogs
+from .lines import AmendmentLine, Box, EventLine, Line, PersonLine, line_of, replayed
+
+PAGE_EVENTS: Final = 500
+
+
+def catch_up(store: Store, logs: DayLogs) -> Iterator[int]:
+    """Work in slices: yields after each how many lines it added so far. Marks the logs as complete at the end.
+
+    Raises OSError, WriteRefused; `logs.behind` stays set then, and it has to begin anew.
+    """
+    logs.behind = False
+    added = 0
+    marks = store.log_marks()
+    for pages in (store.amended_event_pages(PAGE_EVENTS), store.event_pages(marks["event"], PAGE_EVENTS)):
+        for page in pages:
+            added += _compare_events(logs, page)
+            yield added
+    added += _compare_persons(store, logs, marks["person"]) + _compare_pending(store, logs)
+    if logs.behind:
+        return
+    mark(store, logs)
+    yield added
+
+
+def mark(store: Store, logs: DayLogs) -> None:
+    """All that is in the database is in the logs: make that durable, and note it. Raises WriteRefused."""
+    if not logs.behind and logs.sync():
+        store.mark_logged()
+        logs.unmarked = False
+
+
+def _compare_events(logs: DayLogs, rows: Sequence[EventRow]) -> int:
+    by_day: dict[str, list[EventLine]] = {}
+    for row in rows:
+        line = line_of_row(row)
+        by_day.setdefault(logs.day_of(line.recorded_at), []).append(line)
+    missing: list[tuple[str, Line]] = []
+    for day, lines in by_day.items():
+        wanted = {line.event_id for line in lines}
+        first, state = replayed(logs.lines_of(day), wanted)
+        there = logs.entries_of(day)
+        for line in lines:
+            if state.get(line.event_id) != line:
+                missing.append((line.recorded_at, line))
+            elif (text := logs.entry(first[line.event_id])) not in there:
+                logs.append_text(day, text)
+    logs.write_lines(missing)
+    return len(missing)
+
+
+def line_of_row(row: EventRow) -> EventLine:
+    columns = dict(zip(EventLine.__struct_fields__, row.columns, strict=False))
+    if columns["unlock_granted"] is not None:
+        columns["unlock_granted"] = bool(columns["unlock_granted"])
+    columns["alert_sent"] = bool(columns["alert_sent"])
+    columns["metadata"] = json.loads(columns["metadata"]) if columns["metadata"] else None
+    return EventLine(**columns, detections=[Box(*detection) for detection in row.detections])
+
+
+def _compare_persons(store: Store, logs: DayLogs, after: int) -> int:
+    missing: list[tuple[str, Line]] = []
+    there: dict[str, list[Line]] = {}
+    for row in store.persons_since(after):
+        line = PersonLine(*row)
+        day = logs.day_of(line.created_at)
+        if day not in there:
+            there[day] = [line for line in logs.lines_of(day) if isinstance(line, PersonLine)]
+        if line not in there[day]:
+            missing.append((line.created_at, line))
+    logs.write_lines(missing)
+    return len(missing)
+
+
+def _compare_pending(store: Store, logs: DayLogs) -> int:
+    missing: list[tuple[str, Line]] = []
+    there: dict[str, set[tuple[object, ...]]] = {}
+    for producer_id, epoch, seq, packed, received_at in store.pending_amendments():
+        day = logs.day_of(received_at)
+        if day not in there:
+            waiting = (line for line in logs.lines_of(day) if isinstance(line, AmendmentLine) and line.waiting)
+            there[day] = {(line.producer_id, line.epoch, line.seq) for line in waiting}
+        record = decode_record(packed)
+        if (producer_id, epoch, seq) not in there[day] and isinstance(record, AmendmentRecord):
+            missing.append((received_at, line_of(AmendmentKept(producer_id, epoch, seq, record, received_at))))
+    logs.write_lines(missing)
+    return len(missing)

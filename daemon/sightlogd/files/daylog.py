@@ -1,0 +1,293 @@
+"""The day logs: events.json, a second copy for programs, and events.log, for people. One append a file and batch.
+
+They are written after COMMIT and are not part of an ack: what a crash or a failing disk kept out of them is found by
+comparing (`catchup`) and added. So nothing here raises while records are written; `behind` says that something is
+missing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from sightlog.wire import Position
+from sightlogd.changes import Change, EventAmended, EventStored, ThumbnailSet
+from sightlogd.decoder import Refusal
+from sightlogd.session import Parcel
+
+from . import prose
+from .days import EVENTS, Days, folders, make_folder, sync_directory
+from .lines import AmendmentLine, EventLine, Line, decode_line, encode_lines, line_of, unstored_line
+
+JSON_NAME: Final = "events.json"
+TEXT_NAME: Final = "events.log"
+FILE_MODE: Final = 0o644
+OPEN_DAYS_MAX: Final = 8
+"""Day folders whose files stay open; a spool that comes late writes to old days."""
+TAIL_BYTES: Final = 4 * 1024 * 1024
+"""Read at once when looking for the last whole line: more than the longest line takes."""
+
+
+class _Log:
+    """One open file. Whole appends, or none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.dirty = False
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, FILE_MODE)
+        try:
+            os.fchmod(self._fd, FILE_MODE)  # whatever the umask says: people read these
+            repair(self._fd, _whole_lines if path.name == JSON_NAME else _whole_entries)
+        except OSError:
+            os.close(self._fd)
+            raise
+
+    def append(self, data: bytes) -> None:
+        """Raises OSError, and takes back what was written of `data`."""
+        before = os.fstat(self._fd).st_size
+        self.dirty = True
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+        except OSError:
+            os.ftruncate(self._fd, before)
+            raise
+
+    def is_in_place(self) -> bool:
+        return os.fstat(self._fd).st_nlink > 0
+
+    def sync(self) -> None:
+        if self.dirty:
+            os.fdatasync(self._fd)
+            self.dirty = False
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class DayLogs:
+    """`failed` is given the reason whenever something could not be written."""
+
+    def __init__(self, data_dir: Path, days: Days, failed: Callable[[str], None], *, debug_line: bool = False) -> None:
+        self._data_dir = data_dir
+        self._days = days
+        self._failed = failed
+        self._debug_line = debug_line
+        self._open: dict[str, tuple[_Log, _Log]] = {}
+        self._told: dict[str, Position] = {}
+        """By producer: how far its records were written down while the database could not be written."""
+        self.behind = False
+        self.unmarked = False
+        """Something was written since the store marked how far the logs are durable."""
+        self.bytes = 0
+        """Written since the start."""
+
+    def day_of(self, moment: str) -> str:
+        return self._days.local(moment).day
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def write(self, changes: Iterable[Change]) -> None:
+        """What a committed transaction changed."""
+        self.write_lines([(_moment(change), line_of(change)) for change in changes])
+
+    def write_unstored(self, parcels: Sequence[Parcel], now: str) -> None:
+        """What came while the database cannot be written. Producers send it again and again: once each is enough."""
+        lines = []
+        for parcel in parcels:
+            told = self._told.get(parcel.session.producer_id)
+            for seq, record in enumerate(parcel.records, parcel.first.seq):
+                if isinstance(record, Refusal) or (told and Position(parcel.first.epoch, seq) <= told):
+                    continue
+                line = unstored_line(record, now)
+                lines.append((line.recorded_at if isinstance(line, EventLine) else now, line))
+            self._told[parcel.session.producer_id] = max(parcel.last, told or parcel.last)
+        self.write_lines(lines)
+
+    def writes_again(self) -> None:
+        """The database can be written."""
+        self._told.clear()
+
+    def write_lines(self, lines: Sequence[tuple[str, Line]]) -> None:
+        """Each with the moment that it is of."""
+        by_day: defaultdict[str, list[tuple[str, Line]]] = defaultdict(list)
+        for moment, line in lines:
+            day, time = self._days.local(moment)
+            if isinstance(line, AmendmentLine):
+                time = self._days.local(line.at).time
+            by_day[day].append((time, line))
+        for day, some in by_day.items():
+            text = "".join([prose.entry(line, time, debug=self._debug_line) for time, line in some])
+            # Lone surrogates cannot come in: msgpack's text is UTF-8.
+            self._append(day, encode_lines([line for _, line in some]), text.encode())
+
+    def _append(self, day: str, lines: bytes, text: bytes) -> None:
+        try:
+            logs = self._logs_of(day)
+        except OSError as error:
+            self._missed(error)
+            return
+        for log, data in zip(logs, (lines, text), strict=True):
+            try:
+                log.append(data)
+                self.bytes += len(data)
+            except OSError as error:
+                self._missed(error, log.path)
+                self.close(day)  # opened again, a torn line is cut off
+                return
+
+    def _missed(self, error: OSError, path: Path | None = None) -> None:
+        self.behind = True
+        self._failed(f"cannot write {path or error.filename}: {error.strerror}")
+
+    def _logs_of(self, day: str) -> tuple[_Log, _Log]:
+        logs = self._open.pop(day, None)
+        if logs is not None and not all(log.is_in_place() for log in logs):
+            self._open[day] = logs
+            self.close(day)
+            logs = None
+        if logs is None:
+            if len(self._open) >= OPEN_DAYS_MAX:
+                oldest = next(iter(self._open))
+                self._sync_day(oldest)
+                self.close(oldest)
+            folder = make_folder(self._data_dir, day)
+            first = _Log(folder / JSON_NAME)
+            try:
+                logs = first, _Log(folder / TEXT_NAME)
+            except OSError:
+                first.close()
+                raise
+        self._open[day] = logs
+        self.unmarked = True
+        return logs
+
+    # -- durability --------------------------------------------------------------------------------------------------
+
+    def sync(self) -> bool:
+        """Make durable what was written; False when that failed. It takes an fsync a file: not for every batch."""
+        try:
+            for day in list(self._open):
+                self._sync_day(day)
+        except OSError as error:
+            self._missed(error)
+            return False
+        return True
+
+    def _sync_day(self, day: str) -> None:
+        logs = self._open[day]
+        if any(log.dirty for log in logs):
+            for log in logs:
+                log.sync()
+            sync_directory(self._data_dir / EVENTS / day)
+
+    def repair(self) -> list[str]:
+        """Cut off torn last lines in all day folders; returns the days that had one. O(days)."""
+        torn = []
+        for day in folders(self._data_dir):
+            for name, whole in ((JSON_NAME, _whole_lines), (TEXT_NAME, _whole_entries)):
+                try:
+                    fd = os.open(self._data_dir / EVENTS / day / name, os.O_RDWR | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    self._missed(error)
+                    continue
+                try:
+                    if repair(fd, whole):
+                        torn.append(day)
+                except OSError as error:
+                    self._missed(error, Path(day, name))
+                finally:
+                    os.close(fd)
+        return sorted(set(torn))
+
+    def lines_of(self, day: str) -> list[Line]:
+        """All lines of a day that can be read. Raises OSError."""
+        return read_lines(self._data_dir / EVENTS / day / JSON_NAME)
+
+    def entries_of(self, day: str) -> set[str]:
+        """All entries of a day's events.log. Raises OSError."""
+        try:
+            text = (self._data_dir / EVENTS / day / TEXT_NAME).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return set()
+        return {f"{part}\n\n" for part in text.split("\n\n")}
+
+    def entry(self, line: EventLine) -> str:
+        """An event as events.log has it."""
+        return prose.entry(line, self._days.local(line.recorded_at).time, debug=self._debug_line)
+
+    def append_text(self, day: str, text: str) -> None:
+        self._append(day, b"", text.encode())
+
+    def close(self, day: str) -> None:
+        """Let go of a day's files."""
+        for log in self._open.pop(day, ()):
+            log.close()
+
+    def close_all(self) -> None:
+        for day in list(self._open):
+            self.close(day)
+
+
+def _moment(change: Change) -> str:
+    if isinstance(change, EventStored):
+        moment: str = change.row[4]
+        return moment
+    return change.subject.recorded_at if isinstance(change, (EventAmended, ThumbnailSet)) else change.at
+
+
+def read_lines(path: Path) -> list[Line]:
+    """What can be read of an events.json; a line that cannot is left out. Raises OSError but for a missing file."""
+    lines = []
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                try:
+                    lines.append(decode_line(line))
+                except msgspec.MsgspecError:
+                    continue
+    except FileNotFoundError:
+        pass
+    return lines
+
+
+def repair(fd: int, whole: Callable[[bytes], int]) -> int:
+    """Cut the file back to its last whole line; returns the bytes cut off. `whole` says how much of a tail is whole."""
+    size = found = os.fstat(fd).st_size
+    while size:
+        start = max(0, size - TAIL_BYTES)
+        tail = os.pread(fd, size - start, start)
+        keep = start + whole(tail)
+        if keep == size:
+            break
+        os.ftruncate(fd, keep)
+        size = keep
+    return found - size
+
+
+def _whole_lines(tail: bytes) -> int:
+    end = tail.rfind(b"\n") + 1
+    # After a power cut the last block may be there with other bytes in it, zeros mostly.
+    while end:
+        begin = tail.rfind(b"\n", 0, end - 1) + 1
+        try:
+            decode_line(tail[begin:end])
+        except msgspec.MsgspecError:
+            end = begin
+        else:
+            break
+    return end
+
+
+def _whole_entries(tail: bytes) -> int:
+    zeros = tail.find(b"\0")
+    end = tail.rfind(b"\n\n", 0, zeros if zeros >= 0 else len(tail))
+    return end + 2 if end >= 0 else 0

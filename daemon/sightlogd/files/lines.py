@@ -1,0 +1,192 @@
+"""Lines of events.json: what they hold, as typed structs, and how they add up to an event. No I/O.
+
+A line of kind `event` is an event as it was at that moment, and replaces what an earlier line said of it. `amendment`
+adds to the event. `person` makes a person known. `stored` is false in a line that was written while the database could
+not be: its producer still has the record. `waiting` is true in an amendment whose event has not come. What is not in
+a line has its default: null, or an empty list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct, structs
+
+from sightlogd.changes import AmendmentKept, Change, EventAmended, EventStored, PersonStored, ThumbnailSet
+from sightlogd.decoder import AmendmentRecord, DetectionRecord, EventRecord, PersonRecord
+
+Metadata = dict[str, str | int | float | bool]
+
+
+class Box(Struct, frozen=True, omit_defaults=True, gc=False):
+    label: str
+    confidence: float
+    bbox: tuple[float, float, float, float] | None = None
+
+
+class EventLine(Struct, tag_field="kind", tag="event", frozen=True, omit_defaults=True):
+    """The columns of `events` in their order, and the detections."""
+
+    id: int | None
+    event_id: str
+    site: str
+    camera_id: str
+    recorded_at: str
+    event_type: str
+    recording_id: str | None = None
+    motion_confidence: float | None = None
+    person_name: str | None = None
+    face_confidence: float | None = None
+    face_distance: float | None = None
+    unlock_granted: bool | None = None
+    door_action: str | None = None
+    thumbnail_path: str | None = None
+    image_path: str | None = None
+    llm_description: str | None = None
+    alert_sent: bool = False
+    created_at: str | None = None
+    metadata: Metadata | None = None
+    detections: list[Box] = []
+    stored: bool = True
+
+
+class AmendmentLine(Struct, tag_field="kind", tag="amendment", frozen=True, omit_defaults=True):
+    at: str
+    event_id: str
+    site: str
+    camera_id: str | None = None
+    event_type: str | None = None
+    recorded_at: str | None = None
+    recording_id: str | None = None
+    motion_confidence: float | None = None
+    person_name: str | None = None
+    face_confidence: float | None = None
+    face_distance: float | None = None
+    unlock_granted: bool | None = None
+    door_action: str | None = None
+    thumbnail_path: str | None = None
+    image_path: str | None = None
+    llm_description: str | None = None
+    alert_sent: bool | None = None
+    metadata: Metadata | None = None
+    detections: list[Box] = []
+    waiting: bool = False
+    producer_id: str | None = None
+    epoch: int | None = None
+    seq: int | None = None
+    stored: bool = True
+
+
+class PersonLine(Struct, tag_field="kind", tag="person", frozen=True, omit_defaults=True):
+    id: int | None
+    site: str
+    name: str
+    display_name: str | None
+    created_at: str
+    stored: bool = True
+
+
+Line = EventLine | AmendmentLine | PersonLine
+
+AMENDABLE: tuple[str, ...] = tuple(
+    field for field in AmendmentRecord.__struct_fields__ if field not in ("event_id", "site", "detections")
+)
+"""Fields that an amendment may set."""
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Line)
+
+encode_lines = _encoder.encode_lines
+"""Each with its newline."""
+
+
+def decode_line(line: bytes) -> Line:
+    """Raises msgspec.MsgspecError for what is not a line of events.json."""
+    decoded: Line = _decoder.decode(line)
+    return decoded
+
+
+def boxes(detections: Sequence[DetectionRecord]) -> list[Box]:
+    return [Box(d.label, d.confidence, d.bbox) for d in detections]
+
+
+def line_of(change: Change) -> Line:
+    """What is written down of a change."""
+    if isinstance(change, EventStored):
+        record = change.record
+        found = boxes(record.detections) if record.detections else []
+        return EventLine(*(*change.row[:18], record.metadata, found))
+    if isinstance(change, EventAmended):
+        subject = change.subject
+        return _amendment(
+            change.amendment,
+            change.at,
+            camera_id=subject.camera_id,
+            event_type=subject.event_type,
+            recorded_at=subject.recorded_at,
+        )
+    if isinstance(change, ThumbnailSet):
+        _, event_id, site, camera_id, event_type, recorded_at = change.subject
+        return AmendmentLine(change.at, event_id, site, camera_id, event_type, recorded_at, thumbnail_path=change.path)
+    if isinstance(change, AmendmentKept):
+        return _amendment(
+            change.amendment,
+            change.at,
+            waiting=True,
+            producer_id=change.producer_id,
+            epoch=change.epoch,
+            seq=change.seq,
+        )
+    return _person(change)
+
+
+def _amendment(a: AmendmentRecord, at: str, **more: Any) -> AmendmentLine:
+    fields = {field: getattr(a, field) for field in AMENDABLE}
+    return AmendmentLine(at, a.event_id, a.site, detections=boxes(a.detections), **fields, **more)
+
+
+def _person(change: PersonStored) -> PersonLine:
+    person = change.person
+    return PersonLine(change.id, person.site, person.name, person.display_name, change.at)
+
+
+def unstored_line(record: EventRecord | AmendmentRecord | PersonRecord, at: str) -> Line:
+    """Of a record that came while the database could not be written."""
+    if isinstance(record, EventRecord):
+        fields = {field: getattr(record, field) for field in record.__struct_fields__}
+        return EventLine(None, **{**fields, "detections": boxes(record.detections)}, stored=False)
+    if isinstance(record, AmendmentRecord):
+        return _amendment(record, at, stored=False)
+    return PersonLine(None, record.site, record.name, record.display_name, at, stored=False)
+
+
+def amended(event: EventLine, amendment: AmendmentLine) -> EventLine:
+    """The event with what an amendment adds: the same as the store's UPDATE does."""
+    changes: dict[str, Any] = {
+        field: value for field in (*AMENDABLE, "thumbnail_path") if (value := getattr(amendment, field)) is not None
+    }
+    if amendment.metadata:
+        changes["metadata"] = {**(event.metadata or {}), **amendment.metadata}
+    return structs.replace(event, **changes, detections=[*event.detections, *amendment.detections])
+
+
+def replayed(
+    lines: Sequence[Line], wanted: Container[str] | None = None
+) -> tuple[dict[str, EventLine], dict[str, EventLine]]:
+    """By event id, of one day's lines: the first one of each event, and what all of them add up to.
+
+    `wanted` None: all events.
+    """
+    first: dict[str, EventLine] = {}
+    state: dict[str, EventLine] = {}
+    for line in lines:
+        if isinstance(line, PersonLine) or not line.stored or (wanted is not None and line.event_id not in wanted):
+            continue
+        if isinstance(line, EventLine):
+            first.setdefault(line.event_id, line)
+            state[line.event_id] = line
+        elif not line.waiting and line.event_id in state:
+            state[line.event_id] = amended(state[line.event_id], line)
+    return first, state

@@ -1,0 +1,87 @@
+"""A new database with rows that come from elsewhere: the day logs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import apsw
+
+from . import rows, unlogged
+from .opening import create, explained
+from .unlogged import EventRow
+
+
+class Pending(NamedTuple):
+    """An amendment that waited for its event."""
+
+    site: str
+    event_id: str
+    received_at: str
+    producer_id: str
+    epoch: int
+    seq: int
+    record: bytes
+
+
+class Refill:
+    """What is put in. Events whose id is taken, or that have none, get new ones behind all others, in `finish`."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+        self._without_id: list[EventRow] = []
+        connection.execute("BEGIN")
+
+    def add_events(self, events: Iterable[EventRow]) -> None:
+        for event in events:
+            if event.columns[0] is None or self._is_taken(event.columns[0]):
+                self._without_id.append(event)
+            else:
+                self._insert(event)
+
+    def _is_taken(self, row_id: int) -> bool:
+        return self._connection.execute("SELECT 1 FROM events WHERE id = ?", (row_id,)).get is not None
+
+    def _insert(self, event: EventRow) -> None:
+        self._connection.execute(f"{rows.INSERT_EVENT} ON CONFLICT (event_id) DO NOTHING", event.columns)
+        if self._connection.changes():
+            self._connection.executemany(
+                rows.INSERT_DETECTION,
+                [
+                    (self._connection.last_insert_rowid(), position, label, confidence, *(box or (None,) * 4))
+                    for position, (label, confidence, box) in enumerate(event.detections)
+                ],
+            )
+
+    def add_persons(self, persons: Iterable[Sequence[Any]]) -> None:
+        """(id, site, name, display_name, created_at); an id None is a new one."""
+        self._connection.executemany("INSERT OR IGNORE INTO persons VALUES (?, ?, ?, ?, ?)", persons)
+
+    def finish(self, pending: Sequence[Pending]) -> None:
+        """What follows from the rest. `pending` amendments whose event is there have been applied to it."""
+        for event in self._without_id:
+            self._insert(EventRow((None, *event.columns[1:]), event.detections))
+        execute = self._connection.execute
+        self._connection.executemany(
+            "INSERT INTO pending_amendments (site, event_id, received_at, producer_id, epoch, seq, record) "
+            "SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 "
+            "WHERE NOT EXISTS (SELECT 1 FROM events WHERE site = ?1 AND event_id = ?2)",
+            pending,
+        )
+        execute("INSERT INTO cameras SELECT site, camera_id, min(created_at) FROM events GROUP BY site, camera_id")
+        execute("INSERT INTO clock_days SELECT DISTINCT substr(created_at, 1, 10) FROM events")
+        unlogged.set_marks(self._connection, int(execute("SELECT coalesce(max(id), 0) FROM events").get))
+        execute("COMMIT")
+        found = execute("PRAGMA integrity_check(1)").get
+        if found != "ok":
+            raise apsw.CorruptError(found)
+
+    def count(self, table: str) -> int:
+        return int(self._connection.execute(f"SELECT count(*) FROM {table}").get)
+
+
+def make(path: Path, now: Callable[[], str], fill: Callable[[Refill], None]) -> None:
+    """A database at `path`, complete or not at all. Raises Stop."""
+    with explained(path):
+        create(path, now, lambda connection: fill(Refill(connection)))

@@ -1,0 +1,68 @@
+"""What the day logs may miss: rows behind the marks, and the marks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import apsw
+
+
+class EventRow(NamedTuple):
+    columns: tuple[Any, ...]
+    """Of `events`, in their order."""
+    detections: list[tuple[str, float, tuple[float, float, float, float] | None]]
+
+
+def marks(connection: apsw.Connection) -> dict[str, int]:
+    rows: list[Any] = connection.execute("SELECT kind, last_id FROM day_log_marks").fetchall()
+    return dict(rows)
+
+
+def set_marks(connection: apsw.Connection, event: int) -> None:
+    connection.execute("UPDATE day_log_marks SET last_id = ? WHERE kind = 'event'", (event,))
+    connection.execute(
+        "UPDATE day_log_marks SET last_id = (SELECT coalesce(max(id), 0) FROM persons) WHERE kind = 'person'"
+    )
+    connection.execute("DELETE FROM amended_events")
+
+
+def amended_events(connection: apsw.Connection, after: int, limit: int) -> list[int]:
+    """Ids of events up to the mark that were amended behind it."""
+    rows = connection.execute("SELECT id FROM amended_events WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
+    return [row for (row,) in rows]
+
+
+def event_ids(connection: apsw.Connection, after: int, limit: int) -> list[int]:
+    rows = connection.execute("SELECT id FROM events WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
+    return [row for (row,) in rows]
+
+
+def events(connection: apsw.Connection, ids: Sequence[int]) -> list[EventRow]:
+    """By id."""
+    marks = ",".join("?" * len(ids))
+    rows: dict[int, EventRow] = {
+        columns[0]: EventRow(columns, [])
+        for columns in connection.execute(f"SELECT * FROM events WHERE id IN ({marks}) ORDER BY id", tuple(ids))
+    }
+    for event, label, confidence, x1, y1, x2, y2 in connection.execute(
+        "SELECT event_id, label, confidence, bbox_x1, bbox_y1, bbox_x2, bbox_y2 FROM detections "
+        f"WHERE event_id IN ({marks}) ORDER BY event_id, position",
+        tuple(ids),
+    ):
+        rows[event].detections.append((label, confidence, None if x1 is None else (x1, y1, x2, y2)))
+    return list(rows.values())
+
+
+def persons(connection: apsw.Connection, after: int) -> list[tuple[Any, ...]]:
+    """(id, site, name, display_name, created_at)"""
+    return connection.execute(
+        "SELECT id, site, name, display_name, created_at FROM persons WHERE id > ? ORDER BY id", (after,)
+    ).fetchall()
+
+
+def pending(connection: apsw.Connection) -> list[tuple[Any, ...]]:
+    """(producer_id, epoch, seq, record, received_at) of amendments whose event has not come."""
+    return connection.execute(
+        "SELECT producer_id, epoch, seq, record, received_at FROM pending_amendments ORDER BY id"
+    ).fetchall()

@@ -1,0 +1,49 @@
+"""What must hold between a database and the day logs beside it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+TABLES = ("events", "detections", "persons", "cameras", "clock_days")
+
+
+def lines(data_dir: Path) -> list[dict[str, Any]]:
+    """All lines of all days, the oldest day first; each has to be JSON."""
+    files = sorted(data_dir.glob("events/*/events.json"))
+    return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def text(data_dir: Path) -> str:
+    return "".join(file.read_text() for file in sorted(data_dir.glob("events/*/events.log")))
+
+
+def rebuild(data_dir: Path, target: Path) -> subprocess.CompletedProcess[str]:
+    command = [Path(sys.executable).with_name("sightlogd"), "rebuild", "--from-logs", "--data-dir", data_dir]
+    return subprocess.run([*command, "--output", target], capture_output=True, text=True, timeout=60, check=False)
+
+
+def rows(database: Path) -> dict[str, list[tuple[Any, ...]]]:
+    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+    try:
+        found = {table: connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in TABLES[:-1]}
+        found["clock_days"] = connection.execute("SELECT * FROM clock_days ORDER BY 1").fetchall()
+        found["pending"] = connection.execute(
+            "SELECT site, event_id, received_at, producer_id, epoch, seq FROM pending_amendments ORDER BY id"
+        ).fetchall()
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        return found
+    finally:
+        connection.close()
+
+
+def assert_the_logs_have_everything(data_dir: Path, new: Path) -> None:
+    """A database made from the logs alone is the same, row for row."""
+    done = rebuild(data_dir, new)
+    assert done.returncode == 0, done.stderr
+    assert rows(new) == rows(data_dir / "events.db")
+    new.unlink()
