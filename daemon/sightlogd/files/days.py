@@ -85,7 +85,10 @@ def make_folder(data_dir: Path, day: str) -> Path:
     folder = data_dir / EVENTS / day
     if not folder.is_dir():
         for path in (folder.parent, folder):
-            path.mkdir(mode=0o750, exist_ok=True)
+            try:
+                path.mkdir(mode=0o750)
+            except FileExistsError:
+                continue  # whatever its mode is, somebody wants it
             path.chmod(DIRECTORY_MODE)
             sync_directory(path.parent)
     return folder
