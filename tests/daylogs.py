@@ -41,9 +41,15 @@ def rows(database: Path) -> dict[str, list[tuple[Any, ...]]]:
         connection.close()
 
 
-def assert_the_logs_have_everything(data_dir: Path, new: Path) -> None:
-    """A database made from the logs alone is the same, row for row."""
+def assert_the_logs_have_everything(data_dir: Path, new: Path, *, purged: bool = False) -> None:
+    """A database made from the logs alone is the same, row for row.
+
+    Where days were purged, the logs do not know when a camera was first seen.
+    """
     done = rebuild(data_dir, new)
     assert done.returncode == 0, done.stderr
-    assert rows(new) == rows(data_dir / "events.db")
+    made, original = rows(new), rows(data_dir / "events.db")
+    for table in made:
+        if not (purged and table in ("cameras", "clock_days")):
+            assert made[table] == original[table], table
     new.unlink()

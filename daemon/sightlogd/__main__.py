@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import os
 import resource
 import sys
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Final
 
@@ -17,14 +19,18 @@ import sightlog
 try:
     import structlog
 
+    from . import byhand, control, logs
     from . import config as configuration
-    from . import logs
     from .config import Config
-    from .errors import EXIT_CONFIG, EXIT_IO_ERROR, Stop
-    from .files.days import EVENTS, folders
+    from .control import PurgeRequest
+    from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop, WriteRefused
+    from .files.daylog import DayLogs
+    from .files.days import EVENTS, Days, folders
     from .ingest import Ingest
+    from .keeper import Keeper
     from .lock import Lock
     from .rebuild import Rebuilt, rebuild_from_logs
+    from .storage import Storage
     from .store import DATABASE, Store
 except ModuleNotFoundError as error:
     # The base install is the client alone, and brings this command all the same.
@@ -41,6 +47,8 @@ examples:
   sightlogd run --config /etc/sightlog/config.toml
   sightlogd run --data-dir ./data --endpoint ipc:///tmp/sightlog.sock
   sightlogd check-config --config config.toml
+  sightlogd purge --dry-run
+  sightlogd purge --before 2026-01-01
   sightlogd rebuild --from-logs --data-dir /var/lib/sightlog --output /tmp/events.db
 
 exit codes: 0 clean stop, 28 storage full, 74 I/O error, 77 permission, 78 configuration or schema
@@ -60,17 +68,34 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in (
         ("run", "run in the foreground until SIGTERM or SIGINT"),
         ("check-config", "check the configuration, print what is in force, and exit"),
+        ("purge", "remove the oldest days until less than 80 % of the budget is used"),
         ("rebuild", "make a new database from the day folders; the old one is not touched"),
     ):
         command = made[name] = commands.add_parser(name, help=text, description=text)
         command.add_argument("--config", type=Path, metavar="FILE", help="config.toml; without it the defaults hold")
         command.add_argument("--data-dir", metavar="DIR", help="beats SIGHTLOG_DATA_DIR and the file")
         command.add_argument("--endpoint", metavar="URL", help="beats SIGHTLOG_ENDPOINT and the file")
+    made["purge"].add_argument("--dry-run", action="store_true", help="say which days would go, and remove nothing")
+    made["purge"].add_argument(
+        "--before", type=_day, metavar="DAY", help="remove all days before this one (YYYY-MM-DD), however much is used"
+    )
+    made["purge"].add_argument(
+        "--force",
+        action="store_true",
+        help="also days that the rules keep (min_retention_days, purge_share_max); never today",
+    )
     made["rebuild"].add_argument("--from-logs", action="store_true", required=True, help="from events/*/events.json")
     made["rebuild"].add_argument(
         "--output", type=Path, metavar="FILE", help="default: events.db when there is none, else events.rebuilt.db"
     )
     return parser
+
+
+def _day(text: str) -> str:
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: expected a day as 2026-11-20") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,6 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if options.command == "rebuild":
             return rebuild(config, options.output)
+        if options.command == "purge":
+            return purge(config, PurgeRequest(options.dry_run, options.force, options.before))
         return run(config)
     except Stop as stop:
         print(f"sightlogd: {stop}", file=sys.stderr)
@@ -97,6 +124,51 @@ def _print(config: Config) -> None:
         for key in table.__struct_fields__:
             value = getattr(table, key)
             print(f"{key} = {json.dumps(value)}")
+
+
+class _Terminal:
+    """Who asked, when there is no daemon to ask."""
+
+    exit_code = 0
+
+    def tell(self, text: str) -> None:
+        print(text, flush=True)
+
+    def end(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+
+
+def purge(config: Config, request: PurgeRequest) -> int:
+    """By the running daemon, or by itself when there is none; returns the exit code. Raises Stop."""
+    terminal = _Terminal()
+    try:
+        code = control.ask(config.data_dir, request, terminal.tell)
+    except PermissionError as error:
+        raise Stop(
+            EXIT_PERMISSION, f"the daemon on {config.data_dir} takes this from its own user and from root only"
+        ) from error
+    except OSError as error:
+        raise Stop(EXIT_IO_ERROR, f"the daemon did not answer: {error}. Look at its log") from error
+    if code is not None:
+        return code
+    if not (config.data_dir / DATABASE).exists():
+        raise Stop(EXIT_CONFIG, f"there is no database in {config.data_dir}. Is --data-dir right?")
+    logs.set_up("error")
+    os.umask(UMASK)
+    lock = Lock(config.data_dir)
+    try:
+        store = Store(config.data_dir, config.store.synchronous)
+        days, storage = Days(config.zone()), Storage(config.data_dir, config.storage)
+        keeper = Keeper(config, store, DayLogs(config.data_dir, days, terminal.tell, storage.grew), storage, days)
+        for _ in keeper.recount():
+            pass
+        with contextlib.suppress(OSError, WriteRefused):  # told by then
+            for _ in byhand.purge(request, keeper, terminal):
+                pass
+        store.close()
+    finally:
+        lock.close()
+    return terminal.exit_code
 
 
 def rebuild(config: Config, output: Path | None) -> int:
@@ -147,7 +219,7 @@ def run(config: Config) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         lock = Lock(config.data_dir)
-        store = Store(config.data_dir, config.store.synchronous)
+        store = _open_store(config)
     except Stop as stop:
         log.error(str(stop), exit_code=stop.exit_code)
         return stop.exit_code
@@ -169,6 +241,18 @@ def run(config: Config) -> int:
     finally:
         lock.close()
     return 0
+
+
+def _open_store(config: Config) -> Store:
+    """On a disk that is completely full, with the room that was put by for that."""
+    try:
+        return Store(config.data_dir, config.store.synchronous)
+    except Stop as stop:
+        storage = Storage(config.data_dir, config.storage)
+        if stop.exit_code != EXIT_STORAGE_FULL or not storage.has_ballast():
+            raise
+        storage.drop_ballast()
+        return Store(config.data_dir, config.store.synchronous)
 
 
 def _spare_the_collector() -> None:

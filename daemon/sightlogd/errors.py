@@ -10,6 +10,12 @@ EXIT_PERMISSION: Final = 77
 EXIT_CONFIG: Final = 78
 
 
+STORAGE_FULL: Final = "storage_full"
+"""Code of a WriteRefused: the disk has no room."""
+STORAGE_LIMIT: Final = "storage_limit"
+"""The budget has none."""
+
+
 class Stop(Exception):
     """The daemon cannot go on. The message says what was found and what to do; `exit_code` is for systemd."""
 

@@ -23,15 +23,19 @@ import zmq
 from sightlog import wire
 from sightlog.wire import FRAME_BYTES_MAX, Limits
 
+from . import byhand
 from .batch import Batch, BatchLimits, Reason
 from .config import Config
+from .control import Control
 from .decoder import EventRecord
-from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop, WriteRefused
+from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
 from .files import thumbnails
 from .files.daylog import DayLogs
 from .files.days import Days
+from .keeper import Keeper
 from .logs import RateLimit
 from .session import Session, Sessions
+from .storage import Storage
 from .store import Store
 from .upkeep import Upkeep
 
@@ -80,9 +84,12 @@ class Ingest:
             config.data_dir,
             self._days,
             lambda reason: self._warn("day log", f"{reason}; it is added when that works again"),
+            lambda day, count: self._storage.grew(day, count),
             debug_line=config.files.debug_line,
         )
-        self._upkeep = Upkeep(store, self._logs)
+        self._storage = Storage(config.data_dir, config.storage)
+        self._keeper = Keeper(config, store, self._logs, self._storage, self._days)
+        self._upkeep = Upkeep(config, store, self._logs, self._keeper)
         self._slow = RateLimit(LOG_SECONDS)
         self._warnings: defaultdict[str, RateLimit] = defaultdict(lambda: RateLimit(LOG_SECONDS))
         self._context = zmq.Context()
@@ -92,6 +99,11 @@ class Ingest:
         self._socket = self._bind(config.ingest.endpoint)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
+        self._control = Control(
+            config.data_dir,
+            self._poller,
+            lambda request, client: self._keeper.do(byhand.purge(request, self._keeper, client)),
+        )
 
     def _bind(self, endpoint: str) -> zmq.Socket[bytes]:
         path = self._socket_path
@@ -141,6 +153,8 @@ class Ingest:
             return False
         if self._socket in ready:
             self._drain()
+        if len(ready) > (self._socket in ready):
+            self._control.serve({fd for fd in ready if isinstance(fd, int)})
         now = time.monotonic()
         reason = self._batch.due(now)
         if reason is not None:
@@ -193,8 +207,9 @@ class Ingest:
             if answer.reply:
                 self._send(route, answer.reply)
             if self._refused and now < self._refused_until:
-                if answer.parcel:
+                if answer.parcel and self._refused.code != STORAGE_LIMIT:
                     self._logs.write_unstored([answer.parcel], self._store.now())
+                if answer.parcel:
                     self._tell_busy(answer.parcel.session, now)
                 continue
             if answer.dead_letter:
@@ -224,6 +239,7 @@ class Ingest:
             return
         began = time.monotonic()
         try:
+            self._keeper.admit()
             paths = self._save_thumbnails()
             written = self._store.write(batch.parcels, paths, batch.dead_letters)
         except WriteRefused as error:
@@ -240,8 +256,10 @@ class Ingest:
         # Behind the acks: what of this is lost in a crash is found in the database.
         self._logs.write(written.changes)
         self._report(batch, reason, took, exceptions, written.duplicates)
+        stored = batch.records
         batch.clear()
         self._store.checkpoint_if_due()
+        self._upkeep.stored(stored)
         if self._store.wal_bytes > WAL_BYTES_ALARM:
             self._warn(
                 "wal",
@@ -315,7 +333,12 @@ class Ingest:
             self._warn("refused", f"still cannot write: {error}")
             self._retry_seconds = min(self._retry_seconds * 2, RETRY_SECONDS_MAX)
         self._refused, self._refused_until = error, now + self._retry_seconds
-        self._logs.write_unstored(self._batch.parcels, self._store.now())
+        if error.code == STORAGE_LIMIT:
+            pass  # the logs are part of what is over the limit
+        else:
+            self._logs.write_unstored(self._batch.parcels, self._store.now())
+        if error.code == STORAGE_FULL:
+            self._keeper.disk_full()
         sessions = {parcel.session for parcel in self._batch.parcels}
         for letter in self._batch.dead_letters:
             log.warning("a malformed message is not kept", producer=letter.producer_id, reason=letter.reason)
@@ -359,6 +382,7 @@ class Ingest:
 
     def close(self) -> None:
         """Let the last acks leave, then give the socket up."""
+        self._control.close()
         self._socket.close()
         self._context.term()
         if self._socket_path is not None and self._owns_socket():

@@ -8,27 +8,33 @@ from typing import Final
 
 import structlog
 
+from .config import Config
 from .errors import WriteRefused
 from .files import catchup
 from .files.daylog import DayLogs
+from .keeper import Keeper
 from .logs import RateLimit
 from .store import Store
 
 log = structlog.get_logger()
 
-MARK_SECONDS: Final = 60.0
-"""How often the day logs are made durable: after a crash, what is younger is compared with the database."""
+ROUND_SECONDS: Final = 60.0
+"""How often the day logs are made durable (after a crash, what is younger is compared with the database), and the
+storage is looked at when nothing is stored."""
 LOG_SECONDS: Final = 10.0
 
 
 class Upkeep:
     """Call `step` when `due` (seconds of the monotonic clock) has come."""
 
-    def __init__(self, store: Store, logs: DayLogs) -> None:
+    def __init__(self, config: Config, store: Store, logs: DayLogs, keeper: Keeper) -> None:
         self._store = store
         self._logs = logs
+        self._keeper = keeper
+        self._check_interval = config.storage.storage_check_interval
+        self._unchecked = 0
         self._warnings = RateLimit(LOG_SECONDS)
-        self._mark_at = time.monotonic() + MARK_SECONDS
+        self._round_at = time.monotonic() + ROUND_SECONDS
         torn = logs.repair()
         if torn:
             log.warning("cut off torn lines of day logs", days=torn)
@@ -37,18 +43,28 @@ class Upkeep:
 
     @property
     def due(self) -> float:
-        return 0.0 if self._catching_up else self._mark_at
+        return 0.0 if self._catching_up or self._keeper.busy else self._round_at
 
     def step(self, now: float) -> None:
-        """One slice of what is due."""
-        if now >= self._mark_at:
-            self._mark_at = now + MARK_SECONDS
+        """One slice of what is due. Raises Stop."""
+        if now >= self._round_at:
+            self._round_at = now + ROUND_SECONDS
             if self._logs.behind:
                 self._catching_up = self._catching_up or catchup.catch_up(self._store, self._logs)
             elif self._logs.unmarked and not self._catching_up:
                 self._attempt(lambda: catchup.mark(self._store, self._logs))
+            self._keeper.look_around(now)
         if self._catching_up:
             self._attempt(self._catch_up)
+        else:
+            self._keeper.step()
+
+    def stored(self, records: int) -> None:
+        """So many more. Raises Stop."""
+        self._unchecked += records
+        if self._unchecked >= self._check_interval:
+            self._unchecked = 0
+            self._keeper.check()
 
     def _catch_up(self) -> None:
         job, self._catching_up = self._catching_up, None

@@ -72,12 +72,21 @@ class _Log:
 
 
 class DayLogs:
-    """`failed` is given the reason whenever something could not be written."""
+    """`failed` is given the reason whenever something could not be written, `grew` the day and bytes that were."""
 
-    def __init__(self, data_dir: Path, days: Days, failed: Callable[[str], None], *, debug_line: bool = False) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        days: Days,
+        failed: Callable[[str], None],
+        grew: Callable[[str, int], None],
+        *,
+        debug_line: bool = False,
+    ) -> None:
         self._data_dir = data_dir
         self._days = days
         self._failed = failed
+        self._grew = grew
         self._debug_line = debug_line
         self._open: dict[str, tuple[_Log, _Log]] = {}
         self._told: dict[str, Position] = {}
@@ -85,8 +94,6 @@ class DayLogs:
         self.behind = False
         self.unmarked = False
         """Something was written since the store marked how far the logs are durable."""
-        self.bytes = 0
-        """Written since the start."""
 
     def day_of(self, moment: str) -> str:
         return self._days.local(moment).day
@@ -136,7 +143,7 @@ class DayLogs:
         for log, data in zip(logs, (lines, text), strict=True):
             try:
                 log.append(data)
-                self.bytes += len(data)
+                self._grew(day, len(data))
             except OSError as error:
                 self._missed(error, log.path)
                 self.close(day)  # opened again, a torn line is cut off

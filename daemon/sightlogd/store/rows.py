@@ -340,9 +340,14 @@ class Rows:
         self._pending -= len(expired)
         return len(expired)
 
+    @property
+    def last_id(self) -> int:
+        """Of the event stored last."""
+        return self._next_id - 1
+
     def mark_logged(self) -> None:
         """The day logs have everything up to here."""
-        self._marked = self._next_id - 1
+        self._marked = self.last_id
         unlogged.set_marks(self._connection, self._marked)
 
     # -- bookkeeping -------------------------------------------------------------------------------------------------

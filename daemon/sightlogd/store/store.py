@@ -22,7 +22,7 @@ from sightlog.wire import START, Position
 from sightlogd.errors import EXIT_IO_ERROR, Stop, WriteRefused
 from sightlogd.session import DeadLetter, Exceptions, Parcel
 
-from . import lookups, unlogged
+from . import days, lookups, unlogged
 from .opening import DATABASE, RESTORE, Synchronous, damaged, open_database, reason_of
 from .rows import Rows, Thumbnails, Written
 from .unlogged import EventRow
@@ -77,6 +77,43 @@ class Store:
         """Amendments that waited too long become dead letters; returns how many."""
         with self._transaction():
             return self._rows.expire_pending(format_time(received_before), self.now())
+
+    # -- days --------------------------------------------------------------------------------------------------------
+
+    def count_between(self, first: str, after: str) -> int:
+        """Events with first <= recorded_at < after, of all sites."""
+        return days.count(self._connection, first, after)
+
+    def last_written(self, first: str, after: str) -> str | None:
+        """When the last event of that time was committed."""
+        return days.last_written(self._connection, first, after)
+
+    def oldest(self) -> str | None:
+        """The earliest recorded_at of all events."""
+        return days.oldest(self._connection)
+
+    def clock_days(self) -> list[str]:
+        """Days (UTC) on which something was stored, by the daemon's clock."""
+        return days.clock_days(self._connection)
+
+    def last_id(self) -> int:
+        return self._rows.last_id
+
+    def delete_between(self, first: str, after: str, up_to_id: int, limit: int) -> int:
+        """Some events of that time; returns how many, 0 when none are left. Raises WriteRefused, Stop."""
+        with self._transaction():
+            return days.delete(self._connection, first, after, up_to_id, limit)
+
+    def give_back(self, pages: int) -> int:
+        """Shrink the file by at most so many free pages; returns how many are left. Raises WriteRefused, Stop."""
+        with self._transaction():
+            days.give_back(self._connection, pages)
+        return days.free_pages(self._connection)
+
+    @property
+    def bytes(self) -> int:
+        """Of the database as of the last commit, without its WAL."""
+        return days.pages(self._connection) * self._page_bytes
 
     # -- day logs ----------------------------------------------------------------------------------------------------
 
@@ -185,6 +222,10 @@ class Store:
         self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
         return True
 
+    def empty_wal(self) -> None:
+        """Move all that can be moved and cut the WAL: it makes room, and the database's file shrinks. Takes fsyncs."""
+        self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
     def _checkpoint(self, mode: int) -> None:
         try:
             self._connection.wal_checkpoint(mode=mode)
@@ -208,6 +249,6 @@ class Store:
     def close(self) -> None:
         """Checkpoint what can be, and close. The WAL file stays, empty unless a reader held it up."""
         try:
-            self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            self.empty_wal()
         finally:
             self._connection.close()

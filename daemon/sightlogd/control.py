@@ -1,0 +1,146 @@
+"""The control socket: `sightlogd purge` asks the running daemon. Only the daemon's user and root may connect.
+
+One request, a line of JSON; then lines of JSON until the answer is complete: `text` to be shown, at last `exit_code`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from .errors import EXIT_IO_ERROR
+
+NAME: Final = "control.sock"
+REQUEST_BYTES_MAX: Final = 4_096
+CLIENTS_MAX: Final = 4
+_READABLE: Final = 1  # POLLIN, also zmq's
+
+
+class PurgeRequest(Struct, tag_field="command", tag="purge", forbid_unknown_fields=True):
+    dry_run: bool = False
+    force: bool = False
+    before: str | None = None
+
+
+class Poller(Protocol):
+    def register(self, socket: Any, flags: int) -> None: ...
+
+    def unregister(self, socket: Any) -> None: ...
+
+
+class Client:
+    """Somebody who asked. A client that is gone, or does not read, is not waited for."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.heard = b""
+
+    def tell(self, text: str) -> None:
+        self._send({"text": text})
+
+    def end(self, exit_code: int) -> None:
+        self._send({"exit_code": exit_code})
+        self.connection.close()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):
+            self.connection.send(json.dumps(message).encode() + b"\n", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+
+Answer = Callable[[PurgeRequest, Client], None]
+
+
+class Control:
+    """Listens in the data directory, with the caller's poller. `answer` has to end the client it is given."""
+
+    def __init__(self, data_dir: Path, poller: Poller, answer: Answer) -> None:
+        self._path = data_dir / NAME
+        self._poller = poller
+        self._answer = answer
+        self._clients: dict[int, Client] = {}
+        self._path.unlink(missing_ok=True)  # a dead daemon's: this one holds the lock
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        with _short(data_dir) as short:
+            self._listener.bind(short)
+        self._path.chmod(0o600)
+        self._listener.listen(CLIENTS_MAX)
+        poller.register(self._listener.fileno(), _READABLE)
+
+    def serve(self, ready: set[int]) -> None:
+        """What the poller found readable."""
+        if self._listener.fileno() in ready:
+            with contextlib.suppress(OSError):
+                connection, _ = self._listener.accept()
+                connection.setblocking(False)
+                if len(self._clients) >= CLIENTS_MAX:
+                    self._drop(next(iter(self._clients))).connection.close()
+                self._clients[connection.fileno()] = Client(connection)
+                self._poller.register(connection.fileno(), _READABLE)
+        for fd in ready & self._clients.keys():
+            self._hear(fd)
+
+    def _hear(self, fd: int) -> None:
+        client = self._clients[fd]
+        try:
+            data = client.connection.recv(REQUEST_BYTES_MAX)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        client.heard += data
+        if data and b"\n" not in client.heard and len(client.heard) < REQUEST_BYTES_MAX:
+            return
+        self._drop(fd)
+        try:
+            request = msgspec.json.decode(client.heard, type=PurgeRequest)
+        except msgspec.MsgspecError as error:
+            client.tell(f"not a request: {error}")
+            client.end(EXIT_IO_ERROR)
+            return
+        self._answer(request, client)
+
+    def _drop(self, fd: int) -> Client:
+        self._poller.unregister(fd)
+        return self._clients.pop(fd)
+
+    def close(self) -> None:
+        self._listener.close()
+        for client in self._clients.values():
+            client.connection.close()
+        self._path.unlink(missing_ok=True)
+
+
+def ask(data_dir: Path, request: PurgeRequest, show: Callable[[str], None]) -> int | None:
+    """The running daemon's exit code for a request; None when none listens. Raises PermissionError, OSError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        try:
+            with _short(data_dir) as short:
+                connection.connect(short)
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+            return None
+        connection.sendall(msgspec.json.encode(request) + b"\n")
+        with connection.makefile("rb") as answers:
+            for line in answers:
+                message = json.loads(line)
+                if "exit_code" in message:
+                    return int(message["exit_code"])
+                show(message["text"])
+    raise ConnectionResetError("the daemon ended before the answer was complete")
+
+
+@contextlib.contextmanager
+def _short(data_dir: Path) -> Iterator[str]:
+    """A socket's path has 107 bytes at most, and a data directory may be deep."""
+    fd = os.open(data_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{NAME}"
+    finally:
+        os.close(fd)

@@ -1,0 +1,228 @@
+"""Keeps the data directory within its budget: measures, warns, removes the oldest days, refuses when nothing may go."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from . import purge, retention
+from .config import Config
+from .errors import EXIT_STORAGE_FULL, STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
+from .files.daylog import DayLogs
+from .files.days import Days
+from .logs import RateLimit
+from .retention import Day, Level, Plan, Rules, StorageStats
+from .storage import Storage
+from .store import Store
+
+log = structlog.get_logger()
+
+RECOUNT_SECONDS: Final = 6 * 3_600.0
+REPEAT_SECONDS: Final = 3_600.0
+"""A state of the storage that lasts is told once in this time."""
+
+
+class Keeper:
+    """Call `step` while `busy`: a slice of work each time. Call `check` when much was stored, and now and then."""
+
+    def __init__(self, config: Config, store: Store, logs: DayLogs, storage: Storage, days: Days) -> None:
+        self._config = config
+        self._data_dir: Path = config.data_dir
+        self._store = store
+        self._logs = logs
+        self._storage = storage
+        self._days = days
+        self._rules = Rules(config.storage.min_retention_days, config.storage.purge_share_max)
+        self._told = {level: RateLimit(REPEAT_SECONDS) for level in Level}
+        self._level = Level.FINE
+        self._counted = False
+        self._failed = False
+        self._wants_ballast = False
+        self.stats: StorageStats | None = None
+        self.warnings = 0
+        self.events_total = 0
+        self.over_limit: WriteRefused | None = None
+        """Why nothing may be written."""
+        self._work: Iterator[None] | None = self._begin()
+        self._queue: deque[Iterator[None]] = deque()
+        self._recount_at = 0.0
+
+    # -- jobs --------------------------------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        return self._work is not None
+
+    def step(self) -> None:
+        """One slice. Raises Stop."""
+        if self._work is None:
+            return
+        try:
+            next(self._work)
+        except StopIteration:
+            self._work = self._queue.popleft() if self._queue else None
+            self.check()
+        except (OSError, WriteRefused) as error:
+            self._work, self._failed = self._queue.popleft() if self._queue else None, True
+            log.warning("cannot keep the storage in order; it is tried again", reason=str(error))
+
+    def look_around(self, now: float) -> None:
+        """Now and then; `now` is of a monotonic clock. Raises Stop."""
+        if self._work is None and (self._failed or now >= self._recount_at):
+            self._recount_at = now + RECOUNT_SECONDS
+            self._failed = False
+            self._work = self._begin()
+        self.check()
+
+    def do(self, work: Iterator[None]) -> None:
+        """Take on more, to be done behind what is under way."""
+        if self._work is None:
+            self._work = work
+        else:
+            self._queue.append(work)
+
+    def _begin(self) -> Iterator[None]:
+        for leaving in purge.unfinished(self._data_dir):
+            log.warning("going on with the removal of a day", day=leaving.day)
+            yield from purge.finish(leaving, self._store, self._days)
+        yield from self.recount()
+        if not self._storage.has_ballast() and not self._storage.make_ballast():
+            log.warning("no room for the ballast; a disk that gets full has to be cleared by hand")
+
+    def recount(self) -> Iterator[None]:
+        """Look at every file: what was added up since the last time drifts."""
+        yield from self._storage.recount()
+        total = 0
+        for day in sorted(self._storage.days):
+            total += self._store.count_between(*self._days.range_of(day))
+            yield
+        self.events_total = total
+        self._counted = True
+
+    def purge(self, days: Sequence[Day], tell: Callable[[str], None] | None = None) -> Iterator[None]:
+        """Remove these days, in slices. Raises OSError, WriteRefused, Stop."""
+        for day in days:
+            leaving = purge.begin(self._data_dir, day.name, self._store, self._logs, self._store.now())
+            yield
+            yield from purge.finish(leaving, self._store, self._days)
+            self._storage.forget(day.name)
+            self.events_total = max(0, self.events_total - day.events)
+            megabytes = round(day.bytes / 10**6, 1)
+            text = f"removed {day.name}: {megabytes} MB freed, {day.events} events"
+            log.warning(text, day=day.name, mb=megabytes, events=day.events)
+            if tell is not None:
+                tell(text)
+
+    def _rotate(self) -> Iterator[None]:
+        while True:
+            plan = self.plan()
+            if not plan.days:
+                break
+            yield from self.purge(plan.days[:1])
+
+    # -- what may go -------------------------------------------------------------------------------------------------
+
+    def old_days(self, *, force: bool = False) -> Iterator[Day]:
+        """Days that may go, the oldest first; with `force` all before today."""
+        today = self._days.local(self._store.now()).day
+        clock_days = self._store.clock_days()
+        names = set(self._storage.days)
+        oldest = self._store.oldest()
+        if oldest is not None:
+            names.add(self._days.local(oldest).day)  # rows whose folder somebody removed
+        for name in sorted(names):
+            if name >= today:
+                return
+            day = self._day(name)
+            if force or retention.may_go(day, today, clock_days, self._rules):
+                yield day
+
+    def _day(self, name: str) -> Day:
+        first, after = self._days.range_of(name)
+        events = self._store.count_between(first, after)
+        written = self._store.last_written(first, after) if events else None
+        rows = self._store.bytes * events // max(events, self.events_total)
+        return Day(name, self._storage.days.get(name, 0) + rows, events, (written or name)[:10])
+
+    def plan(self, *, force: bool = False) -> Plan:
+        """What has to go now; with `force` whatever the rules say, but never today."""
+        # A reader that holds up the checkpoint makes the WAL grow: no day has to go for that.
+        stats = self.measure()
+        stats = replace(stats, total_bytes=stats.total_bytes - self._storage.wal_excess)
+        if retention.level_of(stats) is Level.FINE:
+            return Plan()
+        rules = self._rules._replace(share_max=1.0) if force else self._rules
+        return retention.plan(self.old_days(force=force), stats, rules)
+
+    # -- the budget --------------------------------------------------------------------------------------------------
+
+    def measure(self) -> StorageStats:
+        self.stats = self._storage.measure(self._store.bytes)
+        return self.stats
+
+    def check(self) -> None:
+        """Measure, tell, and begin to make room where that is due. Raises Stop by `over_limit_action`."""
+        if not self._counted:
+            return
+        stats = self.measure()
+        level = retention.level_of(stats)
+        if level is not self._level:
+            self._told = {level: RateLimit(REPEAT_SECONDS) for level in Level}
+            self._level = level
+        if level is Level.WARN:
+            self._warn(f"Storage at {stats}, approaching limit")
+        if level in (Level.PURGE, Level.OVER) and self._work is None:
+            plan = self.plan()
+            if plan.days:
+                self._warn(f"Storage at {stats}, removing {retention.named(plan.days)}")
+                self._work = self._rotate()
+            else:
+                self._warn(f"Storage at {stats}: {plan.refusal or self.nothing_may_go()}")
+        if level is Level.OVER and self._work is None:
+            self._over(stats)
+        elif self.over_limit is not None:
+            self.over_limit = None
+
+    def nothing_may_go(self) -> str:
+        """Why the plan is empty."""
+        return (
+            f"no day may go: each is today's, or younger than min_retention_days = {self._rules.min_retention_days}, "
+            "or was written to that recently. `sightlogd purge --force` removes days all the same; or make room, or "
+            "raise max_storage_gb"
+        )
+
+    def _over(self, stats: StorageStats) -> None:
+        if self.over_limit is None:
+            log.error(f"Storage limit exceeded: {stats}", action=self._config.storage.over_limit_action)
+        self.over_limit = WriteRefused(STORAGE_LIMIT, f"storage limit exceeded: {stats}")
+        if self._config.storage.over_limit_action == "shutdown":
+            raise Stop(EXIT_STORAGE_FULL, f"Storage limit exceeded: {stats}. Producers keep their records")
+
+    def _warn(self, text: str) -> None:
+        if self._told[self._level].take() is not None:
+            self.warnings += 1
+            log.warning(text)
+
+    def admit(self) -> None:
+        """Before a commit. Raises WriteRefused when there is no room for it, by the budget or on the disk."""
+        if self._wants_ballast:
+            if not self._storage.make_ballast():
+                raise WriteRefused(STORAGE_FULL, f"the disk of {self._data_dir} is full")
+            self._wants_ballast = False
+        if self.over_limit is not None:
+            self.check()
+            if self.over_limit is not None:
+                raise self.over_limit
+
+    def disk_full(self) -> None:
+        """A write found no room: use what was put by, to write the WAL into the database and to remove days."""
+        if self._storage.has_ballast():
+            self._storage.drop_ballast()
+            self._wants_ballast = True
+        self._store.empty_wal()
+        self.check()

@@ -1,0 +1,126 @@
+"""Removes a day: its folder and its rows go together, in slices. What a crash interrupts is finished at the next start.
+
+The folder is renamed to `trash/DAY.ID` first: that is the durable word that the day goes, with the events up to ID;
+what comes for that day afterwards stays. Then its files go (on a full disk only that makes room), then the rows, then
+the database's file shrinks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from .files.daylog import DayLogs
+from .files.days import EVENTS, Days, sync_directory
+from .files.lines import PersonLine
+from .store import Store
+
+TRASH: Final = "trash"
+SLICE_SECONDS: Final = 0.02
+"""What a slice may take: the loop waits for it."""
+FILES_A_SLICE: Final = 100
+_is_leaving = re.compile(r"(\d{4}-\d\d-\d\d)\.(\d+)").fullmatch
+
+
+class Leaving(NamedTuple):
+    """A day on its way out."""
+
+    day: str
+    up_to_id: int
+    folder: Path
+
+
+class Pace:
+    """How much to do at once so that it takes about SLICE_SECONDS."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._began = 0.0
+
+    def begin(self) -> None:
+        self._began = time.monotonic()
+
+    def end(self) -> None:
+        took = time.monotonic() - self._began
+        if took > SLICE_SECONDS:
+            self.count = max(1, self.count // 2)
+        elif took < SLICE_SECONDS / 4:
+            self.count *= 2
+
+
+def unfinished(data_dir: Path) -> list[Leaving]:
+    """Days whose removal was interrupted."""
+    with contextlib.suppress(FileNotFoundError):
+        folders = (data_dir / TRASH).iterdir()
+        found = ((path, _is_leaving(path.name)) for path in sorted(folders))
+        return [Leaving(match[1], int(match[2]), path) for path, match in found if match]
+    return []
+
+
+def begin(data_dir: Path, day: str, store: Store, logs: DayLogs, now: str) -> Leaving:
+    """From here on the day goes. Raises OSError, and nothing has happened then."""
+    folder = data_dir / EVENTS / day
+    trash = data_dir / TRASH
+    trash.mkdir(mode=0o750, exist_ok=True)
+    target = trash / f"{day}.{store.last_id()}"
+    if folder.is_dir():
+        _carry_over(day, logs, now)
+        logs.close(day)
+        os.rename(folder, target)
+        sync_directory(folder.parent)
+    else:
+        target.mkdir()
+    sync_directory(trash)
+    return Leaving(day, store.last_id(), target)
+
+
+def _carry_over(day: str, logs: DayLogs, now: str) -> None:
+    """Persons that became known that day do not go with it."""
+    kept = [(now, line) for line in logs.lines_of(day) if isinstance(line, PersonLine) and line.stored]
+    if kept:
+        logs.write_lines(kept)
+        if not logs.sync():
+            raise OSError("the day logs cannot be written")
+
+
+def finish(leaving: Leaving, store: Store, days: Days) -> Iterator[None]:
+    """The rest, a slice at a time. Raises OSError, WriteRefused, Stop; `unfinished` finds it again then."""
+    yield from _remove_files(leaving.folder)
+    first, after = days.range_of(leaving.day)
+    pace = Pace(50)
+    deleted = -1
+    while deleted:
+        pace.begin()
+        deleted = store.delete_between(first, after, leaving.up_to_id, pace.count)
+        pace.end()
+        store.checkpoint_if_due()
+        yield
+    leaving.folder.rmdir()
+    sync_directory(leaving.folder.parent)
+    pace, left = Pace(50), -1
+    while left:
+        pace.begin()
+        before, left = left, store.give_back(pace.count)
+        pace.end()
+        store.checkpoint_if_due()
+        yield
+        if left == before:
+            break  # not one page could be given back
+    store.empty_wal()
+
+
+def _remove_files(folder: Path) -> Iterator[None]:
+    removed = 0
+    for path, folders, files in os.walk(folder, topdown=False):
+        for name in files:
+            os.unlink(os.path.join(path, name))
+            removed += 1
+            if removed % FILES_A_SLICE == 0:
+                yield
+        for name in folders:
+            os.rmdir(os.path.join(path, name))

@@ -1,0 +1,125 @@
+"""The storage budget: how full it is, and which days may go. Policy alone: no I/O, no clock.
+
+A day is its folder and its rows. The oldest goes first. Never today, never a day that is younger than
+`min_retention_days` or was written to within that many days on which the daemon ran: the wall clock alone makes nothing
+old, because it jumps. Days on which the daemon ran are counted, and a jump adds one of them at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from enum import Enum
+from typing import Final, NamedTuple
+
+WARN_SHARE: Final = 0.8
+PURGE_SHARE: Final = 0.9
+TARGET_SHARE: Final = 0.8
+"""Purging goes on until less than this is used."""
+GB: Final = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class StorageStats:
+    """Bytes of everything in the data directory, against what it may take."""
+
+    total_bytes: int
+    limit_bytes: int
+
+    @property
+    def percentage_used(self) -> float:
+        return 100 * self.total_bytes / self.limit_bytes
+
+    @property
+    def is_over_limit(self) -> bool:
+        return self.total_bytes > self.limit_bytes
+
+    def __str__(self) -> str:
+        return f"{gigabytes(self.total_bytes)} / {gigabytes(self.limit_bytes)} ({int(self.percentage_used)}%)"
+
+
+def gigabytes(count: int) -> str:
+    """Decimal, as a card's are: 4GB, 3.2GB; below 0.1 GB in MB."""
+    if count < GB // 10:
+        return f"{count / 10**6:.3g}MB"
+    return f"{count / GB:.1f}".removesuffix(".0") + "GB"
+
+
+def measured(used: int, limit: int, free: int, keep_free: int) -> StorageStats:
+    """All in bytes. `free` is what the file system has left; where that gets scarce, the limit is lower."""
+    return StorageStats(used, max(1, min(limit, used + free - keep_free)))
+
+
+class Level(Enum):
+    FINE = "fine"
+    WARN = "warn"
+    PURGE = "purge"
+    OVER = "over"
+
+
+def level_of(stats: StorageStats) -> Level:
+    share = stats.total_bytes / stats.limit_bytes
+    if share > 1:
+        return Level.OVER
+    if share > PURGE_SHARE:
+        return Level.PURGE
+    return Level.WARN if share >= WARN_SHARE else Level.FINE
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """`bytes` is what goes with it: files, and the share of the database its rows have."""
+
+    name: str
+    bytes: int
+    events: int
+    last_written: str
+    """The day (YYYY-MM-DD, UTC) of the last commit into it; its own name when it has no rows."""
+
+
+class Rules(NamedTuple):
+    min_retention_days: int
+    share_max: float
+
+
+def may_go(day: Day, today: str, clock_days: Iterable[str], rules: Rules) -> bool:
+    """Whether a day is old enough. `clock_days`: the days on which the daemon ran, YYYY-MM-DD."""
+    try:
+        oldest_kept = (date.fromisoformat(today) - timedelta(days=rules.min_retention_days)).isoformat()
+    except OverflowError:  # the clock stands at the beginning of time
+        return False
+    if day.name >= min(today, oldest_kept):
+        return False
+    since = max(day.name, day.last_written)
+    return sum(clock_day > since for clock_day in clock_days) >= rules.min_retention_days
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What would go, the oldest first; nothing when `refusal` says why."""
+
+    days: tuple[Day, ...] = ()
+    refusal: str | None = None
+
+
+def plan(days: Iterable[Day], stats: StorageStats, rules: Rules) -> Plan:
+    """Of the `days` that may go, the oldest first, those that bring the use below 80 %."""
+    excess = stats.total_bytes - TARGET_SHARE * stats.limit_bytes
+    going: list[Day] = []
+    freed = 0
+    for day in days:
+        if freed > excess:
+            break
+        going.append(day)
+        freed += day.bytes
+    if going and freed > rules.share_max * stats.total_bytes:
+        return Plan(
+            refusal=f"{len(going)} days with {gigabytes(freed)} of {gigabytes(stats.total_bytes)} would have to go at "
+            "once, more than purge_share_max. `sightlogd purge --dry-run` lists them, `sightlogd purge --force` does it"
+        )
+    return Plan(tuple(going))
+
+
+def named(days: Sequence[Day]) -> str:
+    return f"{days[0].name} to {days[-1].name}" if len(days) > 1 else days[0].name

@@ -1,0 +1,121 @@
+"""What the data directory takes, kept up to date as it grows; and a little room put by for a full disk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Final
+
+from .config import Storage as Limits
+from .files.days import EVENTS, folders
+from .retention import GB, StorageStats, measured
+from .store import DATABASE, WAL_BYTES_KEPT
+
+BALLAST: Final = "ballast"
+BALLAST_BYTES: Final = 8 * 1024 * 1024
+"""A checkpoint and the first slices of a purge find room in it when a disk is completely full."""
+BLOCK_BYTES: Final = 4_096
+ENTRIES_A_SLICE: Final = 500
+
+
+def allocated(path: str | Path) -> int:
+    """Bytes a file takes on its disk; 0 when it is not there. Raises OSError."""
+    try:
+        return os.lstat(path).st_blocks * 512  # stat(2): in units of 512, whatever the block size
+    except FileNotFoundError:
+        return 0
+
+
+class Storage:
+    """`recount` is needed once before `measure` says the truth; what grows in between is added as it comes."""
+
+    def __init__(self, data_dir: Path, limits: Limits) -> None:
+        self._data_dir = data_dir
+        self._limits = limits
+        self.days: dict[str, int] = {}
+        """Bytes of the files in each day's folder."""
+        self._rest = 0
+        self.wal_excess = 0
+        """Bytes that the WAL gives back by itself, once no reader holds up the checkpoint."""
+        self._ballast = data_dir / BALLAST
+        self._size_limited = int(limits.max_storage_gb * GB)
+        self._ballast_bytes = min(BALLAST_BYTES, self._size_limited // 100)
+
+    # -- counting ----------------------------------------------------------------------------------------------------
+
+    def recount(self) -> Iterator[None]:
+        """Look at every file, in slices. What a day grows by while it is looked at may be missed until the next."""
+        there = folders(self._data_dir)
+        for day in there:
+            self.days[day] = yield from _size(self._data_dir / EVENTS / day)
+            yield
+        for gone in self.days.keys() - set(there):
+            del self.days[gone]
+        rest = 0
+        with contextlib.suppress(FileNotFoundError):
+            for entry in os.scandir(self._data_dir):
+                if entry.name == EVENTS or entry.name in (DATABASE, f"{DATABASE}-wal", BALLAST):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    for folder, _, _ in os.walk(entry.path):
+                        rest += yield from _size(Path(folder))
+                else:
+                    rest += allocated(entry.path)
+        self._rest = rest
+
+    def grew(self, day: str, count: int) -> None:
+        """A day's files by so many bytes."""
+        self.days[day] = self.days.get(day, 0) + count
+
+    def forget(self, day: str) -> None:
+        """Its folder is gone."""
+        self.days.pop(day, None)
+
+    def measure(self, database_bytes: int) -> StorageStats:
+        """O(days). `database_bytes`: what the database needs as of the last commit. Raises OSError."""
+        # Until the next checkpoint the file has not grown yet, or not shrunk yet.
+        database = min(database_bytes, allocated(self._data_dir / DATABASE))
+        wal = allocated(self._data_dir / f"{DATABASE}-wal")
+        self.wal_excess = max(0, wal - WAL_BYTES_KEPT)
+        used = sum(self.days.values()) + self._rest + database + wal + allocated(self._ballast)
+        disk = os.statvfs(self._data_dir)
+        return measured(used, self._size_limited, disk.f_bavail * disk.f_frsize, int(self._limits.keep_free_gb * GB))
+
+    # -- ballast -----------------------------------------------------------------------------------------------------
+
+    def has_ballast(self) -> bool:
+        return allocated(self._ballast) >= self._ballast_bytes
+
+    def make_ballast(self) -> bool:
+        """Put the room by; False when the disk has none."""
+        try:
+            fd = os.open(self._ballast, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except OSError:
+            return False
+        try:
+            os.posix_fallocate(fd, 0, max(self._ballast_bytes, 1))
+        except OSError:
+            self.drop_ballast()
+            return False
+        finally:
+            os.close(fd)
+        return True
+
+    def drop_ballast(self) -> None:
+        with contextlib.suppress(OSError):
+            self._ballast.unlink()
+
+
+def _size(folder: Path) -> Generator[None, None, int]:
+    """What a folder and its files take, without folders in it."""
+    total = allocated(folder)
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for number, entry in enumerate(entries, 1):
+            if not entry.is_dir(follow_symlinks=False):
+                with contextlib.suppress(FileNotFoundError):
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+            if number % ENTRIES_A_SLICE == 0:
+                yield
+    return total

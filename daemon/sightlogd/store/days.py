@@ -1,0 +1,79 @@
+"""Rows of one day: counting them, and deleting them in slices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import apsw
+
+
+def sites(connection: apsw.Connection) -> list[str]:
+    return [site for (site,) in connection.execute("SELECT DISTINCT site FROM cameras ORDER BY site")]
+
+
+def count(connection: apsw.Connection, first: str, after: str) -> int:
+    """Events with first <= recorded_at < after, of all sites."""
+    return sum(
+        int(
+            connection.execute(
+                "SELECT count(*) FROM events WHERE site = ? AND recorded_at >= ? AND recorded_at < ?",
+                (site, first, after),
+            ).get
+        )
+        for site in sites(connection)
+    )
+
+
+def last_written(connection: apsw.Connection, first: str, after: str) -> str | None:
+    """created_at of the event of that time that was committed last."""
+    found: list[Any] = [
+        connection.execute(
+            "SELECT max(id) FROM events WHERE site = ? AND recorded_at >= ? AND recorded_at < ?", (site, first, after)
+        ).get
+        for site in sites(connection)
+    ]
+    last = max((row_id for row_id in found if row_id is not None), default=None)
+    if last is None:
+        return None
+    moment: str | None = connection.execute("SELECT created_at FROM events WHERE id = ?", (last,)).get
+    return moment
+
+
+def oldest(connection: apsw.Connection) -> str | None:
+    """The earliest recorded_at there is."""
+    found: list[Any] = [
+        connection.execute("SELECT min(recorded_at) FROM events WHERE site = ?", (site,)).get
+        for site in sites(connection)
+    ]
+    return min((moment for moment in found if moment is not None), default=None)
+
+
+def clock_days(connection: apsw.Connection) -> list[str]:
+    return [day for (day,) in connection.execute("SELECT day FROM clock_days ORDER BY day")]
+
+
+def delete(connection: apsw.Connection, first: str, after: str, up_to_id: int, limit: int) -> int:
+    """Some of the events of that time with id <= `up_to_id`, and what hangs on them; returns how many."""
+    for site in sites(connection):
+        connection.execute(
+            "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE site = ? AND recorded_at >= ? "
+            "AND recorded_at < ? AND id <= ? LIMIT ?)",
+            (site, first, after, up_to_id, limit),
+        )
+        deleted = connection.changes()
+        if deleted:
+            return deleted
+    return 0
+
+
+def free_pages(connection: apsw.Connection) -> int:
+    return int(connection.execute("PRAGMA freelist_count").get)
+
+
+def pages(connection: apsw.Connection) -> int:
+    return int(connection.execute("PRAGMA page_count").get)
+
+
+def give_back(connection: apsw.Connection, limit: int) -> None:
+    """Hand pages that are free back to the file system, with the next checkpoint."""
+    connection.execute(f"PRAGMA incremental_vacuum({limit})").fetchall()

@@ -1,0 +1,113 @@
+"""Which days may go, and when: the rules of the storage budget."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+
+import pytest
+
+from sightlogd.retention import Day, Level, Plan, Rules, StorageStats, gigabytes, level_of, may_go, measured, plan
+
+RULES = Rules(min_retention_days=7, share_max=0.5)
+TODAY = "2026-11-20"
+
+
+def before(days: int, day: str = TODAY) -> str:
+    return (date.fromisoformat(day) - timedelta(days=days)).isoformat()
+
+
+def ran(*ago: int) -> list[str]:
+    """Days on which the daemon ran."""
+    return [before(days) for days in ago]
+
+
+EVERY_DAY = ran(*range(400))
+
+
+def day(ago: int, written_ago: int | None = None, count: int = 10**9) -> Day:
+    return Day(before(ago), count, 100, before(ago if written_ago is None else written_ago))
+
+
+def gone(days: list[Day], today: str = TODAY, clock_days: list[str] = EVERY_DAY, rules: Rules = RULES) -> list[str]:
+    return [each.name for each in days if may_go(each, today, clock_days, rules)]
+
+
+def test_what_is_younger_than_the_retention_stays():
+    assert gone([day(ago) for ago in range(12)]) == [before(8), before(9), before(10), before(11)]
+
+
+def test_today_stays_whatever_the_rules_say():
+    rules = Rules(0, 1.0)
+    assert gone([day(0), day(1), day(-1)], rules=rules) == [before(1)]
+
+
+@pytest.mark.parametrize("today", ["0001-01-03", "1970-01-01", "2026-11-13", "2019-06-01"])
+def test_a_clock_that_jumped_back_removes_nothing(today):
+    assert gone([day(ago) for ago in range(7, 400)], today, [*ran(*range(30)), today]) in (
+        [],
+        [before(ago) for ago in range(15, 400)],
+    )
+    assert gone([day(ago) for ago in range(30)], today, [*ran(*range(30)), today]) in (
+        [],
+        [before(ago) for ago in range(15, 30)],
+    )
+
+
+@pytest.mark.parametrize("years", [1, 20, 1000])
+def test_a_clock_that_jumped_ahead_removes_no_day_of_the_last_week_it_ran(years):
+    future = before(-365 * years)
+    kept = [day(ago) for ago in range(7)]
+    assert gone(kept, future, [*ran(*range(30)), future]) == [before(6)] or years == 0
+    assert gone(kept[:6], future, [*ran(*range(30)), future]) == []
+
+
+def test_days_on_which_the_daemon_did_not_run_do_not_count():
+    holiday = [*ran(0, 1), *ran(*range(60, 90))]
+    assert gone([day(61), day(63), day(64), day(65), day(66)], clock_days=holiday) == [before(65), before(66)]
+
+
+def test_a_day_that_a_sensor_with_a_wrong_clock_still_writes_to_stays():
+    assert gone(
+        [Day("1970-01-01", 1, 5, TODAY), Day("1970-01-02", 1, 5, before(3)), Day("1970-01-03", 1, 5, before(9))]
+    ) == ["1970-01-03"]
+
+
+def test_as_many_days_go_as_bring_it_below_80_percent_and_no_more():
+    days = [day(ago, count=100) for ago in (40, 39, 38, 37)]
+    assert plan(days, StorageStats(950, 1000), RULES).days == tuple(days[:2])
+    assert plan(days, StorageStats(901, 1000), RULES).days == tuple(days[:2])
+    assert plan(days, StorageStats(899, 1000), RULES).days == tuple(days[:1])
+
+
+def test_more_than_a_share_does_not_go_at_once_and_it_says_how_to_do_it_all_the_same():
+    days = [day(ago, count=100) for ago in range(40, 10, -1)]
+    refused = plan(days, StorageStats(3_000, 400), RULES)
+    assert refused.days == ()
+    assert "purge --force" in (refused.refusal or "")
+    assert len(plan(days, StorageStats(3_000, 400), Rules(7, 1.0)).days) == 27
+    assert plan([], StorageStats(3_000, 400), RULES) == Plan()
+
+
+@pytest.mark.parametrize(
+    ("used", "level"),
+    [(0, Level.FINE), (799, Level.FINE), (800, Level.WARN), (900, Level.WARN), (901, Level.PURGE), (1000, Level.PURGE),
+     (1001, Level.OVER)],
+)  # fmt: skip
+def test_the_levels_begin_where_they_are_said_to(used, level):
+    assert level_of(StorageStats(used, 1000)) is level
+
+
+def test_a_disk_that_others_fill_lowers_the_limit():
+    assert measured(100, 1000, 5000, 200) == StorageStats(100, 1000)
+    assert measured(100, 1000, 300, 200) == StorageStats(100, 200)
+    assert measured(100, 1000, 100, 200).is_over_limit
+    assert level_of(measured(100, 1000, 0, 200)) is Level.OVER
+    assert level_of(measured(100, 1000, 0, 0)) is Level.PURGE
+
+
+def test_it_reads_as_people_say_it():
+    assert str(StorageStats(3_200_000_000, 4_000_000_000)) == "3.2GB / 4GB (80%)"
+    assert str(StorageStats(4_100_000_000, 4_000_000_000)) == "4.1GB / 4GB (102%)"
+    assert gigabytes(12_300_000) == "12.3MB"
+    stats = StorageStats(5, 4)
+    assert (stats.is_over_limit, stats.percentage_used) == (True, 125.0)
