@@ -63,8 +63,8 @@ def test_the_oldest_days_go_with_their_rows_and_files_and_it_is_told(idle_daemon
     for ago in (6, 5, 4, 3, 2, 1, 0):
         fill_a_day(daemon, ago)
     wait_for(lambda: said(daemon, f"removed {day(6)}"), "the oldest day is removed")
-    wait_for(lambda: taken(daemon) < 27_000_000, "it is below 90 %")
-    wait_for(lambda: not list((daemon.data_dir / "trash").iterdir()), "it is done")
+    trash = daemon.data_dir / "trash"
+    wait_for(lambda: taken(daemon) < 24_000_000 and not list(trash.iterdir()), "it is below 80 %")
     assert daemon.stop() == 0
     left = folders(daemon)
     assert left == [day(ago) for ago in range(len(left) - 1, -1, -1)], "the oldest went, in order"
@@ -246,6 +246,7 @@ def insert_until_it_is_refused(publisher, published: list[str]) -> None:
         publisher.insert_event(event)
 
 
+@pytest.mark.timeout(900)
 def test_a_disk_filled_and_freed_100_times_loses_nothing_that_was_acked(small_disk):
     daemon = small_disk.start(
         config="[storage]\nkeep_free_gb = 0.0\nmin_retention_days = 7\n[log]\nslow_commit_ms = 60000"
