@@ -6,12 +6,10 @@ libzmq's own thread goes on receiving during a commit, so its queue is the queue
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import socket
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,10 +23,10 @@ from sightlog.wire import FRAME_BYTES_MAX, Limits
 
 from .batch import Batch, BatchLimits, Reason
 from .config import Config
-from .decoder import EventRecord
 from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop, WriteRefused
-from .files import thumbnails
-from .logs import RateLimit
+from .files.jpeg import PictureLimits
+from .files.thumbnails import Thumbnails
+from .logs import WARNING_SECONDS, RateLimit, Warnings
 from .session import Session, Sessions
 from .store import Store
 
@@ -45,7 +43,6 @@ WINDOW_BATCHES: Final = 4
 RETRY_SECONDS: Final = 1.0
 RETRY_SECONDS_MAX: Final = 30.0
 CHORES_SECONDS: Final = 60.0
-LOG_SECONDS: Final = 10.0
 SOCKET_MODE: Final = 0o660
 
 
@@ -72,8 +69,14 @@ class Ingest:
         self._refused_until = 0.0
         self._retry_seconds = RETRY_SECONDS
         self._next_chores = time.monotonic() + CHORES_SECONDS
-        self._slow = RateLimit(LOG_SECONDS)
-        self._warnings: defaultdict[str, RateLimit] = defaultdict(lambda: RateLimit(LOG_SECONDS))
+        self._thumbnails = Thumbnails(
+            config.data_dir,
+            config.zone(),
+            PictureLimits(config.files.thumbnail_pixels_max, config.files.thumbnail_bytes_max),
+            store,
+        )
+        self._slow = RateLimit(WARNING_SECONDS)
+        self._warn = Warnings()
         self._context = zmq.Context()
         transport, _, address = config.ingest.endpoint.partition("://")
         self._socket_path = Path(address) if transport == "ipc" else None
@@ -81,6 +84,7 @@ class Ingest:
         self._socket = self._bind(config.ingest.endpoint)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._thumbnails.fileno(), zmq.POLLIN)
 
     def _bind(self, endpoint: str) -> zmq.Socket[bytes]:
         path = self._socket_path
@@ -133,12 +137,14 @@ class Ingest:
         reason = self._batch.due(now)
         if reason is not None:
             self._commit(reason)
+        if self._thumbnails.fileno() in ready or now >= self._thumbnails.deadline:
+            self._thumbnails.collect(now)
         if now >= self._next_chores:
             self._do_chores(now)
         return True
 
     def _wait_ms(self, now: float) -> int:
-        due = self._next_chores
+        due = min(self._next_chores, self._thumbnails.deadline)
         if self._batch:
             due = now if self._batch.due(now) else min(due, self._batch.deadline or due)
         return max(0, round((due - now) * 1000 + 0.5))
@@ -196,11 +202,6 @@ class Ingest:
             # It is gone, or does not read: what it misses here it asks for after its next hello.
             self._sessions.forget(route)
 
-    def _warn(self, kind: str, text: str) -> None:
-        held = self._warnings[kind].take()
-        if held is not None:
-            log.warning(text, held_back=held)
-
     # -- committing --------------------------------------------------------------------------------------------------
 
     def _commit(self, reason: Reason) -> None:
@@ -209,12 +210,13 @@ class Ingest:
             return
         began = time.monotonic()
         try:
-            paths = self._save_thumbnails()
+            paths = self._thumbnails.save(batch.parcels)
             written = self._store.write(batch.parcels, paths, batch.dead_letters)
         except WriteRefused as error:
             self._refuse(error)
             return
         took = time.monotonic() - began
+        self._thumbnails.counts.stored += len(paths)
         self._recover()
         exceptions: dict[Session, list[tuple[int, str, str]]] = {}
         for parcel, some in zip(batch.parcels, written.exceptions, strict=True):
@@ -251,42 +253,6 @@ class Ingest:
             rejected = [(seq, why) for seq, status, why in some if status == wire.REJECTED]
             if rejected:
                 self._warn("rejected", f"{session.name}: rejected {len(rejected)} records, first: {rejected[0][1]}")
-
-    def _save_thumbnails(self) -> dict[tuple[int, int], str]:
-        """Durable files before the rows that name them, by parcel and record. None for duplicates.
-
-        An image that is not acceptable costs the picture, never the event. Raises WriteRefused when a file cannot be
-        written: that passes, and the producers still have it.
-        """
-        carriers = [parcel for parcel in self._batch.parcels if parcel.images]
-        if not carriers:
-            return {}
-        ids = [r.event_id for p in carriers for r in p.records if isinstance(r, EventRecord)]
-        known = self._store.known_events(ids)
-        paths: dict[tuple[int, int], Path] = {}
-        try:
-            for number, parcel in enumerate(self._batch.parcels):
-                for index, record in enumerate(parcel.records):
-                    if not isinstance(record, EventRecord) or record.event_id in known:
-                        continue
-                    known.add(record.event_id)
-                    image = parcel.images.get(index)
-                    if image is not None and (path := self._save_thumbnail(record, image)) is not None:
-                        paths[number, index] = path
-            for directory in {path.parent for path in paths.values()}:
-                thumbnails.sync(self._config.data_dir / directory)
-        except OSError as error:
-            code = "storage_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "not_writable"
-            raise WriteRefused(code, f"cannot write thumbnails: {error}") from error
-        return {key: str(path) for key, path in paths.items()}
-
-    def _save_thumbnail(self, record: EventRecord, image: bytes) -> Path | None:
-        try:
-            day = thumbnails.day_of(record.recorded_at, self._config.zone())
-            return thumbnails.save(self._config.data_dir, day, record.event_id, image)
-        except (thumbnails.NotAcceptable, OverflowError) as error:
-            self._warn("thumbnail", f"no thumbnail for event {record.event_id}: {error}")
-            return None
 
     def _refuse(self, error: WriteRefused) -> None:
         """Nothing of the batch is stored as far as anybody may rely on: the producers keep it and send it again."""
@@ -340,6 +306,7 @@ class Ingest:
 
     def close(self) -> None:
         """Let the last acks leave, then give the socket up."""
+        self._thumbnails.close()
         self._socket.close()
         self._context.term()
         if self._socket_path is not None and self._owns_socket():

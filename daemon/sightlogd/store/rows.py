@@ -361,3 +361,15 @@ def known_events(connection: apsw.Connection, event_ids: Sequence[str]) -> set[s
         "SELECT event_id FROM events WHERE event_id IN (SELECT value FROM json_each(?))", (json.dumps(event_ids),)
     ).fetchall()
     return {event_id for (event_id,) in found}
+
+
+def awaits_thumbnail(connection: apsw.Connection, event_id: str) -> str | None:
+    """`recorded_at` of an event that has no thumbnail."""
+    found: str | None = connection.execute(
+        "SELECT recorded_at FROM events WHERE event_id = ? AND thumbnail_path IS NULL", (event_id,)
+    ).get
+    return found
+
+
+def set_thumbnail(connection: apsw.Connection, event_id: str, path: str) -> None:
+    connection.execute("UPDATE events SET thumbnail_path = ? WHERE event_id = ?", (path, event_id))

@@ -198,6 +198,15 @@ class Store:
         """Those of the ids that are there already, at whatever site."""
         return rows.known_events(self._connection, event_ids)
 
+    def awaits_thumbnail(self, event_id: str) -> str | None:
+        """`recorded_at` of an event without a thumbnail; None when it has one, or when there is no such event."""
+        return rows.awaits_thumbnail(self._connection, event_id)
+
+    def set_thumbnail(self, event_id: str, path: str) -> None:
+        """One transaction. See the module for what an exception means."""
+        with self._transaction():
+            rows.set_thumbnail(self._connection, event_id, path)
+
     def write(self, parcels: Sequence[Parcel], thumbnails: Thumbnails, dead_letters: Sequence[DeadLetter]) -> Written:
         """One batch, one transaction. See the module for what an exception means."""
         try:

@@ -1,0 +1,46 @@
+"""Files that are there whole and for good, or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+DIRECTORY_MODE: Final = 0o2750
+FILE_MODE: Final = 0o640
+TEMPORARY: Final = ".tmp"
+"""The name of a file while it is written. One a directory is enough for one writer, and no id begins with a dot."""
+
+
+def write(target: Path, data: bytes) -> None:
+    """Replaces what is there. Durable once `sync` ran on the target's directory too. Raises OSError."""
+    make_directories(target.parent)
+    temporary = target.parent / TEMPORARY
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+        with open(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+        os.rename(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync(directory: Path) -> None:
+    """Make the names in a directory durable. Raises OSError."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_directories(path: Path) -> None:
+    """`path`, and what is missing above it; durable. Raises OSError."""
+    if path.is_dir():
+        return
+    make_directories(path.parent)
+    path.mkdir(mode=0o750, exist_ok=True)
+    path.chmod(DIRECTORY_MODE)
+    sync(path.parent)
