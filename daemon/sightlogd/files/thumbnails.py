@@ -183,15 +183,18 @@ class Thumbnails:
         answer = self._child.step(now)
         if answer is not None:
             self._settle(answer, now)
-        if not self._incoming or now < self._retry_at:
+        if now < self._retry_at or not (self._child.absent or self._child.idle):
             return
-        if self._child.absent:
-            try:
-                self._child.start(now)
-            except OSError as error:
-                self._fail(f"cannot start the decoder: {error}", now)
-        elif self._child.idle and (event_id := self._next()) is not None:
+        event_id = self._next()
+        if event_id is None:
+            return
+        if self._child.idle:
             self._ask(event_id, now)
+            return
+        try:
+            self._child.start(now)
+        except OSError as error:
+            self._fail(f"cannot start the decoder: {error}", now)
 
     def _ask(self, event_id: str, now: float) -> None:
         try:
