@@ -29,6 +29,7 @@ from sightlogd.session import Parcel, Session
 from sightlogd.store import Store
 
 LIMITS = PictureLimits(640, 131_072)
+CRASHING = str(Path(__file__).parents[1] / "crashing_daemon.py")
 IMPATIENT = str(Path(__file__).parents[1] / "impatient_daemon.py")
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
@@ -98,7 +99,7 @@ def test_an_acceptable_jpeg_is_kept_byte_for_byte_before_the_ack_and_nothing_is_
         assert (daemon.data_dir / path).read_bytes() == image
         assert (daemon.data_dir / path).stat().st_mode & 0o777 == 0o640
     assert decoders(daemon) == []
-    assert not (daemon.data_dir / "incoming").exists()
+    assert waiting(daemon) == []
 
 
 @pytest.mark.parametrize(
@@ -314,6 +315,23 @@ def test_a_decoder_that_lies_costs_the_picture_only(idle_daemon, tmp_path, lie):
         assert publisher.insert_event(Event("garage"))
 
 
+def test_what_a_decoder_left_of_one_picture_is_not_taken_for_the_next(idle_daemon, tmp_path):
+    target = idle_daemon.data_dir / "incoming" / ".jpg"
+    (tmp_path / "first.jpg").write_bytes(jpeg())
+    script = tmp_path / "decoder.py"
+    script.write_text(
+        "import shutil\nprint('ready', flush=True)\n"
+        f"input(); shutil.copy({str(tmp_path / 'first.jpg')!r}, {str(target)!r}); print('no reason', flush=True)\n"
+        "input(); print('ok', flush=True); input()\n"
+    )
+    daemon = idle_daemon.start(program=[IMPATIENT, "5.0", f"{sys.executable} {script}"])
+    assert why_dropped(daemon, insert(daemon, png(colour=RED))) == "reason"
+    # Warnings of one kind are told once in ten seconds: that this one is dropped shows in its file.
+    second = insert(daemon, png(colour=BLUE))
+    wait_for(lambda: second.event_id not in waiting(daemon), "the second is settled")
+    assert path_of(daemon, second) is None
+
+
 @pytest.mark.parametrize("command", ["/nowhere/decoder", "/bin/false"])
 def test_a_decoder_that_cannot_start_is_told_and_the_pictures_wait_for_one_that_can(idle_daemon, command):
     daemon = idle_daemon.start(program=[IMPATIENT, "5.0", command])
@@ -342,6 +360,21 @@ def test_a_daemon_killed_between_ack_and_decoding_makes_the_picture_after_its_re
     daemon.start()
     assert is_near(opened(picture_of(daemon, event)), (9, 9), BLUE)
     assert waiting(daemon) == []
+
+
+@pytest.mark.parametrize("point", ["picture_incoming", "after_commit", "picture_renamed", "picture_in_row"])
+def test_a_crash_at_any_point_loses_no_picture_and_leaves_no_second_one(idle_daemon, point):
+    daemon = idle_daemon.start(program=[CRASHING, point, "1"])
+    event = Event("front_door", thumbnail=png(colour=BLUE))
+    with daemon.publisher() as publisher:
+        receipt = publisher.publish(event, urgent=True)
+        assert daemon.process.wait(20) == -signal.SIGKILL
+        daemon.start()
+        assert receipt.wait(20) == "stored"
+    assert is_near(opened(picture_of(daemon, event)), (9, 9), BLUE)
+    assert waiting(daemon) == []
+    files = [path.name for path in daemon.data_dir.glob("events/*/*")]
+    assert files == [f"{event.event_id}.jpg"]
 
 
 def test_a_picture_that_has_its_row_or_whose_event_is_gone_is_removed_at_the_start(daemon):

@@ -8,14 +8,15 @@ from typing import Final
 
 DIRECTORY_MODE: Final = 0o2750
 FILE_MODE: Final = 0o640
-TEMPORARY: Final = ".tmp"
-"""The name of a file while it is written. One a directory is enough for one writer, and no id begins with a dot."""
 
 
-def write(target: Path, data: bytes) -> None:
-    """Replaces what is there. Durable once `sync` ran on the target's directory too. Raises OSError."""
+def write(target: Path, data: bytes, temporary: Path) -> None:
+    """Replaces what is there. Durable once `sync` ran on the target's directory too. Raises OSError.
+
+    `temporary` is its name while it is written, on the same file system: the one place to look for what a crash left.
+    """
     make_directories(target.parent)
-    temporary = target.parent / TEMPORARY
+    make_directories(temporary.parent)
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
         with open(fd, "wb") as file:

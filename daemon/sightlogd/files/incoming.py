@@ -12,8 +12,10 @@ from . import durable
 
 INCOMING_MAX: Final = 256
 INCOMING_BYTES_MAX: Final = 64 * 1024 * 1024
+UNFINISHED: Final = ".tmp"
+"""The name of every picture while it is written. One is enough for one writer, and no id begins with a dot."""
 ENCODED: Final = ".jpg"
-"""What the decoder makes of one of them. No id begins with a dot."""
+"""What the decoder makes of one of them."""
 
 _is_id = re.compile(ID_PATTERN).fullmatch
 
@@ -23,12 +25,13 @@ class Incoming:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.unfinished = directory / UNFINISHED
         self.encoded = directory / ENCODED
         self._sizes: dict[str, int] = {}
         self._bytes = 0
         if directory.is_dir():
-            for name in (durable.TEMPORARY, ENCODED):
-                (directory / name).unlink(missing_ok=True)
+            for leftover in (self.unfinished, self.encoded):
+                leftover.unlink(missing_ok=True)
             # Ids that grow with time, so in the order of the events.
             for path in sorted(directory.iterdir()):
                 if _is_id(path.name) and path.is_file():
@@ -49,7 +52,7 @@ class Incoming:
 
     def put(self, event_id: str, image: bytes) -> None:
         """Durable once `durable.sync` ran on the directory too."""
-        durable.write(self.directory / event_id, image)
+        durable.write(self.directory / event_id, image, self.unfinished)
         self._add(event_id, len(image))
 
     def _add(self, event_id: str, size: int) -> None:

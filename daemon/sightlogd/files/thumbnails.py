@@ -154,7 +154,7 @@ class Thumbnails:
         except (NotAcceptable, OverflowError) as error:
             self._drop(record.event_id, str(error))
             return None
-        durable.write(target, image)
+        durable.write(target, image, self._incoming.unfinished)
         return target
 
     def _check_worth_decoding(self, image: bytes, why: NotAcceptable) -> None:
