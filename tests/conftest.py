@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,17 @@ class Daemon:
         self.process: subprocess.Popen[bytes] | None = None
         self._readers: list[Reader] = []
 
-    def start(self, *arguments: str, config: str = "", wait: bool = True, env: dict[str, str] | None = None) -> Daemon:
+    def start(
+        self,
+        *arguments: str,
+        config: str = "",
+        wait: bool = True,
+        env: dict[str, str] | None = None,
+        program: Sequence[str] = ("-m", "sightlogd"),
+    ) -> Daemon:
         file = self.home / "config.toml"
         file.write_text(config)
-        command = [sys.executable, "-m", "sightlogd", "run", "--config", str(file), "--data-dir", str(self.data_dir)]
+        command = [sys.executable, *program, "run", "--config", str(file), "--data-dir", str(self.data_dir)]
         ready = self._count_ready()
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(

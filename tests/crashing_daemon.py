@@ -2,8 +2,10 @@
 
     python tests/crashing_daemon.py POINT NTH run --data-dir …
 
-POINT is before_commit (rows written, transaction open), after_commit (durable, not acked) or in_start (the WAL
-rewritten, the database open, nothing ready); NTH counts how often it has to be reached.
+POINT is before_commit (rows written, transaction open), after_commit (durable, not acked), in_start (the WAL rewritten,
+the database open, nothing ready), picture_incoming (a picture waits, its event is not stored), picture_renamed (it is
+in its day's folder, the row does not know it) or picture_in_row (the row knows it, the picture still waits); NTH counts
+how often it has to be reached.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sightlogd.__main__ import main
+from sightlogd.files.incoming import Incoming
 from sightlogd.store import migrate
 from sightlogd.store.rows import Rows
 from sightlogd.store.store import Store
@@ -42,6 +45,12 @@ if __name__ == "__main__":
         Store.write = then_die(Store.write)
     elif point == "in_start":
         migrate.check_schema = then_die(migrate.check_schema)
+    elif point == "picture_incoming":
+        Incoming.put = then_die(Incoming.put)
+    elif point == "picture_renamed":
+        Store.set_thumbnail = then_die(lambda *_: None)
+    elif point == "picture_in_row":
+        Store.set_thumbnail = then_die(Store.set_thumbnail)
     else:
         sys.exit(f"unknown point {point}")
     sys.exit(main(sys.argv[3:]))

@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sightlog import Event, SpoolFull
+from sightlog.adapters import thumbnail_from_frame
 
 from . import process
 from .handoff import Outbox
 from .motion import MotionGate, MotionMeter
-from .picture import encode_jpeg, encode_thumbnail
+from .picture import encode_jpeg
 from .process import Stop
 from .source import open_frames
 from .stats import open_publisher
@@ -65,7 +66,7 @@ def _watch(options: argparse.Namespace, stop: Stop) -> None:
                 event_type="motion",
                 recording_id=recording_id,
                 motion_confidence=confidence,
-                thumbnail=encode_thumbnail(frame),
+                thumbnail=thumbnail_from_frame(frame, color_order="bgr"),
             )
             try:
                 pub.publish(event)

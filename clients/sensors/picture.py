@@ -10,9 +10,6 @@ from .process import SensorError
 if TYPE_CHECKING:
     from cv2.typing import MatLike
 
-THUMBNAIL_PIXELS_MAX: Final = 320
-"""The longer side."""
-THUMBNAIL_QUALITY: Final = 85
 FRAME_QUALITY: Final = 95
 
 
@@ -48,11 +45,6 @@ def encode_jpeg(frame: MatLike, quality: int = FRAME_QUALITY) -> bytes:
     if not ok:
         raise SensorError(f"cannot encode a frame of shape {frame.shape} as JPEG")
     return data.tobytes()
-
-
-def encode_thumbnail(frame: MatLike) -> bytes:
-    """A JPEG of at most 320 pixels on its longer side."""
-    return encode_jpeg(shrunk(frame, THUMBNAIL_PIXELS_MAX)[0], THUMBNAIL_QUALITY)
 
 
 def decode_image(data: bytes) -> MatLike | None:

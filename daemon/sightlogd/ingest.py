@@ -6,12 +6,10 @@ libzmq's own thread goes on receiving during a commit, so its queue is the queue
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import socket
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,19 +21,12 @@ import zmq
 from sightlog import wire
 from sightlog.wire import FRAME_BYTES_MAX, Limits
 
-from . import byhand
 from .batch import Batch, BatchLimits, Reason
 from .config import Config
 from .control import Control
-from .decoder import EventRecord
-from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
-from .files import thumbnails
-from .files.daylog import DayLogs
-from .files.days import Days
-from .keeper import Keeper
-from .logs import RateLimit
+from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop, WriteRefused
+from .logs import WARNING_SECONDS, RateLimit, Warnings
 from .session import Session, Sessions
-from .storage import Storage
 from .store import Store
 from .upkeep import Upkeep
 
@@ -52,7 +43,6 @@ WINDOW_BATCHES: Final = 4
 RETRY_SECONDS: Final = 1.0
 RETRY_SECONDS_MAX: Final = 30.0
 CHORES_SECONDS: Final = 60.0
-LOG_SECONDS: Final = 10.0
 SOCKET_MODE: Final = 0o660
 
 
@@ -79,19 +69,9 @@ class Ingest:
         self._refused_until = 0.0
         self._retry_seconds = RETRY_SECONDS
         self._next_chores = time.monotonic() + CHORES_SECONDS
-        self._days = Days(config.zone())
-        self._logs = DayLogs(
-            config.data_dir,
-            self._days,
-            lambda reason: self._warn("day log", f"{reason}; it is added when that works again"),
-            lambda day, count: self._storage.grew(day, count),
-            debug_line=config.files.debug_line,
-        )
-        self._storage = Storage(config.data_dir, config.storage)
-        self._keeper = Keeper(config, store, self._logs, self._storage, self._days)
-        self._upkeep = Upkeep(config, store, self._logs, self._keeper)
-        self._slow = RateLimit(LOG_SECONDS)
-        self._warnings: defaultdict[str, RateLimit] = defaultdict(lambda: RateLimit(LOG_SECONDS))
+        self._slow = RateLimit(WARNING_SECONDS)
+        self._warn = Warnings()
+        self._upkeep = Upkeep(config, store, self._warn)
         self._context = zmq.Context()
         transport, _, address = config.ingest.endpoint.partition("://")
         self._socket_path = Path(address) if transport == "ipc" else None
@@ -99,11 +79,8 @@ class Ingest:
         self._socket = self._bind(config.ingest.endpoint)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
-        self._control = Control(
-            config.data_dir,
-            self._poller,
-            lambda request, client: self._keeper.do(byhand.purge(request, self._keeper, client)),
-        )
+        self._poller.register(self._upkeep.fileno(), zmq.POLLIN)
+        self._control = Control(config.data_dir, self._poller, self._upkeep.answer)
 
     def _bind(self, endpoint: str) -> zmq.Socket[bytes]:
         path = self._socket_path
@@ -161,7 +138,7 @@ class Ingest:
             self._commit(reason)
         if now >= self._next_chores:
             self._do_chores(now)
-        if now >= self._upkeep.due:
+        if self._upkeep.fileno() in ready or now >= self._upkeep.due:
             self._upkeep.step(now)
         return True
 
@@ -207,9 +184,8 @@ class Ingest:
             if answer.reply:
                 self._send(route, answer.reply)
             if self._refused and now < self._refused_until:
-                if answer.parcel and self._refused.code != STORAGE_LIMIT:
-                    self._logs.write_unstored([answer.parcel], self._store.now())
                 if answer.parcel:
+                    self._upkeep.refused(self._refused, [answer.parcel])
                     self._tell_busy(answer.parcel.session, now)
                 continue
             if answer.dead_letter:
@@ -226,11 +202,6 @@ class Ingest:
             # It is gone, or does not read: what it misses here it asks for after its next hello.
             self._sessions.forget(route)
 
-    def _warn(self, kind: str, text: str) -> None:
-        held = self._warnings[kind].take()
-        if held is not None:
-            log.warning(text, held_back=held)
-
     # -- committing --------------------------------------------------------------------------------------------------
 
     def _commit(self, reason: Reason) -> None:
@@ -239,13 +210,14 @@ class Ingest:
             return
         began = time.monotonic()
         try:
-            self._keeper.admit()
-            paths = self._save_thumbnails()
+            self._upkeep.admit()
+            paths = self._upkeep.thumbnails.save(batch.parcels)
             written = self._store.write(batch.parcels, paths, batch.dead_letters)
         except WriteRefused as error:
             self._refuse(error)
             return
         took = time.monotonic() - began
+        self._upkeep.thumbnails.counts.stored += len(paths)
         self._recover()
         exceptions: dict[Session, list[tuple[int, str, str]]] = {}
         for parcel, some in zip(batch.parcels, written.exceptions, strict=True):
@@ -254,7 +226,7 @@ class Ingest:
         for session, some in exceptions.items():
             self._send(session.route, wire.ack(session.stored, some))
         # Behind the acks: what of this is lost in a crash is found in the database.
-        self._logs.write(written.changes)
+        self._upkeep.logs.write(written.changes)
         self._report(batch, reason, took, exceptions, written.duplicates)
         stored = batch.records
         batch.clear()
@@ -287,42 +259,6 @@ class Ingest:
             if rejected:
                 self._warn("rejected", f"{session.name}: rejected {len(rejected)} records, first: {rejected[0][1]}")
 
-    def _save_thumbnails(self) -> dict[tuple[int, int], str]:
-        """Durable files before the rows that name them, by parcel and record. None for duplicates.
-
-        An image that is not acceptable costs the picture, never the event. Raises WriteRefused when a file cannot be
-        written: that passes, and the producers still have it.
-        """
-        carriers = [parcel for parcel in self._batch.parcels if parcel.images]
-        if not carriers:
-            return {}
-        ids = [r.event_id for p in carriers for r in p.records if isinstance(r, EventRecord)]
-        known = self._store.known_events(ids)
-        paths: dict[tuple[int, int], Path] = {}
-        try:
-            for number, parcel in enumerate(self._batch.parcels):
-                for index, record in enumerate(parcel.records):
-                    if not isinstance(record, EventRecord) or record.event_id in known:
-                        continue
-                    known.add(record.event_id)
-                    image = parcel.images.get(index)
-                    if image is not None and (path := self._save_thumbnail(record, image)) is not None:
-                        paths[number, index] = path
-            for directory in {path.parent for path in paths.values()}:
-                thumbnails.sync(self._config.data_dir / directory)
-        except OSError as error:
-            code = "storage_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "not_writable"
-            raise WriteRefused(code, f"cannot write thumbnails: {error}") from error
-        return {key: str(path) for key, path in paths.items()}
-
-    def _save_thumbnail(self, record: EventRecord, image: bytes) -> Path | None:
-        try:
-            day = thumbnails.day_of(record.recorded_at, self._config.zone())
-            return thumbnails.save(self._config.data_dir, day, record.event_id, image)
-        except (thumbnails.NotAcceptable, OverflowError) as error:
-            self._warn("thumbnail", f"no thumbnail for event {record.event_id}: {error}")
-            return None
-
     def _refuse(self, error: WriteRefused) -> None:
         """Nothing of the batch is stored as far as anybody may rely on: the producers keep it and send it again."""
         now = time.monotonic()
@@ -333,12 +269,8 @@ class Ingest:
             self._warn("refused", f"still cannot write: {error}")
             self._retry_seconds = min(self._retry_seconds * 2, RETRY_SECONDS_MAX)
         self._refused, self._refused_until = error, now + self._retry_seconds
-        if error.code == STORAGE_LIMIT:
-            pass  # the logs are part of what is over the limit
-        else:
-            self._logs.write_unstored(self._batch.parcels, self._store.now())
-        if error.code == STORAGE_FULL:
-            self._keeper.disk_full()
+        self._upkeep.refused(error, self._batch.parcels)
+        self._upkeep.disk_full(error)
         sessions = {parcel.session for parcel in self._batch.parcels}
         for letter in self._batch.dead_letters:
             log.warning("a malformed message is not kept", producer=letter.producer_id, reason=letter.reason)
@@ -354,7 +286,7 @@ class Ingest:
         if self._refused is not None:
             log.info("writing again", after=self._refused.code)
             self._refused, self._retry_seconds = None, RETRY_SECONDS
-            self._logs.writes_again()
+            self._upkeep.logs.writes_again()
             self._tell(None)
 
     def _do_chores(self, now: float) -> None:
@@ -383,6 +315,7 @@ class Ingest:
     def close(self) -> None:
         """Let the last acks leave, then give the socket up."""
         self._control.close()
+        self._upkeep.close()
         self._socket.close()
         self._context.term()
         if self._socket_path is not None and self._owns_socket():

@@ -13,6 +13,7 @@ import structlog
 from . import purge, retention
 from .config import Config
 from .errors import EXIT_STORAGE_FULL, STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
+from .files import orphans
 from .files.daylog import DayLogs
 from .files.days import Days
 from .logs import RateLimit
@@ -91,8 +92,14 @@ class Keeper:
             log.warning("going on with the removal of a day", day=leaving.day)
             yield from purge.finish(leaving, self._store, self._days)
         yield from self.recount()
+        for day in sorted(self._storage.days):
+            yield from orphans.settle(self._data_dir, day, self._days, self._store, self._settled)
         if not self._storage.has_ballast() and not self._storage.make_ballast():
             log.warning("no room for the ballast; a disk that gets full has to be cleared by hand")
+
+    def _settled(self, text: str) -> None:
+        log.warning(text)
+        self._logs.behind = True  # what the database says of them has changed
 
     def recount(self) -> Iterator[None]:
         """Look at every file: what was added up since the last time drifts."""

@@ -5,9 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from typing import Any
+from collections import defaultdict
+from typing import Any, Final
 
 import structlog
+
+log = structlog.get_logger()
+
+WARNING_SECONDS: Final = 10.0
 
 
 def set_up(level: str) -> None:
@@ -48,3 +53,15 @@ class RateLimit:
         held, self._held = self._held, 0
         self._next = now + self._seconds
         return held
+
+
+class Warnings:
+    """Warnings, at most one of a kind in WARNING_SECONDS; it tells how many were held back."""
+
+    def __init__(self) -> None:
+        self._limits: defaultdict[str, RateLimit] = defaultdict(lambda: RateLimit(WARNING_SECONDS))
+
+    def __call__(self, kind: str, text: str) -> None:
+        held = self._limits[kind].take()
+        if held is not None:
+            log.warning(text, held_back=held)

@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from .files import durable
 from .files.daylog import DayLogs
-from .files.days import EVENTS, Days, sync_directory
+from .files.days import EVENTS, Days
 from .files.lines import PersonLine
 from .store import Store
 
@@ -72,10 +73,10 @@ def begin(data_dir: Path, day: str, store: Store, logs: DayLogs, now: str) -> Le
         _carry_over(day, logs, now)
         logs.close(day)
         os.rename(folder, target)
-        sync_directory(folder.parent)
+        durable.sync(folder.parent)
     else:
         target.mkdir()
-    sync_directory(trash)
+    durable.sync(trash)
     return Leaving(day, store.last_id(), target)
 
 
@@ -101,7 +102,7 @@ def finish(leaving: Leaving, store: Store, days: Days) -> Iterator[None]:
         store.checkpoint_if_due()
         yield
     leaving.folder.rmdir()
-    sync_directory(leaving.folder.parent)
+    durable.sync(leaving.folder.parent)
     pace, left = Pace(50), -1
     while left:
         pace.begin()

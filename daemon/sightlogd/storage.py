@@ -16,7 +16,6 @@ from .store import DATABASE, WAL_BYTES_KEPT
 BALLAST: Final = "ballast"
 BALLAST_BYTES: Final = 8 * 1024 * 1024
 """A checkpoint and the first slices of a purge find room in it when a disk is completely full."""
-BLOCK_BYTES: Final = 4_096
 ENTRIES_A_SLICE: Final = 500
 
 

@@ -8,12 +8,19 @@ from typing import Final
 
 import structlog
 
+from . import byhand
 from .config import Config
-from .errors import WriteRefused
+from .control import Client, PurgeRequest
+from .errors import STORAGE_FULL, STORAGE_LIMIT, WriteRefused
 from .files import catchup
 from .files.daylog import DayLogs
+from .files.days import Days
+from .files.jpeg import PictureLimits
+from .files.thumbnails import Thumbnails
 from .keeper import Keeper
-from .logs import RateLimit
+from .logs import Warnings
+from .session import Parcel
+from .storage import Storage
 from .store import Store
 
 log = structlog.get_logger()
@@ -21,50 +28,87 @@ log = structlog.get_logger()
 ROUND_SECONDS: Final = 60.0
 """How often the day logs are made durable (after a crash, what is younger is compared with the database), and the
 storage is looked at when nothing is stored."""
-LOG_SECONDS: Final = 10.0
 
 
 class Upkeep:
-    """Call `step` when `due` (seconds of the monotonic clock) has come."""
+    """Owns everything beside the database: day folders, their budget, and the work on them.
 
-    def __init__(self, config: Config, store: Store, logs: DayLogs, keeper: Keeper) -> None:
+    Call `step` when `due` (seconds of the monotonic clock) has come, or `fileno()` is readable. Raises Stop.
+    """
+
+    def __init__(self, config: Config, store: Store, warn: Warnings) -> None:
         self._store = store
-        self._logs = logs
-        self._keeper = keeper
+        self._warn = warn
         self._check_interval = config.storage.storage_check_interval
         self._unchecked = 0
-        self._warnings = RateLimit(LOG_SECONDS)
-        self._round_at = time.monotonic() + ROUND_SECONDS
-        torn = logs.repair()
+        days = Days(config.zone())
+        storage = Storage(config.data_dir, config.storage)
+        self.logs = DayLogs(config.data_dir, days, self._log_failed, storage.grew, debug_line=config.files.debug_line)
+        self.keeper = Keeper(config, store, self.logs, storage, days)
+        pictures = PictureLimits(config.files.thumbnail_pixels_max, config.files.thumbnail_bytes_max)
+        self.thumbnails = Thumbnails(config.data_dir, days, pictures, store, self.logs, storage.grew)
+        torn = self.logs.repair()
         if torn:
             log.warning("cut off torn lines of day logs", days=torn)
-        self._catching_up: Iterator[int] | None = catchup.catch_up(store, logs)
+        self._round_at = time.monotonic() + ROUND_SECONDS
+        self._catching_up: Iterator[int] | None = catchup.catch_up(store, self.logs)
         self._caught_up = 0
 
-    @property
-    def due(self) -> float:
-        return 0.0 if self._catching_up or self._keeper.busy else self._round_at
+    def _log_failed(self, reason: str) -> None:
+        self._warn("day log", f"{reason}; it is added when that works again")
 
-    def step(self, now: float) -> None:
-        """One slice of what is due. Raises Stop."""
-        if now >= self._round_at:
-            self._round_at = now + ROUND_SECONDS
-            if self._logs.behind:
-                self._catching_up = self._catching_up or catchup.catch_up(self._store, self._logs)
-            elif self._logs.unmarked and not self._catching_up:
-                self._attempt(lambda: catchup.mark(self._store, self._logs))
-            self._keeper.look_around(now)
-        if self._catching_up:
-            self._attempt(self._catch_up)
-        else:
-            self._keeper.step()
+    # -- around a commit ---------------------------------------------------------------------------------------------
+
+    def admit(self) -> None:
+        """Before a commit. Raises WriteRefused when there is no room for it."""
+        self.keeper.admit()
 
     def stored(self, records: int) -> None:
-        """So many more. Raises Stop."""
+        """So many more."""
         self._unchecked += records
         if self._unchecked >= self._check_interval:
             self._unchecked = 0
-            self._keeper.check()
+            self.keeper.check()
+
+    def refused(self, error: WriteRefused, parcels: list[Parcel]) -> None:
+        """These could not be stored; their producers keep them."""
+        if error.code != STORAGE_LIMIT:  # the logs would be part of what is over the limit
+            self.logs.write_unstored(parcels, self._store.now())
+
+    def disk_full(self, error: WriteRefused) -> None:
+        """After a refused commit: make what room can be made."""
+        if error.code == STORAGE_FULL:
+            self.keeper.disk_full()
+
+    # -- between commits ---------------------------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        return self.thumbnails.fileno()
+
+    @property
+    def due(self) -> float:
+        if self._catching_up or self.keeper.busy:
+            return 0.0
+        return min(self._round_at, self.thumbnails.deadline)
+
+    def step(self, now: float) -> None:
+        """One slice of each that is due."""
+        self.thumbnails.collect(now)
+        if now >= self._round_at:
+            self._round_at = now + ROUND_SECONDS
+            self.keeper.look_around(now)
+            if not self.logs.behind and self.logs.unmarked and not self._catching_up:
+                self._attempt(lambda: catchup.mark(self._store, self.logs))
+            if self.logs.behind and not self._catching_up:
+                self._catching_up = catchup.catch_up(self._store, self.logs)
+        if self._catching_up:
+            self._attempt(self._catch_up)
+        else:
+            self.keeper.step()
+
+    def answer(self, request: PurgeRequest, client: Client) -> None:
+        """Somebody asked, by the control socket."""
+        self.keeper.do(byhand.purge(request, self.keeper, client))
 
     def _catch_up(self) -> None:
         job, self._catching_up = self._catching_up, None
@@ -79,12 +123,14 @@ class Upkeep:
         try:
             work()
         except (OSError, WriteRefused) as error:
-            self._logs.behind = True
-            if (held := self._warnings.take()) is not None:
-                log.warning("cannot keep the day logs up to date", reason=str(error), held_back=held)
+            self.logs.behind = True
+            self._warn("catch up", f"cannot keep the day logs up to date: {error}")
 
     def finish(self) -> None:
-        """At a clean stop."""
-        if self._logs.unmarked and not self._catching_up:
-            self._attempt(lambda: catchup.mark(self._store, self._logs))
-        self._logs.close_all()
+        """At a clean stop, behind the last commit."""
+        if self.logs.unmarked and not self._catching_up:
+            self._attempt(lambda: catchup.mark(self._store, self.logs))
+
+    def close(self) -> None:
+        self.thumbnails.close()
+        self.logs.close_all()

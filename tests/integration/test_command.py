@@ -17,13 +17,14 @@ from pathlib import Path
 
 import pytest
 from conftest import AS_NOBODY, Daemon, open_to_all
+from pictures import jpeg
 
 from sightlog import Event, Reader
 from sightlog.cli import main
 from sightlog.cli.output import cells
 
 SIGHTLOG = str(Path(sys.executable).with_name("sightlog"))
-JPEG = b"\xff\xd8\xff\xe0 a picture \xff\xd9"
+JPEG = jpeg()
 
 
 def environment(daemon: Daemon, **more: str) -> dict[str, str]:

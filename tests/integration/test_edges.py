@@ -12,6 +12,7 @@ import time
 
 import pytest
 from conftest import Daemon, wait_for
+from pictures import jpeg, jpeg_of
 
 from sightlog import DatabaseNotFound, Event, InvalidRecord, PublisherClosed, SpoolFull, UsageError
 from sightlog.encoder import encode_record
@@ -20,8 +21,6 @@ from sightlog.wire import START, Position
 from sightlogd.decoder import REASON_CHARS_MAX, Refusal, decode_record
 from sightlogd.session import Parcel, Session
 from sightlogd.store import Store
-
-JPEG = b"\xff\xd8\xff\xe0 picture %d \xff\xd9"
 
 
 def test_a_record_published_while_the_hello_is_made_is_not_announced_as_missing(daemon, monkeypatch):
@@ -132,7 +131,7 @@ def test_a_closed_publisher_writes_into_nobody_elses_file(idle_daemon, tmp_path)
 def test_a_spool_whose_records_are_all_acked_takes_new_ones(daemon):
     with daemon.publisher(spool_bytes_max=100_000) as publisher:
         for _ in range(5):
-            assert publisher.insert_event(Event("front_door", thumbnail=b"\xff\xd8\xff" + b"x" * 60_000 + b"\xff\xd9"))
+            assert publisher.insert_event(Event("front_door", thumbnail=jpeg_of(60_000)))
         assert publisher.insert_event(Event("front_door"))
         assert publisher.insert_event(Event("front_door", thumbnail=b"x" * 99_700))
         with pytest.raises(InvalidRecord, match="never fit"):
@@ -190,7 +189,7 @@ def test_a_closed_reader_is_a_mistake_and_not_a_damage(daemon):
 def test_a_duplicates_picture_is_not_the_first_events_picture(idle_daemon):
     daemon = idle_daemon.start(config="[ingest]\nlinger_ms = 300\n")
     first = Event("front_door", site="home")
-    again = Event("front_door", site="neighbour", event_id=first.event_id, thumbnail=JPEG % 1)
+    again = Event("front_door", site="neighbour", event_id=first.event_id, thumbnail=jpeg(1))
     with daemon.publisher() as publisher:
         result = publisher.publish_many([first, again]).wait(10)
         assert (result.stored, result.duplicates) == (1, 1)
@@ -269,7 +268,7 @@ def test_a_disk_that_fills_up_at_a_checkpoint_or_a_picture_costs_neither_the_dae
         for _ in range(3):
             publisher.insert_events([Event("front_door", llm_description="x" * 1_000) for _ in range(600)])
         fill_up(daemon)
-        receipts = [publisher.publish(Event("pictured", thumbnail=JPEG % n)) for n in range(5)]
+        receipts = [publisher.publish(Event("pictured", thumbnail=jpeg(n))) for n in range(5)]
         wait_for(lambda: any("storage_full" in str(line) for line in daemon.logged()), "the refusal")
         assert daemon.process.poll() is None
         assert [receipt.status for receipt in receipts] == [None] * 5

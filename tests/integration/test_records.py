@@ -6,6 +6,7 @@ import random
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+from pictures import jpeg
 
 from sightlog import (
     Amendment,
@@ -18,7 +19,7 @@ from sightlog import (
 )
 
 START = datetime(2025, 11, 8, 14, 32, 15, 123000, tzinfo=UTC)
-JPEG = b"\xff\xd8\xff\xe0 a picture \xff\xd9"
+JPEG = jpeg()
 
 
 def random_event(seed: int) -> Event:

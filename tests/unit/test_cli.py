@@ -289,7 +289,7 @@ def test_json_that_is_not_an_event_is_refused(text, said):
         (["publish"], "which camera"),
         (["publish", "--camera", "d", "--timeout", "nan"], "--timeout"),
         (["publish", "--camera", "d", "--thumbnail", "/nowhere.jpg"], "cannot read"),
-        (["publish", "--camera", "d", "--thumbnail", "/dev/null"], "not a JPEG"),
+        (["publish", "--camera", "d", "--thumbnail", "/dev/null"], "not a JPEG, PNG, WebP or BMP"),
         (["publish", "--camera", "d", "--json", "/nowhere.json"], "cannot read"),
     ],
 )

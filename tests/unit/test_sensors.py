@@ -157,14 +157,6 @@ def _take(directory: Path, consumer: str, stop: Stop, count: int) -> list[tuple[
 # -- pictures --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("height", "width"), [(720, 1280), (1280, 720), (10_000, 3), (320, 320), (90, 160)])
-def test_a_thumbnail_keeps_the_shape_and_never_grows(height: int, width: int) -> None:
-    thumbnail = picture.decode_image(picture.encode_thumbnail(np.zeros((height, width, 3), np.uint8)))
-    assert thumbnail is not None
-    assert max(thumbnail.shape) == min(320, max(height, width))
-    assert thumbnail.shape[0] / thumbnail.shape[1] == pytest.approx(height / width, rel=0.01) or width == 3
-
-
 def test_boxes_go_back_to_the_frame_they_are_of() -> None:
     frame = np.zeros((1080, 1920, 3), np.uint8)
     small, divisor = picture.shrunk(frame, 800)

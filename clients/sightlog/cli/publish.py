@@ -76,7 +76,7 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("--person", dest="person_name", metavar="NAME", help="who was recognised")
     parser.add_argument("--description", dest="llm_description", metavar="TEXT")
-    parser.add_argument("--thumbnail", type=Path, metavar="FILE", help="a JPEG")
+    parser.add_argument("--thumbnail", type=Path, metavar="FILE", help="a JPEG, PNG, WebP or BMP")
     parser.add_argument("--json", metavar="FILE", help="read the event from a file; - is standard input")
     parser.add_argument("--producer", default="cli", metavar="NAME", help="in whose name (default: cli)")
     parser.add_argument("--spool-dir", type=Path, metavar="DIR", help="default: SIGHTLOG_SPOOL_DIR, or below ~/.local")
@@ -140,6 +140,10 @@ def event_from_json(text: str) -> dict[str, Any]:
     return event
 
 
+_PICTURES: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"BM")
+"""How the files begin that the daemon can make a thumbnail of."""
+
+
 def _event(options: argparse.Namespace) -> Event:
     try:
         values = {}
@@ -150,8 +154,8 @@ def _event(options: argparse.Namespace) -> Event:
                 values[name] = getattr(options, name)
         if options.thumbnail is not None:
             values["thumbnail"] = options.thumbnail.read_bytes()
-            if not values["thumbnail"].startswith(b"\xff\xd8\xff"):
-                raise UsageError(f"--thumbnail {options.thumbnail}: not a JPEG. Convert it first")
+            if not values["thumbnail"].startswith(_PICTURES):
+                raise UsageError(f"--thumbnail {options.thumbnail}: not a JPEG, PNG, WebP or BMP. Convert it first")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the event: {error}") from error
     if "camera_id" not in values:

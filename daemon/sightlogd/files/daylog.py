@@ -20,8 +20,8 @@ from sightlogd.changes import Change, EventAmended, EventStored, ThumbnailSet
 from sightlogd.decoder import Refusal
 from sightlogd.session import Parcel
 
-from . import prose
-from .days import EVENTS, Days, folders, make_folder, sync_directory
+from . import durable, prose
+from .days import EVENTS, Days, folders
 from .lines import AmendmentLine, EventLine, Line, decode_line, encode_lines, line_of, unstored_line
 
 JSON_NAME: Final = "events.json"
@@ -164,7 +164,8 @@ class DayLogs:
                 oldest = next(iter(self._open))
                 self._sync_day(oldest)
                 self.close(oldest)
-            folder = make_folder(self._data_dir, day)
+            folder = self._data_dir / EVENTS / day
+            durable.make_directories(folder)
             first = _Log(folder / JSON_NAME)
             try:
                 logs = first, _Log(folder / TEXT_NAME)
@@ -192,7 +193,7 @@ class DayLogs:
         if any(log.dirty for log in logs):
             for log in logs:
                 log.sync()
-            sync_directory(self._data_dir / EVENTS / day)
+            durable.sync(self._data_dir / EVENTS / day)
 
     def repair(self) -> list[str]:
         """Cut off torn last lines in all day folders; returns the days that had one. O(days)."""

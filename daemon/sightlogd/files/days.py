@@ -12,7 +12,6 @@ from sightlog.encoder import format_time
 
 EVENTS: Final = "events"
 """The day folders' folder in the data directory."""
-DIRECTORY_MODE: Final = 0o2750
 _MINUTES_MAX: Final = 10_000
 _is_day = re.compile(r"\d{4}-\d\d-\d\d").fullmatch
 
@@ -78,26 +77,3 @@ def folders(data_dir: Path) -> list[str]:
             )
     except FileNotFoundError:
         return []
-
-
-def make_folder(data_dir: Path, day: str) -> Path:
-    """The day's folder, durable. Raises OSError."""
-    folder = data_dir / EVENTS / day
-    if not folder.is_dir():
-        for path in (folder.parent, folder):
-            try:
-                path.mkdir(mode=0o750)
-            except FileExistsError:
-                continue  # whatever its mode is, somebody wants it
-            path.chmod(DIRECTORY_MODE)
-            sync_directory(path.parent)
-    return folder
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable. Raises OSError."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -34,3 +34,33 @@ def known_events(connection: apsw.Connection, event_ids: Sequence[str]) -> set[s
         "SELECT event_id FROM events WHERE event_id IN (SELECT value FROM json_each(?))", (json.dumps(event_ids),)
     ).fetchall()
     return {event_id for (event_id,) in found}
+
+
+def awaits_thumbnail(connection: apsw.Connection, event_id: str) -> str | None:
+    """`recorded_at` of an event that has no thumbnail."""
+    found: str | None = connection.execute(
+        "SELECT recorded_at FROM events WHERE event_id = ? AND thumbnail_path IS NULL", (event_id,)
+    ).get
+    return found
+
+
+def known_thumbnails(connection: apsw.Connection, paths: Sequence[str]) -> set[str]:
+    """Those of the paths `events/DAY/<event_id>.jpg` that an event has."""
+    by_event = {path.rpartition("/")[2].removesuffix(".jpg"): path for path in paths}
+    found: list[Any] = connection.execute(
+        "SELECT event_id, thumbnail_path FROM events WHERE event_id IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(by_event)),),
+    ).fetchall()
+    return {path for event_id, path in found if by_event[event_id] == path}
+
+
+def thumbnails(
+    connection: apsw.Connection, site: str, reached: tuple[str, int], after: str, limit: int
+) -> list[tuple[int, str, str | None]]:
+    """(id, recorded_at, thumbnail_path) of a site's events behind (recorded_at, id) and before a time."""
+    found: list[Any] = connection.execute(
+        "SELECT id, recorded_at, thumbnail_path FROM events "
+        "WHERE site = ? AND (recorded_at, id) > (?, ?) AND recorded_at < ? ORDER BY recorded_at, id LIMIT ?",
+        (site, *reached, after, limit),
+    ).fetchall()
+    return found

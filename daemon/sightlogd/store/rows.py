@@ -12,7 +12,7 @@ import msgspec
 
 from sightlog.records import METADATA_KEYS_MAX
 from sightlog.wire import DUPLICATE, REJECTED
-from sightlogd.changes import AmendmentKept, Change, EventAmended, EventStored, PersonStored, Subject
+from sightlogd.changes import AmendmentKept, Change, EventAmended, EventStored, PersonStored, Subject, ThumbnailSet
 from sightlogd.decoder import (
     AmendmentRecord,
     Decoded,
@@ -22,14 +22,10 @@ from sightlogd.decoder import (
     Refusal,
     decode_record,
 )
-from sightlogd.session import DeadLetter, Exceptions, Parcel
+from sightlogd.session import DeadLetter, Parcel
 
-from . import unlogged
+from . import settled, unlogged
 
-DEAD_LETTERS_MAX: Final = 10_000
-"""Older ones make room."""
-DEAD_LETTER_BYTES_MAX: Final = 4_096
-"""Kept of a refused record."""
 PENDING_AMENDMENTS_MAX: Final = 10_000
 
 INSERT_EVENT: Final = f"INSERT INTO events VALUES ({', '.join('?' * 19)})"
@@ -45,14 +41,6 @@ UPDATE events SET
     llm_description = coalesce(?, llm_description), alert_sent = coalesce(?, alert_sent),
     metadata = coalesce(?, metadata)
 WHERE event_id = ? AND site = ? RETURNING id, event_id, site, camera_id, event_type, recorded_at"""
-_PRODUCER: Final = """
-INSERT INTO producers (producer_id, name, epoch, last_seq, stored, duplicates, rejected, missing,
-                       first_seen_at, last_seen_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (producer_id) DO UPDATE SET
-    name = excluded.name, epoch = excluded.epoch, last_seq = excluded.last_seq, stored = stored + excluded.stored,
-    duplicates = duplicates + excluded.duplicates, rejected = rejected + excluded.rejected,
-    missing = min(missing + excluded.missing, 4611686018427387904), last_seen_at = excluded.last_seen_at"""
 
 
 class Written(NamedTuple):
@@ -119,9 +107,10 @@ class Rows:
             self._connection.execute("INSERT OR IGNORE INTO clock_days VALUES (?)", (self._clock_day,))
         skipped = {parcel.session: parcel.session.missing for parcel in parcels}
         for parcel, exceptions in zip(parcels, written.exceptions, strict=True):
-            self._count(parcel, exceptions, skipped.pop(parcel.session, 0), now)
-        self._bury(
-            [(now, letter.producer_id, 0, 0, REJECTED, letter.reason, letter.message) for letter in dead_letters]
+            settled.count(self._connection, parcel, exceptions, skipped.pop(parcel.session, 0), now)
+        settled.bury(
+            self._connection,
+            [(now, letter.producer_id, 0, 0, REJECTED, letter.reason, letter.message) for letter in dead_letters],
         )
         return written
 
@@ -202,10 +191,10 @@ class Rows:
                 else:
                     status, reason, kept = REJECTED, f"constraint: {error}", parcel.packed[seq - parcel.first.seq]
                 written.exceptions[index].append((seq, status, reason))
-                letters.append(_letter(parcel, seq, status, reason, kept, now))
+                letters.append(settled.letter(parcel, seq, status, reason, kept, now))
             else:
                 yield event_row
-        self._bury(letters)
+        settled.bury(self._connection, letters)
 
     def _write_others(
         self, parcel: Parcel, now: str, exceptions: list[tuple[int, str, str]], changes: list[Change]
@@ -224,8 +213,8 @@ class Rows:
             if reason is not None:
                 seq = parcel.first.seq + offset
                 exceptions.append((seq, REJECTED, reason))
-                letters.append(_letter(parcel, seq, REJECTED, reason, parcel.packed[offset], now))
-        self._bury(letters)
+                letters.append(settled.letter(parcel, seq, REJECTED, reason, parcel.packed[offset], now))
+        settled.bury(self._connection, letters)
         exceptions.sort()
 
     def _add_person(self, person: PersonRecord, now: str, changes: list[Change]) -> str | None:
@@ -270,9 +259,33 @@ class Rows:
             if not self._one_by_one:
                 raise
             return f"constraint: {error}"
-        if subject.id <= self._marked:
-            execute("INSERT OR IGNORE INTO amended_events VALUES (?)", (subject.id,))
+        self._remember_change(subject.id)
         return EventAmended(subject, a, now)
+
+    def set_thumbnail(self, event_id: str, path: str, now: str) -> ThumbnailSet | None:
+        """None: the event is gone."""
+        found = self._connection.execute(
+            "UPDATE events SET thumbnail_path = ? WHERE event_id = ? "
+            "RETURNING id, event_id, site, camera_id, event_type, recorded_at",
+            (path, event_id),
+        ).get
+        if found is None:
+            return None
+        self._remember_change(found[0])
+        return ThumbnailSet(Subject(*found), path, now)
+
+    def clear_thumbnails(self, paths: Sequence[str]) -> None:
+        for path in paths:
+            cleared = self._connection.execute(
+                "UPDATE events SET thumbnail_path = NULL WHERE event_id = ? AND thumbnail_path = ? RETURNING id",
+                (path.rpartition("/")[2].removesuffix(".jpg"), path),
+            ).get
+            if cleared is not None:
+                self._remember_change(cleared)
+
+    def _remember_change(self, event: int) -> None:
+        if event <= self._marked:
+            self._connection.execute("INSERT OR IGNORE INTO amended_events VALUES (?)", (event,))
 
     def _merged(self, amendment: AmendmentRecord) -> dict[str, Any]:
         """The event's metadata with the amendment's."""
@@ -320,7 +333,7 @@ class Rows:
                 letters.append((now, producer_id, epoch, seq, REJECTED, outcome or "its event is gone", packed))
             execute("DELETE FROM pending_amendments WHERE id = ?", (row_id,))
             self._pending -= 1
-        self._bury(letters)
+        settled.bury(self._connection, letters)
 
     def expire_pending(self, received_before: str, now: str) -> int:
         """Amendments whose event never came become dead letters; returns how many."""
@@ -331,11 +344,12 @@ class Rows:
             f"DELETE FROM pending_amendments WHERE {condition} RETURNING producer_id, epoch, seq, event_id, record",
             parameters,
         ).fetchall()
-        self._bury(
+        settled.bury(
+            self._connection,
             [
                 (now, producer_id, epoch, seq, "expired", f"no event {event_id} came for this amendment", record)
                 for producer_id, epoch, seq, event_id, record in expired
-            ]
+            ],
         )
         self._pending -= len(expired)
         return len(expired)
@@ -350,32 +364,6 @@ class Rows:
         self._marked = self.last_id
         unlogged.set_marks(self._connection, self._marked)
 
-    # -- bookkeeping -------------------------------------------------------------------------------------------------
-
-    def _count(self, parcel: Parcel, exceptions: Exceptions, missing: int, now: str) -> None:
-        session = parcel.session
-        statuses = [status for _, status, _ in exceptions]
-        last = parcel.last
-        self._connection.execute(
-            _PRODUCER,
-            (
-                session.producer_id, session.name, last.epoch, last.seq, len(parcel.records) - len(statuses),
-                statuses.count(DUPLICATE), statuses.count(REJECTED), missing, now, now,
-            ),
-        )  # fmt: skip
-
-    def _bury(self, letters: Sequence[tuple[Any, ...]]) -> None:
-        if not letters:
-            return
-        self._connection.executemany(
-            "INSERT INTO dead_letters (received_at, producer_id, epoch, seq, status, reason, record) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [(*told, record and record[:DEAD_LETTER_BYTES_MAX]) for *told, record in letters],
-        )
-        self._connection.execute(
-            "DELETE FROM dead_letters WHERE id <= (SELECT max(id) FROM dead_letters) - ?", (DEAD_LETTERS_MAX,)
-        )
-
 
 def _json(metadata: Mapping[str, Any]) -> str:
     return msgspec.json.encode(metadata).decode()
@@ -383,9 +371,3 @@ def _json(metadata: Mapping[str, Any]) -> str:
 
 def _detection_rows(event: int, start: int, detections: Sequence[DetectionRecord]) -> list[tuple[Any, ...]]:
     return [(event, n, d.label, d.confidence, *(d.bbox or _NO_BOX)) for n, d in enumerate(detections, start)]
-
-
-def _letter(
-    parcel: Parcel, seq: int, status: str, reason: str, record: bytes | None, now: str
-) -> tuple[str, str, int, int, str, str, bytes | None]:
-    return now, parcel.session.producer_id, parcel.first.epoch, seq, status, reason, record

@@ -19,6 +19,7 @@ import apsw
 
 from sightlog.encoder import format_time
 from sightlog.wire import START, Position
+from sightlogd.changes import ThumbnailSet
 from sightlogd.errors import EXIT_IO_ERROR, Stop, WriteRefused
 from sightlogd.session import DeadLetter, Exceptions, Parcel
 
@@ -77,6 +78,34 @@ class Store:
         """Amendments that waited too long become dead letters; returns how many."""
         with self._transaction():
             return self._rows.expire_pending(format_time(received_before), self.now())
+
+    # -- thumbnails --------------------------------------------------------------------------------------------------
+
+    def awaits_thumbnail(self, event_id: str) -> str | None:
+        """`recorded_at` of an event without a thumbnail; None when it has one, or when there is no such event."""
+        return lookups.awaits_thumbnail(self._connection, event_id)
+
+    def set_thumbnail(self, event_id: str, path: str) -> ThumbnailSet | None:
+        """None: the event is gone. Raises WriteRefused, Stop."""
+        with self._transaction():
+            return self._rows.set_thumbnail(event_id, path, self.now())
+
+    def known_thumbnails(self, paths: Sequence[str]) -> set[str]:
+        """Those of the paths that an event has."""
+        return lookups.known_thumbnails(self._connection, paths)
+
+    def thumbnail_pages(self, first: str, after: str, limit: int) -> Iterator[list[str]]:
+        """Paths that events of that time have, from so many events at once."""
+        for site in days.sites(self._connection):
+            reached = first, 0
+            while page := lookups.thumbnails(self._connection, site, reached, after, limit):
+                yield [path for _, _, path in page if path is not None]
+                reached = page[-1][1], page[-1][0]
+
+    def clear_thumbnails(self, paths: Sequence[str]) -> None:
+        """These files are gone. Raises WriteRefused, Stop."""
+        with self._transaction():
+            self._rows.clear_thumbnails(paths)
 
     # -- days --------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,56 @@
+"""Files that are there whole and for good, or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+DIRECTORY_MODE: Final = 0o2750
+FILE_MODE: Final = 0o640
+
+
+BLOCK_BYTES: Final = 4_096
+"""What a file takes on its disk is a multiple of this."""
+
+
+def blocks(size: int) -> int:
+    """Bytes that a file of this size takes."""
+    return -(-size // BLOCK_BYTES) * BLOCK_BYTES
+
+
+def write(target: Path, data: bytes, temporary: Path) -> None:
+    """Replaces what is there. Durable once `sync` ran on the target's directory too. Raises OSError.
+
+    `temporary` is its name while it is written, on the same file system: the one place to look for what a crash left.
+    """
+    make_directories(target.parent)
+    make_directories(temporary.parent)
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+        with open(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+        os.rename(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync(directory: Path) -> None:
+    """Make the names in a directory durable. Raises OSError."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_directories(path: Path) -> None:
+    """`path`, and what is missing above it; durable. Raises OSError."""
+    if path.is_dir():
+        return
+    make_directories(path.parent)
+    path.mkdir(mode=0o750, exist_ok=True)
+    path.chmod(DIRECTORY_MODE)
+    sync(path.parent)

@@ -1,0 +1,45 @@
+"""Settles what a crash or a hand left in a day's folder: pictures without a row, rows whose picture is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from sightlogd.store import Store
+
+from .days import EVENTS, Days
+
+PICTURES_A_SLICE: Final = 500
+
+
+def settle(data_dir: Path, day: str, days: Days, store: Store, tell: Callable[[str], None]) -> Iterator[None]:
+    """In slices, between batches: a batch's pictures are there before its rows. Raises OSError, WriteRefused."""
+    folder = data_dir / EVENTS / day
+    pictures: set[str] = set()
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        pictures = {f"{EVENTS}/{day}/{entry.name}" for entry in entries if entry.name.endswith(".jpg")}
+    yield
+    found = sorted(pictures)
+    removed = 0
+    for start in range(0, len(found), PICTURES_A_SLICE):
+        some = found[start : start + PICTURES_A_SLICE]
+        for orphan in sorted(set(some) - store.known_thumbnails(some)):
+            (data_dir / orphan).unlink(missing_ok=True)
+            removed += 1
+        yield
+    if removed:
+        tell(f"removed {removed} pictures of {day} that no event has")
+    if not folder.is_dir():
+        return  # all of it is gone: somebody may bring it back
+    lost = 0
+    for page in store.thumbnail_pages(*days.range_of(day), PICTURES_A_SLICE):
+        missing = [path for path in page if path not in pictures and not (data_dir / path).exists()]
+        if missing:
+            store.clear_thumbnails(missing)
+            lost += len(missing)
+        yield
+    if lost:
+        tell(f"{lost} events of {day} have no thumbnail any more: their files are gone")

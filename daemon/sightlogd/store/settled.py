@@ -1,0 +1,57 @@
+"""What became of records: the counters of producers, and dead letters. Inside somebody else's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import apsw
+
+from sightlog.wire import DUPLICATE, REJECTED
+from sightlogd.session import Exceptions, Parcel
+
+DEAD_LETTERS_MAX: Final = 10_000
+"""Older ones make room."""
+DEAD_LETTER_BYTES_MAX: Final = 4_096
+"""Kept of a refused record."""
+
+_COUNT: Final = """
+INSERT INTO producers (producer_id, name, epoch, last_seq, stored, duplicates, rejected, missing,
+                       first_seen_at, last_seen_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (producer_id) DO UPDATE SET
+    name = excluded.name, epoch = excluded.epoch, last_seq = excluded.last_seq, stored = stored + excluded.stored,
+    duplicates = duplicates + excluded.duplicates, rejected = rejected + excluded.rejected,
+    missing = min(missing + excluded.missing, 4611686018427387904), last_seen_at = excluded.last_seen_at"""
+
+
+def count(connection: apsw.Connection, parcel: Parcel, exceptions: Exceptions, missing: int, now: str) -> None:
+    session = parcel.session
+    statuses = [status for _, status, _ in exceptions]
+    last = parcel.last
+    connection.execute(
+        _COUNT,
+        (
+            session.producer_id, session.name, last.epoch, last.seq, len(parcel.records) - len(statuses),
+            statuses.count(DUPLICATE), statuses.count(REJECTED), missing, now, now,
+        ),
+    )  # fmt: skip
+
+
+def bury(connection: apsw.Connection, letters: Sequence[tuple[Any, ...]]) -> None:
+    if not letters:
+        return
+    connection.executemany(
+        "INSERT INTO dead_letters (received_at, producer_id, epoch, seq, status, reason, record) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [(*told, record and record[:DEAD_LETTER_BYTES_MAX]) for *told, record in letters],
+    )
+    connection.execute(
+        "DELETE FROM dead_letters WHERE id <= (SELECT max(id) FROM dead_letters) - ?", (DEAD_LETTERS_MAX,)
+    )
+
+
+def letter(
+    parcel: Parcel, seq: int, status: str, reason: str, record: bytes | None, now: str
+) -> tuple[str, str, int, int, str, str, bytes | None]:
+    return now, parcel.session.producer_id, parcel.first.epoch, seq, status, reason, record
