@@ -10,6 +10,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Mapping
+from operator import add
 from typing import Final
 
 from . import wire
@@ -48,18 +49,18 @@ class Teller:
 
         Raises InvalidRecord, and has added nothing.
         """
-        for name, count in zip(COUNTERS, counts, strict=True):
-            if type(count) is not int or not 0 <= count <= INTEGER_MAX:
+        for count in counts:
+            if type(count) is not int or count < 0:
+                name = COUNTERS[counts.index(count)]
                 raise InvalidRecord(f"{name}={count!r:.80}: expected a whole number from 0")
-        taken = {check_id("inference_ms", name): _ms(name, ms) for name, ms in (inference_ms or {}).items()}
+        taken = _checked(inference_ms) if inference_ms else None
         with self._lock:
             if taken:
                 if len(self._samples.keys() | taken.keys()) > INFERENCE_NAMES_MAX:
                     raise InvalidRecord(f"inference_ms: more than {INFERENCE_NAMES_MAX} names in one life of a sensor")
                 for name, ms in taken.items():
                     self._samples.setdefault(name, deque(maxlen=INFERENCE_SAMPLES_MAX)).append(ms)
-            for index, count in enumerate(counts):
-                self._totals[index] += count
+            self._totals = [*map(add, self._totals, counts)]
             was_changed, self._changed = self._changed, True
         return not was_changed
 
@@ -91,10 +92,11 @@ class Teller:
         return wire.telemetry(self._spool.told(), totals, inference_ms)
 
 
-def _ms(name: str, value: object) -> float:
-    ms = to_number(value)
-    if not 0.0 <= ms <= INFERENCE_MS_MAX:
-        raise InvalidRecord(
-            f"inference_ms {name}={value!r:.80}: expected milliseconds from 0 to {INFERENCE_MS_MAX:.0f}"
-        )
-    return ms
+def _checked(inference_ms: Mapping[str, float]) -> dict[str, float]:
+    taken = {check_id("inference_ms", name): to_number(value) for name, value in inference_ms.items()}
+    for name, ms in taken.items():
+        if not 0.0 <= ms <= INFERENCE_MS_MAX:
+            raise InvalidRecord(
+                f"inference_ms {name}={inference_ms[name]!r:.80}: expected milliseconds from 0 to {INFERENCE_MS_MAX:.0f}"
+            )
+    return taken

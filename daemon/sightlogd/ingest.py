@@ -29,6 +29,8 @@ from .decoder import EventRecord
 from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop, WriteRefused
 from .files import thumbnails
 from .logs import RateLimit
+from .metrics import PRODUCERS_MAX, Metrics
+from .report import Reporter
 from .session import Session, Sessions
 from .store import Store
 
@@ -74,6 +76,14 @@ class Ingest:
         self._next_chores = time.monotonic() + CHORES_SECONDS
         self._slow = RateLimit(LOG_SECONDS)
         self._warnings: defaultdict[str, RateLimit] = defaultdict(lambda: RateLimit(LOG_SECONDS))
+        self._metrics = Metrics(time.monotonic(), datetime.now(UTC))
+        self._reporter = Reporter(
+            config.data_dir / "metrics",
+            config.metrics.metrics_interval,
+            self._metrics,
+            lambda: store.producers(PRODUCERS_MAX),
+            lambda: store.wal_bytes,
+        )
         self._context = zmq.Context()
         transport, _, address = config.ingest.endpoint.partition("://")
         self._socket_path = Path(address) if transport == "ipc" else None
@@ -121,6 +131,7 @@ class Ingest:
         while self.step():
             pass
         self._commit(Reason.STOP)
+        self._reporter.report()
 
     def step(self) -> bool:
         """Wait for one thing, do it; False when it is time to stop."""
@@ -135,10 +146,12 @@ class Ingest:
             self._commit(reason)
         if now >= self._next_chores:
             self._do_chores(now)
+        if now >= self._reporter.due:
+            self._reporter.report()
         return True
 
     def _wait_ms(self, now: float) -> int:
-        due = self._next_chores
+        due = min(self._next_chores, self._reporter.due)
         if self._batch:
             due = now if self._batch.due(now) else min(due, self._batch.deadline or due)
         return max(0, round((due - now) * 1000 + 0.5))
@@ -176,6 +189,9 @@ class Ingest:
             now = time.monotonic()
             if answer.warning:
                 self._warn("message", answer.warning)
+            self._metrics.resent += answer.resent
+            if answer.told:
+                self._metrics.told(answer.told)
             if answer.reply:
                 self._send(route, answer.reply)
             if self._refused and now < self._refused_until:
@@ -216,6 +232,7 @@ class Ingest:
             return
         took = time.monotonic() - began
         self._recover()
+        self._metrics.committed(batch.parcels, written.exceptions, took, time.time())
         exceptions: dict[Session, list[tuple[int, str, str]]] = {}
         for parcel, some in zip(batch.parcels, written.exceptions, strict=True):
             self._sessions.settle(parcel.session, parcel.last)
@@ -291,6 +308,7 @@ class Ingest:
     def _refuse(self, error: WriteRefused) -> None:
         """Nothing of the batch is stored as far as anybody may rely on: the producers keep it and send it again."""
         now = time.monotonic()
+        self._metrics.refused(now)
         if self._refused is None:
             log.error("cannot write; producers keep their records", reason=str(error))
             self._tell(str(error))
@@ -306,6 +324,7 @@ class Ingest:
             self._tell_busy(session, now)
 
     def _tell_busy(self, session: Session, now: float) -> None:
+        self._metrics.busy += 1
         self._sessions.rewind(session)
         self._send(session.route, wire.busy(str(self._refused), max(0.0, self._refused_until - now)))
 
@@ -313,6 +332,7 @@ class Ingest:
         if self._refused is not None:
             log.info("writing again", after=self._refused.code)
             self._refused, self._retry_seconds = None, RETRY_SECONDS
+            self._metrics.recovered(time.monotonic())
             self._tell(None)
 
     def _do_chores(self, now: float) -> None:

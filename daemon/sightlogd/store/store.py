@@ -19,6 +19,7 @@ from typing import Final, Literal
 
 import apsw
 
+from sightlog.accounts import Settled
 from sightlog.encoder import format_time
 from sightlog.wire import START, Position
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop, WriteRefused
@@ -304,6 +305,13 @@ class Store:
     def stored_of(self, producer_id: str) -> Position:
         """The last position settled of a producer; START for one never heard of."""
         return rows.stored_of(self._connection, producer_id) or START
+
+    def producers(self, count_max: int) -> list[tuple[str, str, Settled]]:
+        """Id, name and counters of the producers that had something settled last. Raises WriteRefused, Stop."""
+        try:
+            return rows.producers(self._connection, count_max)
+        except apsw.Error as error:
+            raise self._classified(error) from error
 
     def exceptions_of(self, producer_id: str, first: Position, last: Position) -> Exceptions:
         return rows.exceptions_of(self._connection, producer_id, first, last)
