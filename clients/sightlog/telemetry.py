@@ -96,7 +96,8 @@ def _checked(inference_ms: Mapping[str, float]) -> dict[str, float]:
     taken = {check_id("inference_ms", name): to_number(value) for name, value in inference_ms.items()}
     for name, ms in taken.items():
         if not 0.0 <= ms <= INFERENCE_MS_MAX:
+            got = inference_ms[name]
             raise InvalidRecord(
-                f"inference_ms {name}={inference_ms[name]!r:.80}: expected milliseconds from 0 to {INFERENCE_MS_MAX:.0f}"
+                f"inference_ms {name}={got!r:.80}: expected milliseconds from 0 to {INFERENCE_MS_MAX:.0f}"
             )
     return taken

@@ -49,7 +49,7 @@ def told(seq: int, acked: Position, published: int | None, spooled: int, lost: i
             id="and the daemon has noticed",
         ),
         pytest.param(
-            told(0, Position(EARLIER, 9), 10, 0, lost=1), Settled(Position(EARLIER, 9), 9, 0, 0, 0), Account(10, 0, 1, 0),
+            told(0, Position(OLDEST, 9), 10, 0, lost=1), Settled(Position(OLDEST, 9), 9, 0, 0, 0), Account(10, 0, 1, 0),
             id="the producer alone knows what it lost at the end of a life",
         ),
         pytest.param(
