@@ -33,6 +33,7 @@ UNSYNCED_SECONDS_MAX: Final = 1.0
 SPOOL_RETRY_SECONDS: Final = 1.0
 INSERT_TIMEOUT: Final = 30.0
 CLOSE_TIMEOUT: Final = 2.0
+LAST_WORDS_MS: Final = 100  # for the last telemetry to leave
 
 
 class Publisher:
@@ -266,6 +267,8 @@ class Publisher:
                     # A disk's trouble passes: the records are in the spool, and are sent when it can be read again.
                     log.error("%s: cannot use the spool %s: %s", self.producer, self._spool.directory, error)
                     select.select([self._waker.fd], [], [], SPOOL_RETRY_SECONDS)
+            if self._teller.has_news and self._send(self._teller.message(time.monotonic())):
+                self._socket.setsockopt(zmq.LINGER, LAST_WORDS_MS)
         except Exception as error:
             # A thread that dies silently would spool for ever: whoever publishes next is told.
             log.exception("%s: the publisher's thread failed; what is published is kept in the spool", self.producer)

@@ -77,6 +77,11 @@ class Teller:
             return self._told_at + SECONDS_MIN
         return self._told_at + QUIET_SECONDS_MIN if self._standing() != self._told else math.inf
 
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to tell, now or later, and somebody to tell it to."""
+        return self.due_at() < math.inf
+
     def _standing(self) -> tuple[Position, Position]:
         return self._spool.next_position, self._link.acked
 

@@ -92,7 +92,7 @@ def test_eight_seconds_of_the_clip(tmp_path: Path, start: Start) -> None:
     assert "\x1b" not in out
     assert re.search(r"^sightlogd: .*p95 commit [\d.]+ ms$", out, re.MULTILINE)
     told = json.loads((data / "metrics" / "metrics.json").read_text().splitlines()[-1])
-    assert told["frames_processed"] > 100
+    assert told["frames_processed"] > 50
     assert told["motion_detected"] >= told["events_created"] + told["events_suppressed"]
     assert told["events_created"] == len(events)
     assert told["events_suppressed"] > 0

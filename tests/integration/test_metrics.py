@@ -145,6 +145,15 @@ def test_totals_are_counted_once_whatever_breaks_in_between(daemon):
         wait_for(lambda: lines(daemon)[-1]["frames_processed"] == 107, "a new life begins at 0")
 
 
+def test_a_sensor_that_ends_tells_what_it_counted_last(daemon):
+    for _ in range(3):
+        with daemon.publisher("camera") as publisher:
+            wait_for(lambda: publisher.connected, "connected")
+            for _ in range(100):
+                publisher.telemetry(frames_processed=1)
+    wait_for(lambda: lines(daemon)[-1]["frames_processed"] == 300, "all of it is counted")
+
+
 def test_telemetry_never_waits_for_a_daemon_and_is_not_spooled(idle_daemon):
     with idle_daemon.publisher("camera") as publisher:
         for _ in range(1_000):
