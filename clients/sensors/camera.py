@@ -59,7 +59,9 @@ def _watch(options: argparse.Namespace, stop: Stop) -> None:
     with open_publisher(options) as pub:
         for at, frame in open_frames(options.source, stop, realtime=options.realtime, loop=options.loop):
             confidence = meter.confidence(frame)
-            if not gate.passes(confidence, at):
+            passes = gate.passes(confidence, at)
+            pub.telemetry(frames_processed=1, motion_detected=int(gate.moved), events_suppressed=int(gate.suppressed))
+            if not passes:
                 continue
             event = Event(
                 camera_id=options.camera_id,
@@ -75,6 +77,7 @@ def _watch(options: argparse.Namespace, stop: Stop) -> None:
                 log.error("event lost: %s", error)
                 continue
             events += 1
+            pub.telemetry(events_created=1)
             if consumers:
                 outbox.put(event.event_id, encode_jpeg(frame))
     log.info("%d events, recording %s", events, recording_id)

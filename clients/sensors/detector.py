@@ -6,6 +6,7 @@ import argparse
 import logging
 import math
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -92,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _detect(options: argparse.Namespace, stop: Stop) -> None:
     detect = yolo_detector(options.weights) if options.weights else hog_detector()
+    model = "yolo" if options.weights else "hog"
     with open_publisher(options) as pub, Inbox(options.handoff, options.consumer) as inbox:
 
         def look(event_id: str, image: bytes) -> None:
@@ -99,7 +101,10 @@ def _detect(options: argparse.Namespace, stop: Stop) -> None:
             if frame is None:
                 log.warning("the frame of event %s is not a picture", event_id)
                 return
-            found = [detection for detection in detect(frame) if detection.confidence >= options.confidence]
+            began = time.perf_counter()
+            detections = detect(frame)
+            pub.telemetry(frames_processed=1, inference_ms={model: (time.perf_counter() - began) * 1000})
+            found = [detection for detection in detections if detection.confidence >= options.confidence]
             if found:
                 pub.amend(event_id, detections=found)
 

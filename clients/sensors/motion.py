@@ -54,13 +54,18 @@ class MotionGate:
     def __init__(self, threshold: float, cooldown: float) -> None:
         self._threshold = threshold
         self._cooldown = cooldown
-        self._moved = False
+        self.moved = False
+        """Whether the last frame moved."""
+        self.suppressed = False
+        """Whether it was an event but for the cooldown."""
         self._closed_until = float("-inf")
 
     def passes(self, confidence: float, at: float) -> bool:
         """`at` is the frame's time in seconds on a clock that only goes forward."""
-        moved_before, self._moved = self._moved, confidence >= self._threshold
-        if not (self._moved and moved_before and at >= self._closed_until):
+        moved_before, self.moved = self.moved, confidence >= self._threshold
+        is_event = self.moved and moved_before
+        self.suppressed = is_event and at < self._closed_until
+        if not is_event or self.suppressed:
             return False
         self._closed_until = at + self._cooldown
         return True

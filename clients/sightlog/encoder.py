@@ -78,7 +78,7 @@ def _text(field: str, value: object) -> str:
     return value
 
 
-def _number(value: object) -> float:
+def to_number(value: object) -> float:
     """NaN for what is not a number. Takes NumPy's scalars, which detectors hand out; a bool is never a measurement."""
     if type(value) is float or type(value) is int:
         return value
@@ -91,14 +91,14 @@ def _number(value: object) -> float:
 
 
 def _fraction(field: str, value: object) -> float:
-    number = _number(value)
+    number = to_number(value)
     if not 0.0 <= number <= 1.0:
         raise InvalidRecord(f"{field}={value!r:.80}: expected a number from 0 to 1")
     return number
 
 
 def _distance(field: str, value: object) -> float:
-    number = _number(value)
+    number = to_number(value)
     if not 0.0 <= number <= FACE_DISTANCE_MAX:
         raise InvalidRecord(f"{field}={value!r:.80}: expected a number from 0 to {FACE_DISTANCE_MAX:.0f}")
     return number
@@ -130,14 +130,14 @@ def _metadata_value(field: str, key: str, value: object) -> str | int | float | 
     if isinstance(value, int):
         if -INTEGER_MAX <= value <= INTEGER_MAX:
             return int(value)
-    elif math.isfinite(number := _number(value)):
+    elif math.isfinite(number := to_number(value)):
         return number
     raise InvalidRecord(f"{field}[{key!r:.80}]={value!r:.80}: expected text, a finite number, True or False")
 
 
 def _bbox(box: object) -> tuple[float, float, float, float]:
     try:
-        x1, y1, x2, y2 = map(_number, box)  # type: ignore[call-overload]
+        x1, y1, x2, y2 = map(to_number, box)  # type: ignore[call-overload]
     except (TypeError, ValueError):
         x1 = y1 = x2 = y2 = math.nan
     low, high = -COORDINATE_MAX, COORDINATE_MAX

@@ -57,6 +57,8 @@ class Segment:
     torn: int = 0
     """Bytes behind those, of a write that was cut short."""
     damaged: bool = False
+    lost: int = 0
+    """Records that `scan` found to be missing."""
     _seed: int = 0
     _fd: int = field(default=-1, repr=False)
 
@@ -90,20 +92,18 @@ class Segment:
             return entries, entries[-1].end
         return [], self._beyond_damage(offset, data)
 
-    def scan(self) -> int:
-        """Read to the end to learn `next_seq`; returns how many records are known to be missing."""
-        missing = 0
+    def scan(self) -> None:
+        """Read to the end to learn `next_seq` and `lost`."""
         offset = 0
         while offset < self.size:
             entries, beyond = self.read(offset)
             for entry in entries:
-                missing += entry.seq - self.next_seq
+                self.lost += entry.seq - self.next_seq
                 self.next_seq = entry.seq + 1
             if not entries and beyond > offset and beyond == self.size:
-                missing += 1  # at least
+                self.lost += 1  # at least
                 self.next_seq += 1
             offset = beyond
-        return missing
 
     def _parse(self, data: bytes, at: int, offset: int) -> Entry | None:
         """The entry at `at` of `data`, which begins at `offset`; None when there is no whole and undamaged one."""

@@ -10,7 +10,7 @@ from 1. Positions are ordered as pairs are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -54,6 +54,21 @@ class Limits(NamedTuple):
     message_bytes_max: int = MESSAGE_BYTES_MAX
 
 
+class Told(NamedTuple):
+    """How a producer's spool stands, in its own words: the first fields of a telemetry message."""
+
+    last: Position
+    """Of the last record it published: the epoch is that of its life, the seq 0 before the first."""
+    acked: Position
+    """Up to here it knows everything to be settled: the depth counts from here."""
+    published: int | None
+    """Records of all lives. None: an earlier version, which did not count, had the spool."""
+    lost: int
+    """Records of all lives that damaged files could not give back."""
+    spooled_records: int
+    spooled_bytes: int
+
+
 _pack = msgpack.packb  # a shared Packer is not safe in threads where msgpack has no C extension
 
 
@@ -81,6 +96,11 @@ def records(first: Position, packed: Sequence[bytes], images: Sequence[bytes], *
 def ping(spooled_records: int, spooled_bytes: int, *, flush: bool) -> list[bytes]:
     """Keeps a session alive, tells the depth of the spool, and with `flush` asks for a commit at once."""
     return [_pack({"kind": "ping", "spooled_records": spooled_records, "spooled_bytes": spooled_bytes, "flush": flush})]
+
+
+def telemetry(told: Told, totals: Mapping[str, int], inference_ms: Mapping[str, Sequence[float]]) -> list[bytes]:
+    """How the spool stands, the sensor's counters of this life, and times not told before. It gets no answer."""
+    return [_pack({"kind": "telemetry", **told._asdict(), **totals, "inference_ms": inference_ms})]
 
 
 # -- messages: daemon to client --------------------------------------------------------------------------------------

@@ -27,7 +27,8 @@ from sightlog.records import (
     RECORD_BYTES_MAX,
     TEXT_CHARS_MAX,
 )
-from sightlog.wire import MESSAGE_IMAGES_MAX, MESSAGE_RECORDS_MAX
+from sightlog.telemetry import INFERENCE_MS_MAX, INFERENCE_NAMES_MAX, INFERENCE_SAMPLES_MAX
+from sightlog.wire import MESSAGE_IMAGES_MAX, MESSAGE_RECORDS_MAX, Position, Told
 
 REASON_CHARS_MAX = 300
 """A reason quotes what was sent, which may be megabytes."""
@@ -39,6 +40,8 @@ Fraction = Annotated[float, Meta(ge=0, le=1)]
 Distance = Annotated[float, Meta(ge=0, le=FACE_DISTANCE_MAX)]
 Coordinate = Annotated[float, Meta(ge=-COORDINATE_MAX, le=COORDINATE_MAX)]
 Count = Annotated[int, Meta(ge=0, le=INTEGER_MAX)]
+Milliseconds = Annotated[float, Meta(ge=0, le=INFERENCE_MS_MAX)]
+Samples = Annotated[list[Milliseconds], Meta(max_length=INFERENCE_SAMPLES_MAX)]
 # Patterns cost 1.4 µs a record in msgspec; the checks below remember the ids that passed.
 Id = Annotated[str, Meta(min_length=1, max_length=ID_CHARS_MAX)]
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS_MAX)]
@@ -72,6 +75,29 @@ class Ping(Struct, tag_field="kind", tag="ping", frozen=True):
     spooled_records: Count = 0
     spooled_bytes: Count = 0
     flush: bool = False
+
+
+class Telemetry(Struct, tag_field="kind", tag="telemetry", frozen=True):
+    """See `sightlog.wire.Told` for the first fields. Counters are totals of the life that `last` is of."""
+
+    last: tuple[Annotated[int, Meta(ge=1, le=INTEGER_MAX)], Count]
+    acked: tuple[Count, Count]
+    published: Count | None = None
+    lost: Count = 0
+    spooled_records: Count = 0
+    spooled_bytes: Count = 0
+    frames_processed: Count = 0
+    motion_detected: Count = 0
+    events_created: Count = 0
+    events_suppressed: Count = 0
+    inference_ms: Annotated[dict[Id, Samples], Meta(max_length=INFERENCE_NAMES_MAX)] = {}
+
+    @property
+    def told(self) -> Told:
+        return Told(
+            Position(*self.last), Position(*self.acked), self.published, self.lost, self.spooled_records,
+            self.spooled_bytes,
+        )  # fmt: skip
 
 
 class DetectionRecord(Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
@@ -131,22 +157,26 @@ class Refusal(Struct, frozen=True):
 
 Decoded = EventRecord | AmendmentRecord | PersonRecord | Refusal
 
-_header = msgspec.msgpack.Decoder(Hello | Records | Ping)
+_header = msgspec.msgpack.Decoder(Hello | Records | Ping | Telemetry)
 _body = msgspec.msgpack.Decoder(list[bytes])
 _record = msgspec.msgpack.Decoder(EventRecord | AmendmentRecord | PersonRecord)
 _DECODE_ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, ValueError)
 
 
-def decode_header(frame: bytes) -> Hello | Records | Ping:
+def decode_header(frame: bytes) -> Hello | Records | Ping | Telemetry:
     """Raises Malformed."""
     try:
-        header: Hello | Records | Ping = _header.decode(frame)
+        header: Hello | Records | Ping | Telemetry = _header.decode(frame)
     except _DECODE_ERRORS as error:
         raise Malformed(f"header: {error}") from None
     if isinstance(header, Hello):
         reason = _check_id("producer_id", header.producer_id) or _check_id("name", header.name)
         if reason:
             raise Malformed(f"hello: {reason}")
+    elif isinstance(header, Telemetry):
+        for name in header.inference_ms:
+            if reason := _check_id("inference_ms", name):
+                raise Malformed(f"telemetry: {reason}")
     return header
 
 

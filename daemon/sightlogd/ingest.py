@@ -24,8 +24,9 @@ from sightlog.wire import FRAME_BYTES_MAX, Limits
 from .batch import Batch, BatchLimits, Reason
 from .config import Config
 from .control import Control
-from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop, WriteRefused
+from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, STORAGE_LIMIT, Stop, WriteRefused
 from .logs import WARNING_SECONDS, RateLimit, Warnings
+from .metrics import Metrics
 from .session import Session, Sessions
 from .store import Store
 from .upkeep import Upkeep
@@ -71,7 +72,8 @@ class Ingest:
         self._next_chores = time.monotonic() + CHORES_SECONDS
         self._slow = RateLimit(WARNING_SECONDS)
         self._warn = Warnings()
-        self._upkeep = Upkeep(config, store, self._warn)
+        self._metrics = Metrics(time.monotonic(), datetime.now(UTC))
+        self._upkeep = Upkeep(config, store, self._metrics, self._warn)
         self._context = zmq.Context()
         transport, _, address = config.ingest.endpoint.partition("://")
         self._socket_path = Path(address) if transport == "ipc" else None
@@ -181,6 +183,9 @@ class Ingest:
             now = time.monotonic()
             if answer.warning:
                 self._warn("message", answer.warning)
+            self._metrics.resent += answer.resent
+            if answer.told:
+                self._metrics.told(answer.told)
             if answer.reply:
                 self._send(route, answer.reply)
             if self._refused and now < self._refused_until:
@@ -217,21 +222,20 @@ class Ingest:
             self._refuse(error)
             return
         took = time.monotonic() - began
-        self._upkeep.thumbnails.counts.stored += len(paths)
+        self._metrics.pictures.stored += len(paths)
         self._recover()
+        self._metrics.committed(batch.parcels, written.exceptions, took, time.time())
         exceptions: dict[Session, list[tuple[int, str, str]]] = {}
         for parcel, some in zip(batch.parcels, written.exceptions, strict=True):
             self._sessions.settle(parcel.session, parcel.last)
             exceptions.setdefault(parcel.session, []).extend(some)
         for session, some in exceptions.items():
             self._send(session.route, wire.ack(session.stored, some))
-        # Behind the acks: what of this is lost in a crash is found in the database.
-        self._upkeep.logs.write(written.changes)
         self._report(batch, reason, took, exceptions, written.duplicates)
-        stored = batch.records
+        # Behind the acks: what of this is lost in a crash is found in the database.
+        self._upkeep.stored(batch.records, written.changes)
         batch.clear()
         self._store.checkpoint_if_due()
-        self._upkeep.stored(stored)
         if self._store.wal_bytes > WAL_BYTES_ALARM:
             self._warn(
                 "wal",
@@ -262,6 +266,7 @@ class Ingest:
     def _refuse(self, error: WriteRefused) -> None:
         """Nothing of the batch is stored as far as anybody may rely on: the producers keep it and send it again."""
         now = time.monotonic()
+        self._metrics.refused(now, by_budget=error.code == STORAGE_LIMIT)
         if self._refused is None:
             log.error("cannot write; producers keep their records", reason=str(error))
             self._tell(str(error))
@@ -279,6 +284,7 @@ class Ingest:
             self._tell_busy(session, now)
 
     def _tell_busy(self, session: Session, now: float) -> None:
+        self._metrics.busy += 1
         self._sessions.rewind(session)
         self._send(session.route, wire.busy(str(self._refused), max(0.0, self._refused_until - now)))
 
@@ -287,6 +293,7 @@ class Ingest:
             log.info("writing again", after=self._refused.code)
             self._refused, self._retry_seconds = None, RETRY_SECONDS
             self._upkeep.logs.writes_again()
+            self._metrics.recovered(time.monotonic())
             self._tell(None)
 
     def _do_chores(self, now: float) -> None:

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from sightlog import wire
 from sightlog.wire import START, Limits, Position
 
-from .decoder import Decoded, Hello, Malformed, Ping, Records, decode_body, decode_header, decode_record
+from .decoder import Decoded, Hello, Malformed, Ping, Records, Telemetry, decode_body, decode_header, decode_record
 
 SESSIONS_MAX: Final = 4_096
 """Connections remembered; beyond it the one unheard for the longest has to say hello again."""
@@ -59,6 +59,14 @@ class Parcel:
         return Position(self.first.epoch, self.first.seq + len(self.records) - 1)
 
 
+class Told(NamedTuple):
+    """What a producer told about itself."""
+
+    producer_id: str
+    name: str
+    telemetry: Telemetry
+
+
 class DeadLetter(NamedTuple):
     """A message that could not be taken apart."""
 
@@ -76,6 +84,9 @@ class Answer:
     dead_letter: DeadLetter | None = None
     flush: bool = False
     warning: str | None = None
+    told: Told | None = None
+    resent: int = 0
+    """Records of the message that were received before."""
 
 
 class Sessions:
@@ -109,7 +120,9 @@ class Sessions:
                 return self._records(route, header, frames)
             if len(frames) != 1:
                 raise Malformed(f"{len(frames)} frames; expected 1")
-            return self._hello(route, header) if isinstance(header, Hello) else self._ping(route, header)
+            if isinstance(header, Hello):
+                return self._hello(route, header)
+            return self._ping(route, header) if isinstance(header, Ping) else self._telemetry(route, header)
         except Malformed as error:
             session = self._by_route.get(route)
             producer_id = session.producer_id if session else UNKNOWN
@@ -199,7 +212,7 @@ class Sessions:
         session.gap_told = False
         known = received.seq + 1 - first.seq
         if known >= len(packed):
-            return self._all_known(session, first, header.flush)
+            return self._all_known(session, first, len(packed), header.flush)
         images = dict(zip(header.images, frames[2:], strict=True))
         if known:
             packed = packed[known:]
@@ -213,7 +226,7 @@ class Sessions:
             size=sum(map(len, frames)),
         )
         session.received, session.in_batch = parcel.last, True
-        return Answer(parcel=parcel, flush=header.flush)
+        return Answer(parcel=parcel, flush=header.flush, resent=known)
 
     def _gap(self, session: Session) -> Answer:
         # Told once: what the producer sent before it read this is a gap too.
@@ -222,11 +235,11 @@ class Sessions:
         session.gap_told = True
         return Answer(reply=wire.resync(session.received))
 
-    def _all_known(self, session: Session, first: Position, flush: bool) -> Answer:
+    def _all_known(self, session: Session, first: Position, count: int, flush: bool) -> Answer:
         if session.in_batch:
-            return Answer(flush=flush)  # the ack comes with the commit
+            return Answer(flush=flush, resent=count)  # the ack comes with the commit
         exceptions = self._exceptions_of(session.producer_id, first, session.stored)
-        return Answer(reply=wire.ack(session.stored, exceptions))
+        return Answer(reply=wire.ack(session.stored, exceptions), resent=count)
 
     def _ping(self, route: bytes, ping: Ping) -> Answer:
         if route not in self._by_route:
@@ -236,6 +249,18 @@ class Sessions:
             return Answer(reply=wire.refused("fenced", "a newer process publishes under this producer id."))
         session.spooled_records, session.spooled_bytes = ping.spooled_records, ping.spooled_bytes
         return Answer(reply=wire.pong(), flush=ping.flush)
+
+    def _telemetry(self, route: bytes, telemetry: Telemetry) -> Answer:
+        if route not in self._by_route:
+            return Answer(reply=wire.resync(None))
+        session = self._heard(route)
+        if session is None:
+            return Answer(reply=wire.refused("fenced", "a newer process publishes under this producer id."))
+        epoch = telemetry.last[0]
+        if epoch != session.epoch:
+            raise Malformed(f"telemetry: last is of epoch {epoch}; the hello said {session.epoch}")
+        session.spooled_records, session.spooled_bytes = telemetry.spooled_records, telemetry.spooled_bytes
+        return Answer(told=Told(session.producer_id, session.name, telemetry))
 
     # -- what became of them -----------------------------------------------------------------------------------------
 

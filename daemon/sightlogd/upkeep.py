@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from . import byhand
+from .changes import Changes, EventStored
 from .config import Config
 from .control import Client, PurgeRequest
 from .errors import STORAGE_FULL, STORAGE_LIMIT, WriteRefused
@@ -19,6 +20,8 @@ from .files.jpeg import PictureLimits
 from .files.thumbnails import Thumbnails
 from .keeper import Keeper
 from .logs import Warnings
+from .metrics import PRODUCERS_MAX, Metrics
+from .report import Reporter
 from .session import Parcel
 from .storage import Storage
 from .store import Store
@@ -36,8 +39,9 @@ class Upkeep:
     Call `step` when `due` (seconds of the monotonic clock) has come, or `fileno()` is readable. Raises Stop.
     """
 
-    def __init__(self, config: Config, store: Store, warn: Warnings) -> None:
+    def __init__(self, config: Config, store: Store, metrics: Metrics, warn: Warnings) -> None:
         self._store = store
+        self._metrics = metrics
         self._warn = warn
         self._check_interval = config.storage.storage_check_interval
         self._unchecked = 0
@@ -46,7 +50,14 @@ class Upkeep:
         self.logs = DayLogs(config.data_dir, days, self._log_failed, storage.grew, debug_line=config.files.debug_line)
         self.keeper = Keeper(config, store, self.logs, storage, days)
         pictures = PictureLimits(config.files.thumbnail_pixels_max, config.files.thumbnail_bytes_max)
-        self.thumbnails = Thumbnails(config.data_dir, days, pictures, store, self.logs, storage.grew)
+        self.thumbnails = Thumbnails(config.data_dir, days, pictures, store, self.logs, storage.grew, metrics.pictures)
+        self._reporter = Reporter(
+            config.data_dir / "metrics",
+            config.metrics.metrics_interval,
+            metrics,
+            lambda: store.producers(PRODUCERS_MAX),
+            lambda: store.wal_bytes,
+        )
         torn = self.logs.repair()
         if torn:
             log.warning("cut off torn lines of day logs", days=torn)
@@ -55,6 +66,7 @@ class Upkeep:
         self._caught_up = 0
 
     def _log_failed(self, reason: str) -> None:
+        self._metrics.file_write_failed()
         self._warn("day log", f"{reason}; it is added when that works again")
 
     # -- around a commit ---------------------------------------------------------------------------------------------
@@ -63,8 +75,10 @@ class Upkeep:
         """Before a commit. Raises WriteRefused when there is no room for it."""
         self.keeper.admit()
 
-    def stored(self, records: int) -> None:
-        """So many more."""
+    def stored(self, records: int, changes: Changes) -> None:
+        """So many more records, and what they changed."""
+        self.logs.write(changes)
+        self.keeper.events_total += sum(type(change) is EventStored for change in changes)
         self._unchecked += records
         if self._unchecked >= self._check_interval:
             self._unchecked = 0
@@ -89,7 +103,7 @@ class Upkeep:
     def due(self) -> float:
         if self._catching_up or self.keeper.busy:
             return 0.0
-        return min(self._round_at, self.thumbnails.deadline)
+        return min(self._round_at, self.thumbnails.deadline, self._reporter.due)
 
     def step(self, now: float) -> None:
         """One slice of each that is due."""
@@ -105,6 +119,16 @@ class Upkeep:
             self._attempt(self._catch_up)
         else:
             self.keeper.step()
+        if now >= self._reporter.due:
+            self._report()
+
+    def _report(self) -> None:
+        stats = self.keeper.stats
+        if stats is not None:
+            self._metrics.storage_bytes, self._metrics.storage_limit_bytes = stats.total_bytes, stats.limit_bytes
+            self._metrics.events_total = self.keeper.events_total
+        self._metrics.storage_warnings = self.keeper.warnings
+        self._reporter.report()
 
     def answer(self, request: PurgeRequest, client: Client) -> None:
         """Somebody asked, by the control socket."""
@@ -130,6 +154,7 @@ class Upkeep:
         """At a clean stop, behind the last commit."""
         if self.logs.unmarked and not self._catching_up:
             self._attempt(lambda: catchup.mark(self._store, self.logs))
+        self._report()
 
     def close(self) -> None:
         self.thumbnails.close()

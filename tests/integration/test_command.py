@@ -16,7 +16,7 @@ import termios
 from pathlib import Path
 
 import pytest
-from conftest import AS_NOBODY, Daemon, open_to_all
+from conftest import AS_NOBODY, Daemon, open_to_all, wait_for
 from pictures import jpeg
 
 from sightlog import Event, Reader
@@ -384,19 +384,28 @@ def test_status_before_during_and_after_the_daemons_life(idle_daemon):
     assert "makes it at its first start" in never.stdout
     assert json.loads(run(idle_daemon, "status", "-o", "json").stdout)["database"] is None
 
-    daemon = idle_daemon.start()
+    daemon = idle_daemon.start(config="[metrics]\nmetrics_interval = 1\n")
     for event_id in ("e1", "e1", "e2"):
         run(daemon, "publish", "--camera", "door", "--event-id", event_id)
     with daemon.publisher("faces") as publisher:
         publisher.add_person("Anna").wait(20)
         assert publisher.add_person("Anna").wait(20) == "rejected"
         publisher.amend("not-yet", alert_sent=True).wait(20)
+
+    def accounts():
+        producers = json.loads(run(daemon, "status", "-o", "json").stdout)["producers"]
+        return all(producer["account"] for producer in producers)
+
+    wait_for(accounts, "a snapshot has what both told")
     running = run(daemon, "status")
     assert running.returncode == 0
     assert f"sightlogd is running (process {daemon.process.pid})" in running.stdout
-    table = {line.split()[0]: line.split()[1:5] for line in running.stdout.partition("\n\n")[2].splitlines()}
-    assert table["cli"] == ["2", "1", "0", "0"]
-    assert table["faces"] == ["2", "0", "1", "0"]
+    assert max(map(len, running.stdout.splitlines()[:6])) <= 80
+    table = {line.split()[0]: line.split()[1:8] for line in running.stdout.splitlines() if line.split()[7:]}
+    heading = ["published", "stored", "dupl.", "rejected", "spool", "lost", "off"]
+    assert table["producer"] == heading
+    assert table["cli"] == ["3", "2", "1", "0", "0", "0", "0"]
+    assert table["faces"] == ["3", "2", "0", "1", "0", "0", "0"]
     assert "1 duplicate, 1 rejected" in running.stdout
     assert "faces  rejected: constraint: site default has a person named 'Anna' already" in running.stdout
     assert "1 wait for their event" in running.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -89,6 +90,14 @@ def test_eight_seconds_of_the_clip(tmp_path: Path, start: Start) -> None:
     counts = _counts(out)
     assert counts["published"] == counts["stored"] == _stored(data)
     assert "\x1b" not in out
+    assert re.search(r"^sightlogd: .*p95 commit [\d.]+ ms$", out, re.MULTILINE)
+    told = json.loads((data / "metrics" / "metrics.json").read_text().splitlines()[-1])
+    assert told["frames_processed"] > 50
+    assert told["motion_detected"] >= told["events_created"] + told["events_suppressed"]
+    assert told["events_created"] == len(events)
+    assert told["events_suppressed"] > 0
+    assert {(i["producer"], i["name"]) for i in told["inference_ms"]} == {("detector", "hog"), ("face", "haar")}
+    assert all(p["account"]["difference"] == p["account"]["spooled"] == 0 for p in told["producers"])
     for event in events:
         assert f"…{event.event_id[-6:]}" in out
     assert f"sightlog show {events[0].event_id}" in out

@@ -290,6 +290,9 @@ def test_a_record_cut_anywhere_or_with_something_behind_it_is_refused():
     assert isinstance(decode_record(packed + b"\xc0"), Refusal)
 
 
+TELEMETRY = {"kind": "telemetry", "last": [1, 1], "acked": [0, 0]}
+
+
 @pytest.mark.parametrize(
     "header",
     [
@@ -311,6 +314,23 @@ def test_a_record_cut_anywhere_or_with_something_behind_it_is_refused():
         {"kind": "records", "first": [1.0, 1.5]},
         {"kind": "ping", "spooled_records": -1},
         {"kind": "ping", "spooled_bytes": 2**64 - 1},
+        {"kind": "telemetry", "acked": [1, 1]},
+        {"kind": "telemetry", "last": [1, 1]},
+        {**TELEMETRY, "last": [0, 0]},
+        {**TELEMETRY, "last": [1, -1]},
+        {**TELEMETRY, "acked": [2**63, 1]},
+        {**TELEMETRY, "published": -1},
+        {**TELEMETRY, "lost": 0.5},
+        {**TELEMETRY, "spooled_bytes": 2**63},
+        {**TELEMETRY, "frames_processed": "many"},
+        {**TELEMETRY, "events_created": True},
+        {**TELEMETRY, "inference_ms": {"hog": [float("nan")]}},
+        {**TELEMETRY, "inference_ms": {"hog": [float("inf")]}},
+        {**TELEMETRY, "inference_ms": {"hog": [-0.1]}},
+        {**TELEMETRY, "inference_ms": {"hog": [1.0] * 101}},
+        {**TELEMETRY, "inference_ms": {f"model{n}": [] for n in range(17)}},
+        {**TELEMETRY, "inference_ms": {"../hog": [1.0]}},
+        {**TELEMETRY, "inference_ms": {"hog": 1.0}},
         {"kind": "pong"},
         {"kind": None},
         {},

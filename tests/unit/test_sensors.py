@@ -204,8 +204,14 @@ def test_nothing_counts_while_the_background_is_being_learnt() -> None:
 def test_a_burst_is_one_event_and_goes_on_after_the_cooldown() -> None:
     gate = motion.MotionGate(threshold=0.1, cooldown=2)
     moves = [0, 0.5, 0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.05, 0.5, 0.5]
-    passed = [at / 2 for at, confidence in enumerate(moves) if gate.passes(confidence, at / 2)]
+    passed, moved, suppressed = [], [], []
+    for at, confidence in enumerate(moves):
+        passed += [at / 2] * gate.passes(confidence, at / 2)
+        moved.append(gate.moved)
+        suppressed += [at / 2] * gate.suppressed
     assert passed == [2.0, 5.0]
+    assert suppressed == [2.5, 3.0, 3.5]
+    assert moved == [confidence >= 0.1 for confidence in moves]
 
 
 # -- the clip, people and faces --------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import msgpack
 import pytest
 
 from sightlog import Event, encoder, wire
-from sightlog.wire import FRAMES_MAX, START, Ack, Busy, Limits, Pong, Position, Refused, Resync, Welcome
+from sightlog.wire import FRAMES_MAX, START, Ack, Busy, Limits, Pong, Position, Refused, Resync, Told, Welcome
 from sightlogd import session as session_module
 from sightlogd.decoder import EventRecord, Refusal
 from sightlogd.session import UNKNOWN, Sessions
@@ -482,6 +482,46 @@ def test_a_ping_tells_the_depth_of_the_spool_and_may_hurry_the_batch(house, flus
     assert house.ping(A, flush=flush) == Pong()
     session = house.batch[0].session
     assert (session.spooled_records, session.spooled_bytes, house.answer.flush) == (3, 400, flush)
+
+
+# -- telemetry -------------------------------------------------------------------------------------------------------
+
+
+def telemetry(house, route, epoch=1):
+    told = Told(Position(epoch, 7), Position(epoch, 4), 107, 0, 3, 400)
+    return house.receive(route, wire.telemetry(told, {"frames_processed": 30}, {"hog": [12.5]}))
+
+
+def test_telemetry_is_passed_on_with_who_told_it_and_gets_no_answer(house):
+    house.hello(A, name="camera")
+    assert telemetry(house, A) is None
+    said = house.answer.told
+    assert (said.producer_id, said.name, said.telemetry.frames_processed) == ("p", "camera", 30)
+    assert said.telemetry.told == Told(Position(1, 7), Position(1, 4), 107, 0, 3, 400)
+
+
+def test_telemetry_without_a_hello_is_ignored_and_asks_for_one(house):
+    assert telemetry(house, A) == Resync(None)
+    assert house.answer.told is None
+
+
+def test_telemetry_of_a_fenced_or_of_another_life_is_not_counted(house):
+    house.hello(A, epoch=1)
+    assert telemetry(house, A, epoch=2).code == "malformed"
+    house.hello(B, epoch=2, first=(2, 1))
+    assert telemetry(house, A, epoch=1).code == "fenced"
+    assert house.answer.told is None
+
+
+def test_records_received_again_are_counted_as_resent(house):
+    house.hello(A)
+    house.send(A, 1, 3)
+    assert house.answer.resent == 0
+    house.send(A, 2, 3)
+    assert house.answer.resent == 2
+    house.commit()
+    house.send(A, 1, 4)
+    assert house.answer.resent == 4
 
 
 def test_busy_is_what_the_client_reads():

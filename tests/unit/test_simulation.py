@@ -18,12 +18,14 @@ import pytest
 import zmq
 
 from sightlog import Event, publisher, spool, wire
+from sightlog.accounts import Settled, account
 from sightlog.errors import InvalidRecord, SpoolFull
 from sightlog.link import Link
 from sightlog.publisher import Publisher
 from sightlog.receipts import ReceiptBook
 from sightlog.segment import Segment
-from sightlog.wire import DUPLICATE, REJECTED, START, STORED, Limits, Position
+from sightlog.telemetry import Teller
+from sightlog.wire import DUPLICATE, REJECTED, START, STORED, Limits, Position, Told
 from sightlogd.batch import Batch, BatchLimits
 from sightlogd.session import Sessions
 
@@ -96,6 +98,14 @@ class Dealer:
         return min((connection.down[0][0] for connection in self.connections if connection.down), default=1e9)
 
 
+class Waker:
+    def __init__(self, sensor: Sensor) -> None:
+        self.sensor = sensor
+
+    def wake(self) -> None:
+        self.sensor._sleeps_until = 0.0
+
+
 class Sensor(Publisher):
     """A publisher without its thread; `step` is one turn of the thread's loop, when the loop would have one."""
 
@@ -108,14 +118,12 @@ class Sensor(Publisher):
         self._lock = threading.Lock()
         self._wanted = self._flushed = START
         self._closing = False
-        self._waking = True  # nobody sleeps here
+        self._waker = Waker(self)
+        self._teller = Teller(self._link, self._spool)
         self._socket = Dealer(world)
         self._sleeps_until = 0.0
         self._stuck = False
         self.receipts = []
-
-    def _wake(self) -> None:
-        self._sleeps_until = 0.0
 
     def step(self) -> None:
         writable = self._stuck and self._socket.connection is not None
@@ -135,7 +143,12 @@ class Sensor(Publisher):
         """SIGKILL: what the kernel has stays; a write may have been cut short."""
         for connection in self._socket.connections:
             connection.cut()
-        self._spool.close()
+        for segment in self._spool._segments:
+            segment.close()
+        for fd in (self._spool._fd, self._spool._lock_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._spool._segments, self._spool._fd, self._spool._lock_fd = [], -1, -1
 
 
 class Store:
@@ -162,6 +175,12 @@ class Store:
             found.append(exceptions)
         return found
 
+    def count(self, producer: str) -> Settled:
+        settled = self.settled[producer]
+        duplicates, rejected = (sum(status_of(e) == status for e in settled) for status in (DUPLICATE, REJECTED))
+        stored = len(settled) - duplicates - rejected
+        return Settled(self.position[producer], stored, duplicates, rejected, missing=0)
+
     def exceptions_of(self, producer: str, first: Position, last: Position) -> list[tuple[int, str, str]]:
         return [
             (position.seq, status, reason)
@@ -180,6 +199,13 @@ class Daemon:
         self.batch = Batch(BatchLimits(records_max=25, bytes_max=30_000, linger_seconds=0.25))
         self.connections: dict[bytes, Connection] = {}
         self.refused_until = 0.0
+        self.told: dict[str, Told] = {}
+
+    def check_accounts(self) -> None:
+        """At any moment, whatever is on its way: everything that was told to be published is somewhere."""
+        for producer, told in self.told.items():
+            found = account(told, self.world.store.count(producer))
+            assert found is None or found.difference == 0, (found, told)
 
     def step(self) -> None:
         while not self.batch.full:
@@ -190,12 +216,15 @@ class Daemon:
             self.receive(connection.route, connection.take(connection.up))
         if self.batch.due(self.world.now):
             self.commit()
+        self.check_accounts()
 
     def receive(self, route: bytes, frames: list[bytes]) -> None:
         answer = self.sessions.receive(route, frames)
         assert answer.dead_letter is None, answer.dead_letter
         if answer.reply:
             self.send(route, answer.reply)
+        if answer.told:
+            self.told[answer.told.producer_id] = answer.told.telemetry.told
         if answer.parcel:
             if self.world.now < self.refused_until:
                 self.tell_busy(answer.parcel.session)
@@ -317,7 +346,9 @@ class World:
             if self.chance("damage", (True,), False) and data:
                 data = self.damage(path, data)
             torn = self.random.choice((b"", data[: self.random.randint(0, 20)]))
-            path.write_bytes(data + torn)
+            if path.name.startswith(f"{sensor._spool.epoch:015d}"):  # a life writes to files of its own
+                data += torn
+            path.write_bytes(data)
         self.sensors[index] = self.sensor(sensor.producer)
 
     def damage(self, path: Path, data: bytes) -> bytes:
@@ -388,7 +419,10 @@ class World:
             missing = set(published) - set(settled)
             assert missing <= self.damaged, "published, and neither stored nor damaged"
             assert settled == [event_id for event_id in published if event_id not in missing]
-            assert sensor.lost <= len(self.damaged)
+            assert sensor.published == len(published), "the lives do not add up"
+            assert len(missing) <= sensor.lost <= len(self.damaged)
+            found = account(sensor._spool.told(), self.store.count(sensor.producer_id))
+            assert found == (len(published), 0, len(missing), 0)
             for receipt, event_ids in sensor.receipts:
                 expected = [status_of(event_id) for event_id in event_ids]
                 if isinstance(receipt, publisher.Receipt):

@@ -13,7 +13,8 @@ import msgpack
 import pytest
 
 from sightlog import Amendment, Detection, Event, Person, encoder, wire
-from sightlog.wire import Limits, Position
+from sightlog.telemetry import COUNTERS
+from sightlog.wire import Limits, Position, Told
 from sightlogd.decoder import Refusal, decode_body, decode_header, decode_record
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "v1.json"
@@ -54,6 +55,9 @@ def frames_of(kind: str, value: dict, packed: dict[str, bytes]) -> list[bytes]:
         return wire.records(Position(*value["first"]), records, images, flush=value["flush"])
     if kind == "ping":
         return wire.ping(value["spooled_records"], value["spooled_bytes"], flush=value["flush"])
+    if kind == "telemetry":
+        told = Told(**{name: value[name] for name in Told._fields})
+        return wire.telemetry(told, {name: value[name] for name in COUNTERS}, value["inference_ms"])
     arguments = {field: content for field, content in value.items() if field != "protocol"}
     if kind == "busy":
         arguments = {"reason": value["reason"], "retry_after": value["retry_after_ms"] / 1000}
@@ -68,7 +72,7 @@ def test_every_kind_of_message_and_record_has_a_vector():
     vectors = json.loads(VECTORS.read_text(encoding="utf-8"))
     assert vectors["protocol"] == wire.PROTOCOL
     assert {message["kind"] for message in vectors["messages"]} == {
-        "hello", "records", "ping", "welcome", "ack", "busy", "resync", "refused", "pong",
+        "hello", "records", "ping", "telemetry", "welcome", "ack", "busy", "resync", "refused", "pong",
     }  # fmt: skip
     assert {record["value"]["kind"] for record in vectors["records"]} == set(CLASSES)
     assert len(vectors["refused"]) > 40
@@ -102,7 +106,7 @@ def test_a_message_of_a_producer_is_read_by_the_daemon(vector):
     assert header.__struct_config__.tag == vector["kind"]
     for field in set(header.__struct_fields__) - {"images"}:
         found = getattr(header, field)
-        assert (list(found) if field == "first" else found) == value[field], field
+        assert (list(found) if isinstance(found, tuple) else found) == value[field], field
     if vector["kind"] == "records":
         assert decode_body(frames[1]) == [named_records()[name] for name in value["records"]]
         images = dict(zip(map(str, header.images), (frame.hex() for frame in frames[2:]), strict=True))

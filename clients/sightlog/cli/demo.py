@@ -26,7 +26,7 @@ from sightlog.records import Event
 
 from .options import DATABASE, add_command
 from .output import Span, complain, printable, terminal
-from .tally import Producers, print_tally
+from .tally import Producers, print_status_line, print_tally
 
 if TYPE_CHECKING:
     from .options import Commands
@@ -235,6 +235,7 @@ class _Demo:
         )
         begun = [name for name in SENSORS if self._children[name].exit_code() != -signal.SIGTERM]
         tallies = print_tally([self._data / "stats" / f"{name}.json" for name in begun], before, _producers(reader))
+        print_status_line(self._data / "logs" / "sightlogd.log")
         self._print_hints(view.last_event_id)
         if failure is not None:
             failure.tell()

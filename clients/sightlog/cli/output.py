@@ -125,11 +125,12 @@ def age(moment: datetime, now: datetime) -> str:
     """How long ago, in the one unit that says it: `5 min ago`."""
     seconds = (now - moment).total_seconds()
     if seconds < -1:
-        return f"{_duration(-seconds)} in the future"
-    return f"{_duration(max(seconds, 0))} ago"
+        return f"{duration(-seconds)} in the future"
+    return f"{duration(max(seconds, 0))} ago"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In the one unit that says it."""
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= length * 2 or (unit == "min" and seconds >= length):
             return f"{seconds // length:.0f} {unit}"
@@ -142,6 +143,11 @@ def size(count: int) -> str:
         if count >= length:
             return f"{count / length:.1f} {unit}"
     return f"{count} B"
+
+
+def field(name: str, text: str, terminal: Terminal, style: str = "") -> str:
+    """A line of a list: its name, and what there is to say."""
+    return terminal.render([(f"  {name:<14}", "dim"), (printable(text), style)])
 
 
 # -- events ----------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 from sightlog.encoder import format_time
 from sightlog.errors import DatabaseNotFound
 
+from .figures import metrics_lines
 from .options import add_command, add_output, add_store, database_of, open_reader
-from .output import Terminal, age, json_line, printable, size, table, terminal
+from .output import Terminal, age, field, json_line, printable, size, table, terminal
+from .snapshot import Snapshot, accounts, last_snapshot
 
 if TYPE_CHECKING:
     from .options import Commands
@@ -24,9 +26,16 @@ NOT_RUNNING: Final = 3
 DEAD_LETTERS_SHOWN: Final = 5
 
 _TEXT: Final = """
-Says whether the daemon runs, what the database holds and takes, and for every producer: records stored, duplicates,
-rejected ones, those missing (the producer lost them, or a database was restored), and when it last got one stored.
-Dead letters are records that were not stored; the latest reasons are listed. All times are of the daemon's clock.
+First what matters: whether the daemon runs and can write, how full the storage is, when the last event came. Then, for
+every producer, what became of all that it ever published:
+
+  published = stored + dupl. + rejected + spool + lost, and off is what this leaves open: 0 when all is well
+
+dupl. are events that were there already, spool are records still waiting at the producer, lost is what a damaged spool
+or a restored database cost. "-": the producer has told nothing since the daemon's start, or is of an older version.
+Dead letters are records that were not stored; the latest reasons are listed. Figures of the daemon are those of its
+last snapshot (metrics.metrics_interval); when it does not run they are those of its last run. All times are of the
+daemon's clock. -o json has everything.
 
 examples:
   sightlog status
@@ -81,6 +90,7 @@ def collect(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {
         "daemon": daemon_of(path.parent),
         "site": options.site,
+        "metrics": last_snapshot(path.parent),
         **dict.fromkeys(("database", "events", "newest_event", "producers", "dead_letters", "pending_amendments")),
     }
     if not path.exists():
@@ -99,7 +109,7 @@ def collect(options: argparse.Namespace) -> dict[str, Any]:
     if newest is not None:
         found["newest_event"] = {"event_id": newest.event_id, "recorded_at": format_time(newest.recorded_at)}
     found["events"] = counts["events"]
-    found["producers"] = producers
+    found["producers"] = accounts(found["metrics"], producers)
     found["dead_letters"] = {"counts": counts["dead_letters"], "latest": letters}
     found["pending_amendments"] = counts["pending_amendments"]
     return found
@@ -119,45 +129,71 @@ def _ago(text: str, now: datetime) -> str:
     return age(datetime.fromisoformat(text), now)
 
 
-def _field(name: str, text: str, to: Terminal, style: str = "") -> str:
-    return to.render([(f"  {name:<14}", "dim"), (printable(text), style)])
-
-
 def _lines(found: Mapping[str, Any], path: Path, to: Terminal, now: datetime) -> Iterator[str]:
     daemon, database = found["daemon"], found["database"]
+    metrics = found["metrics"]
     if daemon["running"]:
         process = f" (process {daemon['pid']})" if daemon["pid"] else ""
         mark = "bad" if daemon["trouble"] else "good"
         yield to.render([("● ", mark), ("sightlogd is running", "bold"), (process, "")])
         if daemon["trouble"]:
-            yield _field("cannot write", f"{daemon['trouble']}; producers keep their records", to, "bad")
+            yield field("cannot write", f"{daemon['trouble']}; producers keep their records", to, "bad")
     else:
         yield to.render(
             [("○ ", "bad"), ("sightlogd is not running", "bold"), (f" on {printable(str(path.parent))}", "")]
         )
     if database is None:
-        yield _field("database", f"none at {path}; sightlogd makes it at its first start", to)
+        yield field("database", f"none at {path}; sightlogd makes it at its first start", to)
         return
-    yield _field("database", database["path"], to)
-    wal = size(database["wal_bytes"])
-    yield _field("", f"{size(database['bytes'])}, WAL {wal}, schema {database['schema_version']}", to)
+    if metrics is not None:
+        yield from _storage(metrics, to)
     newest = found["newest_event"]
     when = f", the newest {_ago(newest['recorded_at'], now)}" if newest else ""
-    yield _field("events", f"{found['events']} of site {found['site']}{when}", to)
+    yield field("events", f"{found['events']} of site {found['site']}{when}", to)
+    if found["producers"]:
+        yield ""
+        yield from _producers(found["producers"], to, now)
+        yield ""
+    yield from _details(found, to, now)
+    if metrics is not None:
+        yield ""
+        of = "" if daemon["running"] and daemon["pid"] == metrics["pid"] else "the last run, "
+        yield to.render([(f"figures of {of}{_ago(metrics['at'], now)}", "dim")])
+        yield from metrics_lines(metrics, to)
+
+
+def _storage(metrics: Snapshot, to: Terminal) -> Iterator[str]:
+    taken, limit = metrics.get("storage_bytes"), metrics.get("storage_limit_bytes")
+    if taken is not None and limit:
+        style = "bad" if taken > limit else "warn" if taken >= 0.8 * limit else ""
+        yield field("storage", f"{size(taken)} of {size(limit)} ({taken / limit:.0%})", to, style)
+
+
+def _producers(producers: Sequence[Mapping[str, Any]], to: Terminal, now: datetime) -> Iterator[str]:
+    rows = [["producer", "published", "stored", "dupl.", "rejected", "spool", "lost", "off", "last seen"]]
+    for producer in producers:
+        account = producer["account"]
+        published, spooled, lost, off = (
+            (str(account[key]) if account else "-") for key in ("published", "spooled", "lost", "difference")
+        )
+        settled = (str(producer[key]) for key in ("stored", "duplicates", "rejected"))
+        # Without an account this is what is known of losses.
+        lost = lost if account else str(producer["missing"])
+        rows.append([producer["name"], published, *settled, spooled, lost, off, _ago(producer["last_seen_at"], now)])
+    yield from table(rows, to)
+
+
+def _details(found: Mapping[str, Any], to: Terminal, now: datetime) -> Iterator[str]:
+    database = found["database"]
+    yield field("database", database["path"], to)
+    wal = size(database["wal_bytes"])
+    yield field("", f"{size(database['bytes'])}, WAL {wal}, schema {database['schema_version']}", to)
     if found["pending_amendments"]:
-        yield _field("amendments", f"{found['pending_amendments']} wait for their event", to, "warn")
+        yield field("amendments", f"{found['pending_amendments']} wait for their event", to, "warn")
     letters = found["dead_letters"]
     counts = ", ".join(f"{count} {status}" for status, count in letters["counts"].items())
-    yield _field("dead letters", counts or "none", to, "warn" if counts else "")
+    yield field("dead letters", counts or "none", to, "warn" if counts else "")
     for letter in letters["latest"]:
         who = printable(letter["producer"] or letter["producer_id"])
         text = f"    {_ago(letter['received_at'], now)}  {who}  {letter['status']}: {printable(letter['reason'])}"
         yield to.render([(text, "")])
-    if found["producers"]:
-        columns = ("stored", "duplicates", "rejected", "missing")
-        rows = [["producer", *columns, "last seen"]]
-        for producer in found["producers"]:
-            counters = (str(producer[column]) for column in columns)
-            rows.append([producer["name"], *counters, _ago(producer["last_seen_at"], now)])
-        yield ""
-        yield from table(rows, to)

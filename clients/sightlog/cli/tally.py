@@ -41,6 +41,14 @@ def print_tally(stats: Sequence[Path], before: Producers, after: Producers) -> b
     return balanced and not silent
 
 
+def print_status_line(log: Path) -> None:
+    """What the daemon last said about itself: it does when it stops."""
+    for line in reversed(log.read_text(encoding="utf-8", errors="replace").splitlines()):
+        if "p95 commit" in line and line.startswith("{"):
+            print(f"\nsightlogd: {printable(json.loads(line)['event'])}")
+            return
+
+
 def _row(name: str, counts: Mapping[str, Any]) -> list[str]:
     times = sorted(counts["ack_ms"])
     spread = [f"{_quantile(times, share):.1f} ms" if times else "-" for share in (0.5, 0.99)]

@@ -15,7 +15,6 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +23,7 @@ import structlog
 from sightlogd.decoder import EventRecord
 from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION, STORAGE_FULL, Stop, WriteRefused
 from sightlogd.logs import Warnings
+from sightlogd.metrics import PictureCounts
 from sightlogd.session import Parcel
 from sightlogd.store import Store
 
@@ -42,19 +42,6 @@ RETRY_SECONDS: Final = 30.0
 """After a failure that is not the picture's: a full disk, a process that does not start."""
 
 
-@dataclass(slots=True)
-class PictureCounts:
-    """Since the daemon's start. A picture is in one of the first three once it is settled."""
-
-    stored: int = 0
-    """As they were sent."""
-    reencoded: int = 0
-    dropped: int = 0
-    """Broken, hostile, too many at once: their events have no thumbnail."""
-    failures: int = 0
-    """Files that could not be read or written, decoders that did not start. It is tried again."""
-
-
 class Thumbnails:
     """Owns the pictures on their way from a message to their day's folder. Raises Stop.
 
@@ -71,6 +58,7 @@ class Thumbnails:
         store: Store,
         logs: DayLogs,
         grew: Callable[[str, int], None],
+        counts: PictureCounts,
         *,
         image_seconds: float = IMAGE_SECONDS,
         command: Sequence[str] = (),
@@ -85,7 +73,7 @@ class Thumbnails:
         self._asked = ""
         self._retry_at = 0.0
         self._warn = Warnings()
-        self.counts = PictureCounts()
+        self._counts = counts
         self._child = Child(command or self._decoder(), image_seconds)
 
     def _decoder(self) -> list[str]:
@@ -137,7 +125,7 @@ class Thumbnails:
             for directory in touched:
                 durable.sync(directory)
         except OSError as error:
-            self.counts.failures += 1
+            self._counts.failures += 1
             code = STORAGE_FULL if error.errno in (errno.ENOSPC, errno.EDQUOT) else "not_writable"
             raise WriteRefused(code, f"cannot write thumbnails: {error}") from error
         return {key: str(path) for key, path in paths.items()}
@@ -247,7 +235,7 @@ class Thumbnails:
             change = self._store.set_thumbnail(event_id, str(target.relative_to(self._data_dir)))
             if change is not None:
                 self._logs.write([change])
-            self.counts.reencoded += 1
+            self._counts.reencoded += 1
         self._forget(event_id)
 
     def _check_encoded(self) -> None:
@@ -265,11 +253,11 @@ class Thumbnails:
             jpeg.check(file.read(self._limits.bytes_max + 1), self._limits)
 
     def _drop(self, event_id: str, reason: str) -> None:
-        self.counts.dropped += 1
+        self._counts.dropped += 1
         self._warn("dropped", f"no thumbnail for event {event_id}: {reason}")
 
     def _fail(self, reason: str, now: float, event_id: str = "") -> None:
-        self.counts.failures += 1
+        self._counts.failures += 1
         self._retry_at = now + RETRY_SECONDS
         if event_id:
             self._incoming.postpone(event_id)
@@ -279,7 +267,7 @@ class Thumbnails:
         try:
             self._incoming.remove(event_id)
         except OSError as error:
-            self.counts.failures += 1
+            self._counts.failures += 1
             self._warn("forget", f"cannot remove a picture from incoming: {error}; the next start does")
 
     def close(self) -> None:

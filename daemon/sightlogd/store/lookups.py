@@ -8,6 +8,7 @@ from typing import Any
 
 import apsw
 
+from sightlog.accounts import Settled
 from sightlog.wire import Position
 from sightlogd.session import Exceptions
 
@@ -16,6 +17,16 @@ def stored_of(connection: apsw.Connection, producer_id: str) -> Position | None:
     """The last position settled of a producer."""
     row = connection.execute("SELECT epoch, last_seq FROM producers WHERE producer_id = ?", (producer_id,)).get
     return Position(*row) if row else None
+
+
+def producers(connection: apsw.Connection, count_max: int) -> list[tuple[str, str, Settled]]:
+    """Id, name and counters of the producers that had something settled last."""
+    found: list[Any] = connection.execute(
+        "SELECT producer_id, name, epoch, last_seq, stored, duplicates, rejected, missing FROM producers "
+        "ORDER BY last_seen_at DESC LIMIT ?",
+        (count_max,),
+    ).fetchall()
+    return [(row[0], row[1], Settled(Position(row[2], row[3]), *row[4:])) for row in found]
 
 
 def exceptions_of(connection: apsw.Connection, producer_id: str, first: Position, last: Position) -> Exceptions:

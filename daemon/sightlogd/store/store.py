@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import apsw
 
+from sightlog.accounts import Settled
 from sightlog.encoder import format_time
 from sightlog.wire import START, Position
 from sightlogd.changes import ThumbnailSet
@@ -271,6 +272,13 @@ class Store:
     def stored_of(self, producer_id: str) -> Position:
         """The last position settled of a producer; START for one never heard of."""
         return lookups.stored_of(self._connection, producer_id) or START
+
+    def producers(self, count_max: int) -> list[tuple[str, str, Settled]]:
+        """Id, name and counters of the producers that had something settled last. Raises WriteRefused, Stop."""
+        try:
+            return lookups.producers(self._connection, count_max)
+        except apsw.Error as error:
+            raise self._classified(error) from error
 
     def exceptions_of(self, producer_id: str, first: Position, last: Position) -> Exceptions:
         return lookups.exceptions_of(self._connection, producer_id, first, last)

@@ -1,0 +1,58 @@
+"""The daemon's own figures, as lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from .output import Terminal, duration, field, size
+from .snapshot import Snapshot
+
+_SPREADS: Final = {"commit": ("commit_ms", " ms"), "batch": ("batch_records", ""), "latency": ("latency_ms", " ms")}
+_TROUBLES: Final = {
+    "db_write_errors": "batches not written",
+    "file_write_errors": "files not written",
+    "busy": "times producers were told to wait",
+    "resent": "records resent",
+    "storage_warnings": "storage warnings",
+    "clocks_ahead": "events from clocks ahead",
+}
+
+
+def metrics_lines(metrics: Snapshot, to: Terminal) -> Iterator[str]:
+    """What is not known has no line."""
+    get = metrics.get
+    yield field("writing", f"{_share(get('availability'))} of {duration(get('uptime_seconds') or 0)}", to)
+    for name, (key, unit) in _SPREADS.items():
+        if spread := get(key):
+            yield field(name, _spread(spread, unit), to)
+    for inference in get("inference_ms") or []:
+        yield field("inference", f"{inference['producer']} {inference['name']}: {_spread(inference['ms'], ' ms')}", to)
+    if get("frames_processed"):
+        rate = f" ({metrics['motion_hit_rate']:.2%})" if get("motion_hit_rate") is not None else ""
+        yield field("frames", f"{metrics['frames_processed']:,}, motion in {metrics['motion_detected']:,}{rate}", to)
+    made, suppressed = get("events_created") or 0, get("events_suppressed") or 0
+    reported = f", {made:,} made and {suppressed:,} suppressed by sensors" if made or suppressed else ""
+    yield field("this run", f"{get('events_persisted') or 0:,} events stored{reported}", to)
+    troubles = ", ".join(f"{metrics[key]:,} {text}" for key, text in _TROUBLES.items() if get(key))
+    if troubles:
+        yield field("", troubles, to, "warn")
+    yield field("process", ", ".join(_process(metrics)), to)
+
+
+def _process(metrics: Snapshot) -> Iterator[str]:
+    if metrics.get("cpu_percent") is not None:
+        yield f"CPU {metrics['cpu_percent']:.1f} %"
+    if metrics.get("memory_rss_bytes"):
+        pss = f" (PSS {size(metrics['memory_pss_bytes'])})" if metrics.get("memory_pss_bytes") else ""
+        yield f"memory {size(metrics['memory_rss_bytes'])}{pss}"
+    each = metrics.get("written_bytes_per_record")
+    yield f"{size(metrics.get('written_bytes') or 0)} written{f' ({size(round(each))} a record)' if each else ''}"
+
+
+def _spread(spread: Mapping[str, Any], unit: str) -> str:
+    return f"p95 {spread['p95']:g}{unit}, average {spread['average']:g}, {spread['min']:g} to {spread['max']:g}"
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.3%}".replace("100.000%", "100%")

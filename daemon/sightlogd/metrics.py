@@ -1,0 +1,366 @@
+"""What the daemon counts and measures, and a picture of it all at one moment. No I/O, no clock.
+
+Times that are passed in are seconds of one monotonic clock, unless they are said to be of the wall clock. A window is
+the last 1,000 values; its p95 is the nearest rank: the smallest value that at least 95 % of them do not exceed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from msgspec import Struct
+from msgspec import field as named
+
+from sightlog.accounts import Settled, account
+from sightlog.telemetry import COUNTERS
+from sightlog.wire import DUPLICATE, REJECTED, Position
+
+from .decoder import EventRecord
+from .session import SESSIONS_MAX, Parcel, Told
+
+WINDOW_VALUES_MAX: Final = 1_000
+LATENCIES_A_BATCH_MAX: Final = 10
+"""Events of a batch whose latency is taken, evenly spread: the first has waited the longest, the last not at all."""
+INFERENCES_MAX: Final = 64
+"""Pairs of producer and model; later ones are not kept."""
+PRODUCERS_MAX: Final = 64
+"""Producers in a snapshot: the ones heard last."""
+
+
+class Spread(Struct, frozen=True):
+    """Of a window."""
+
+    count: int
+    average: float
+    minimum: float = named(name="min")
+    maximum: float = named(name="max")
+    p95: float
+
+
+class Window:
+    """The last 1,000 values."""
+
+    def __init__(self) -> None:
+        self._values: deque[float] = deque(maxlen=WINDOW_VALUES_MAX)
+        self.add, self.extend = self._values.append, self._values.extend
+
+    def spread(self) -> Spread | None:
+        """None while it is empty."""
+        if not self._values:
+            return None
+        ordered = sorted(self._values)
+        count = len(ordered)
+        p95 = ordered[math.ceil(0.95 * count) - 1]
+        return Spread(count, *(round(x, 3) for x in (sum(ordered) / count, ordered[0], ordered[-1], p95)))
+
+
+class Usage(NamedTuple):
+    """What the system says of this process. `pss` is None where the system does not tell it."""
+
+    cpu_seconds: float
+    rss_bytes: int
+    pss_bytes: int | None
+    written_bytes: int
+    """Handed to the block layer since the start of the process: what wears the card out."""
+
+
+class Inference(Struct, frozen=True):
+    producer: str
+    name: str
+    ms: Spread
+
+
+class SpoolState(Struct, frozen=True):
+    """A producer's words, as `sightlog.wire.Told`."""
+
+    last: tuple[int, int]
+    acked: tuple[int, int]
+    published: int | None
+    lost: int
+    spooled_records: int
+    spooled_bytes: int
+
+
+class AccountState(Struct, frozen=True):
+    """See `sightlog.accounts`."""
+
+    published: int
+    spooled: int
+    lost: int
+    difference: int
+
+
+class ProducerState(Struct, frozen=True):
+    """Counters of all lives. `told` is None when it said nothing since the daemon's start."""
+
+    producer_id: str
+    name: str
+    stored: int
+    duplicates: int
+    rejected: int
+    missing: int
+    told: SpoolState | None
+    account: AccountState | None
+
+
+class MetricsSnapshot(Struct, frozen=True, kw_only=True):
+    """Everything at one moment; counters are since the daemon's start. A line of metrics.json is one of these."""
+
+    at: str
+    pid: int
+    uptime_seconds: float
+    availability: float
+    """Share of the uptime in which writing was not refused, 0 to 1."""
+    commit_ms: Spread | None
+    batch_records: Spread | None
+    latency_ms: Spread | None
+    """From an event's recorded_at to the end of its COMMIT."""
+    inference_ms: list[Inference]
+    frames_processed: int
+    motion_detected: int
+    motion_hit_rate: float | None
+    """Share of the frames in which there was motion."""
+    events_created: int
+    events_suppressed: int
+    events_persisted: int
+    duplicates: int
+    rejected: int
+    resent: int
+    """Records received that were known already: acks that got lost, or came too late."""
+    busy: int
+    clocks_ahead: int
+    """Events, of those looked at for their latency, that were recorded later than they were stored."""
+    db_write_errors: int
+    file_write_errors: int
+    storage_warnings: int
+    thumbnails_stored: int
+    thumbnails_reencoded: int
+    thumbnails_dropped: int
+    """Pictures that could not be used: their events have none."""
+    cpu_percent: float | None
+    memory_rss_bytes: int
+    memory_pss_bytes: int | None
+    wal_bytes: int
+    written_bytes: int
+    written_bytes_per_record: float | None
+    storage_bytes: int | None
+    storage_limit_bytes: int | None
+    events_total: int | None
+    producers: list[ProducerState]
+
+
+@dataclass(slots=True)
+class PictureCounts:
+    """Since the daemon's start. A picture is in one of the first three once it is settled."""
+
+    stored: int = 0
+    """As they were sent."""
+    reencoded: int = 0
+    dropped: int = 0
+    """Broken, hostile, too many at once: their events have no thumbnail."""
+    failures: int = 0
+    """Files that could not be read or written, decoders that did not start. It is tried again."""
+
+
+@dataclass(slots=True)
+class _Life:
+    """What a producer told last, and how much of its totals is counted."""
+
+    told: Told
+    counted: list[int]
+
+    @property
+    def epoch(self) -> int:
+        return self.told.telemetry.last[0]
+
+
+@dataclass(slots=True)
+class Metrics:
+    """`started` and `started_at` are the same moment on the monotonic and on the wall clock."""
+
+    started: float
+    started_at: datetime
+    duplicates: int = 0
+    rejected: int = 0
+    events_persisted: int = 0
+    resent: int = 0
+    busy: int = 0
+    clocks_ahead: int = 0
+    db_write_errors: int = 0
+    file_write_errors: int = 0
+    storage_warnings: int = 0
+    storage_bytes: int | None = None
+    storage_limit_bytes: int | None = None
+    events_total: int | None = None
+    pictures: PictureCounts = field(default_factory=PictureCounts)
+    _records: int = 0
+    _commit_ms: Window = field(default_factory=Window)
+    _batch_records: Window = field(default_factory=Window)
+    _latency_ms: Window = field(default_factory=Window)
+    _inference_ms: dict[tuple[str, str], Window] = field(default_factory=dict)
+    _sensors: list[int] = field(default_factory=lambda: [0] * len(COUNTERS))
+    _lives: dict[str, _Life] = field(default_factory=dict)
+    _refused_since: float | None = None
+    _refused_seconds: float = 0.0
+    _usage: tuple[float, float] | None = None
+    """Time and CPU seconds of the last snapshot."""
+
+    # -- the commit path ---------------------------------------------------------------------------------------------
+
+    def committed(
+        self,
+        parcels: Sequence[Parcel],
+        exceptions: Sequence[Sequence[tuple[int, str, str]]],
+        seconds: float,
+        wall: float,
+    ) -> None:
+        """A batch is durable: `exceptions` by parcel as in `Written`, `wall` the wall clock's seconds after COMMIT."""
+        events: list[EventRecord] = []
+        for parcel, some in zip(parcels, exceptions, strict=True):
+            self._records += len(parcel.records)
+            events += [record for record in parcel.records if type(record) is EventRecord]
+            for seq, status, _ in some:
+                self.duplicates += status == DUPLICATE
+                self.rejected += status == REJECTED
+                self.events_persisted -= type(parcel.records[seq - parcel.first.seq]) is EventRecord
+        self.events_persisted += len(events)
+        self._commit_ms.add(seconds * 1000)
+        self._batch_records.add(sum(len(parcel.records) for parcel in parcels))
+        step = -(-len(events) // LATENCIES_A_BATCH_MAX) or 1
+        for event in events[::step]:
+            latency = wall - datetime.fromisoformat(event.recorded_at).timestamp()
+            # A sensor whose clock is ahead would make the average a lie: it is told apart.
+            if latency < 0:
+                self.clocks_ahead += 1
+            else:
+                self._latency_ms.add(latency * 1000)
+
+    def refused(self, now: float, *, by_budget: bool) -> None:
+        """A batch was not written: it could not be, or the storage budget has no room for it."""
+        self.db_write_errors += not by_budget
+        if self._refused_since is None:
+            self._refused_since = now
+
+    def recovered(self, now: float) -> None:
+        """Writing goes on; nothing when it was not refused."""
+        if self._refused_since is not None:
+            self._refused_seconds += now - self._refused_since
+            self._refused_since = None
+
+    def file_write_failed(self) -> None:
+        """A file beside the database could not be written: a picture, a day log, the metrics."""
+        self.file_write_errors += 1
+
+    # -- what producers tell -----------------------------------------------------------------------------------------
+
+    def told(self, told: Told) -> None:
+        """Adds what a producer's totals have grown by. A life that is new here begins at 0, unless it is older than
+        this daemon: what it did before is none of this daemon's counters."""
+        telemetry = told.telemetry
+        totals = [getattr(telemetry, name) for name in COUNTERS]
+        before = self._lives.pop(told.producer_id, None)
+        if before is not None and telemetry.last[0] < before.epoch:
+            self._lives[told.producer_id] = before
+            return
+        if before is not None and telemetry.last[0] == before.epoch:
+            counted = before.counted
+        elif before is None and telemetry.last[0] < self.started_at.timestamp() * 1000:
+            counted = totals
+        else:
+            counted = [0] * len(COUNTERS)
+        for index, (total, known) in enumerate(zip(totals, counted, strict=True)):
+            self._sensors[index] += max(0, total - known)
+        self._lives[told.producer_id] = _Life(told, [*map(max, totals, counted)])
+        if len(self._lives) > SESSIONS_MAX:
+            del self._lives[next(iter(self._lives))]
+        for name, samples in telemetry.inference_ms.items():
+            key = told.name, name
+            if key in self._inference_ms or len(self._inference_ms) < INFERENCES_MAX:
+                self._inference_ms.setdefault(key, Window()).extend(samples)
+
+    # -- a picture ---------------------------------------------------------------------------------------------------
+
+    def snapshot(
+        self,
+        now: float,
+        at: str,
+        pid: int,
+        usage: Usage,
+        wal_bytes: int,
+        producers: Sequence[tuple[str, str, Settled]],
+    ) -> MetricsSnapshot:
+        """`at` is the wall clock as text, `producers` are id, name and counters of those to tell of."""
+        uptime = now - self.started
+        refused = self._refused_seconds + (now - self._refused_since if self._refused_since is not None else 0.0)
+        before, self._usage = self._usage or (self.started, 0.0), (now, usage.cpu_seconds)
+        elapsed = now - before[0]
+        frames, motion, created, suppressed = self._sensors
+        return MetricsSnapshot(
+            at=at,
+            pid=pid,
+            uptime_seconds=round(uptime, 3),
+            availability=1 - refused / uptime if uptime > 0 else 1.0,
+            commit_ms=self._commit_ms.spread(),
+            batch_records=self._batch_records.spread(),
+            latency_ms=self._latency_ms.spread(),
+            inference_ms=[
+                Inference(producer, name, spread)
+                for (producer, name), window in self._inference_ms.items()
+                if (spread := window.spread())
+            ],
+            frames_processed=frames,
+            motion_detected=motion,
+            motion_hit_rate=motion / frames if frames else None,
+            events_created=created,
+            events_suppressed=suppressed,
+            events_persisted=self.events_persisted,
+            duplicates=self.duplicates,
+            rejected=self.rejected,
+            resent=self.resent,
+            busy=self.busy,
+            clocks_ahead=self.clocks_ahead,
+            db_write_errors=self.db_write_errors,
+            file_write_errors=self.file_write_errors + self.pictures.failures,
+            storage_warnings=self.storage_warnings,
+            thumbnails_stored=self.pictures.stored,
+            thumbnails_reencoded=self.pictures.reencoded,
+            thumbnails_dropped=self.pictures.dropped,
+            cpu_percent=round(100 * (usage.cpu_seconds - before[1]) / elapsed, 2) if elapsed > 0 else None,
+            memory_rss_bytes=usage.rss_bytes,
+            memory_pss_bytes=usage.pss_bytes,
+            wal_bytes=wal_bytes,
+            written_bytes=usage.written_bytes,
+            written_bytes_per_record=round(usage.written_bytes / self._records, 1) if self._records else None,
+            storage_bytes=self.storage_bytes,
+            storage_limit_bytes=self.storage_limit_bytes,
+            events_total=self.events_total,
+            producers=[self._state(*producer) for producer in self._with_unsettled(producers)],
+        )
+
+    def _with_unsettled(self, producers: Sequence[tuple[str, str, Settled]]) -> list[tuple[str, str, Settled]]:
+        """Those in the store, and while they are all of it, those that told something and have nothing settled yet."""
+        if len(producers) >= PRODUCERS_MAX:
+            return list(producers)
+        nothing = Settled(Position(0, 0), 0, 0, 0, 0)
+        stored = {producer_id for producer_id, _, _ in producers}
+        return [
+            *producers,
+            *[(key, life.told.name, nothing) for key, life in self._lives.items() if key not in stored][:PRODUCERS_MAX],
+        ]
+
+    def _state(self, producer_id: str, name: str, settled: Settled) -> ProducerState:
+        life = self._lives.get(producer_id)
+        told = life.told.telemetry.told if life else None
+        found = account(told, settled) if told else None
+        return ProducerState(
+            producer_id,
+            name,
+            *settled[1:],
+            told=SpoolState(*told) if told else None,
+            account=AccountState(*found) if found else None,
+        )

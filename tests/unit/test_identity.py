@@ -1,0 +1,144 @@
+"""What a spool carries over from life to life: its identity, what was published, what was lost."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from sightlog import SpoolDamaged
+from sightlog.spool import SEGMENT_REUSE_BYTES, Spool
+from sightlog.wire import Position
+
+BIG = (b"x" * (SEGMENT_REUSE_BYTES + 1), b"")
+SMALL = (b"small", b"")
+
+
+@pytest.fixture
+def open_spool(tmp_path):
+    opened = []
+
+    def opener() -> Spool:
+        opened.append(Spool(tmp_path / "door", "door", 10_000_000))
+        return opened[-1]
+
+    yield opener
+    for spool in opened:
+        spool.close()
+
+
+def killed(spool: Spool) -> None:
+    """As SIGKILL leaves it: the kernel closes what is open, and nothing else happens."""
+    for segment in spool._segments:
+        segment.close()
+    for fd in (spool._fd, spool._lock_fd):
+        if fd >= 0:
+            os.close(fd)
+    spool._segments, spool._fd, spool._lock_fd = [], -1, -1
+
+
+def identity(spool: Spool) -> dict:
+    return json.loads((spool.directory / "identity.json").read_bytes())
+
+
+@pytest.mark.parametrize("record", [SMALL, BIG], ids=["in one segment", "in given-back segments"])
+@pytest.mark.parametrize("acked", [0, 2, 5])
+@pytest.mark.parametrize("end", [killed, Spool.close])
+def test_every_life_adds_what_it_published_however_it_ends(open_spool, record, acked, end):
+    total = 0
+    for count in (5, 3, 4):
+        spool = open_spool()
+        assert spool.published == total
+        for seq in range(1, count + 1):
+            spool.append([record])
+            if seq <= acked:
+                spool.drop_through(Position(spool.epoch, seq))
+        total += count
+        assert spool.published == total
+        end(spool)
+    assert open_spool().published == total
+
+
+def test_a_life_that_publishes_nothing_adds_nothing(open_spool):
+    for end in (killed, Spool.close, killed):
+        spool = open_spool()
+        assert spool.published == 0
+        end(spool)
+
+
+def test_the_file_that_keeps_the_count_is_empty_and_goes_with_the_next_life(open_spool):
+    spool = open_spool()
+    spool.drop_through(spool.append([BIG, BIG]))
+    (kept,) = spool.directory.glob("*.spool")
+    assert (kept.name, kept.stat().st_size, spool.size) == (f"{spool.epoch:015d}-{3:012d}.spool", 0, 0)
+    spool.append([SMALL])
+    assert spool.published == 3
+    spool.drop_through(Position(spool.epoch, 3))
+    killed(spool)
+    again = open_spool()
+    assert (again.published, again.depth()) == (3, 1)  # its ack was not written down
+    again.drop_through(Position(spool.epoch, 3))
+    assert (list(again.directory.glob("*.spool")), again.size) == ([], 0)
+
+
+def test_a_directory_that_takes_no_new_file_keeps_the_old_one_instead(open_spool, monkeypatch):
+    spool = open_spool()
+    last = spool.append([BIG])
+    monkeypatch.setattr(spool, "_begin_segment", lambda: (_ for _ in ()).throw(OSError(28, "No space left")))
+    spool.drop_through(last)
+    killed(spool)
+    assert open_spool().published == 1
+
+
+def test_an_identity_of_a_version_that_did_not_count_still_opens_and_says_so(open_spool):
+    first = open_spool()
+    first.append([SMALL])
+    first.close()
+    old = {"producer_id": first.producer_id, "name": "door", "epoch": first.epoch, "fenced": False}
+    (first.directory / "identity.json").write_text(json.dumps(old))
+    for _ in range(2):
+        spool = open_spool()
+        assert (spool.producer_id, spool.published, spool.lost, spool.depth()) == (first.producer_id, None, 0, 1)
+        spool.close()
+
+
+@pytest.mark.parametrize("wrong", [{"published": -1}, {"published": "5"}, {"lost": {"a": -1}}, {"lost": [1]}])
+def test_an_identity_with_a_count_that_is_none_is_told(open_spool, wrong):
+    first = open_spool()
+    first.close()
+    (first.directory / "identity.json").write_text(json.dumps({**identity(first), **wrong}))
+    with pytest.raises(SpoolDamaged, match="Move it away"):
+        open_spool()
+
+
+def test_a_new_identity_begins_with_what_it_takes_along(open_spool):
+    first = open_spool()
+    first.append([SMALL] * 4)
+    first.fence()
+    killed(first)
+    second = open_spool()
+    assert (second.published, second.depth()) == (4, 4)
+    assert second.producer_id != first.producer_id
+
+
+def test_a_loss_is_counted_once_however_often_the_damaged_file_is_read(open_spool):
+    first = open_spool()
+    first.append([SMALL] * 3)
+    killed(first)
+    (path,) = first.directory.glob("*.spool")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    for _ in range(3):
+        spool = open_spool()
+        assert (spool.published, spool.lost) == (3, 1)
+        killed(spool)
+    spool = open_spool()
+    spool.drop_through(Position(first.epoch, 3))
+    assert [p.suffix for p in spool.directory.glob("*-*")] == [".damaged"]
+    spool.close()
+    for _ in range(2):
+        spool = open_spool()
+        assert (spool.published, spool.lost, identity(spool)["lost"]) == (3, 1, {"": 1})
+        spool.close()
