@@ -30,6 +30,8 @@ def wait_for(condition: Callable[[], Any], what: str, timeout: float = 20.0) -> 
         time.sleep(0.005)
 
 
+SMALL_DISK = "[storage]\nkeep_free_gb = 0.0\n"
+"""On a file system of some megabytes there is never as much free as an owner would want."""
 NOBODY = 65534
 """uid of `nobody` and gid of `nogroup`."""
 # Imports first: the interpreter may live where only root may look.
@@ -59,6 +61,8 @@ class Daemon:
         self.log = home / "sightlogd.log"
         self.process: subprocess.Popen[bytes] | None = None
         self._readers: list[Reader] = []
+        self.settings = ""
+        """In front of every configuration."""
 
     def start(
         self,
@@ -69,7 +73,7 @@ class Daemon:
         program: Sequence[str] = ("-m", "sightlogd"),
     ) -> Daemon:
         file = self.home / "config.toml"
-        file.write_text(config)
+        file.write_text(self.settings + config)
         command = [sys.executable, *program, "run", "--config", str(file), "--data-dir", str(self.data_dir)]
         ready = self._count_ready()
         with open(self.log, "ab") as log:

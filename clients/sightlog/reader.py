@@ -32,9 +32,7 @@ COLUMNS: Final = (
     "person_name", "face_confidence", "face_distance", "unlock_granted", "door_action", "thumbnail_path", "image_path",
     "llm_description", "alert_sent", "created_at", "metadata",
 )  # fmt: skip
-"""Of an event, in the order of the table."""
-_ADDED: Final = {"metadata": 2}
-"""Columns by the schema that brought them; in an older one they are NULL."""
+"""Of an event, in the order of the table; in an older schema the last ones are NULL."""
 _VERSION: Final = "SELECT coalesce(max(version), 0) FROM schema_version"
 # SQLite binds 32,766 variables at most (SQLITE_MAX_VARIABLE_NUMBER); this is far below and keeps statements few.
 _DETECTIONS_AT_ONCE: Final = 500
@@ -102,7 +100,8 @@ class Reader:
             raise SchemaMismatch(
                 f"{self.path} has schema {version}, this reader knows {SCHEMA_VERSION} at most. Upgrade sightlog here"
             )
-        columns = (name if version >= _ADDED.get(name, 1) else f"NULL AS {name}" for name in COLUMNS)
+        there = {row["name"] for row in self._connection.execute("PRAGMA table_info(events)")}
+        columns = (name if name in there else f"NULL AS {name}" for name in COLUMNS)
         self._select = f"SELECT {', '.join(columns)} FROM events"
 
     @contextmanager

@@ -186,10 +186,10 @@ class Keeper:
         if level in (Level.PURGE, Level.OVER) and self._work is None:
             plan = self.plan()
             if plan.days:
-                self._warn(f"Storage at {stats}, removing {retention.named(plan.days)}")
+                self._warn(f"Storage at {self._described(stats)}, removing {retention.named(plan.days)}")
                 self._work = self._rotate()
             else:
-                self._warn(f"Storage at {stats}: {plan.refusal or self.nothing_may_go()}")
+                self._warn(f"Storage at {self._described(stats)}: {plan.refusal or self.nothing_may_go()}")
         if level is Level.OVER and self._work is None:
             self._over(stats)
         elif self.over_limit is not None:
@@ -205,10 +205,21 @@ class Keeper:
 
     def _over(self, stats: StorageStats) -> None:
         if self.over_limit is None:
-            log.error(f"Storage limit exceeded: {stats}", action=self._config.storage.over_limit_action)
-        self.over_limit = WriteRefused(STORAGE_LIMIT, f"storage limit exceeded: {stats}")
+            log.error(
+                f"Storage limit exceeded: {self._described(stats)}", action=self._config.storage.over_limit_action
+            )
+        self.over_limit = WriteRefused(STORAGE_LIMIT, f"storage limit exceeded: {self._described(stats)}")
         if self._config.storage.over_limit_action == "shutdown":
-            raise Stop(EXIT_STORAGE_FULL, f"Storage limit exceeded: {stats}. Producers keep their records")
+            raise Stop(
+                EXIT_STORAGE_FULL, f"Storage limit exceeded: {self._described(stats)}. Producers keep their records"
+            )
+
+    def _described(self, stats: StorageStats) -> str:
+        limits = self._config.storage
+        if stats.limit_bytes >= int(limits.max_storage_gb * retention.GB):
+            return str(stats)
+        free = retention.gigabytes(self._storage.free_bytes)
+        return f"{stats}, because the disk has {free} free and keep_free_gb is {limits.keep_free_gb:g}"
 
     def _warn(self, text: str) -> None:
         if self._told[self._level].take() is not None:

@@ -42,7 +42,7 @@ class StorageStats:
 def gigabytes(count: int) -> str:
     """Decimal, as a card's are: 4GB, 3.2GB; below 0.1 GB in MB."""
     if count < GB // 10:
-        return f"{count / 10**6:.3g}MB"
+        return f"{count / 10**6:.1f}".removesuffix(".0") + "MB"
     return f"{count / GB:.1f}".removesuffix(".0") + "GB"
 
 

@@ -36,6 +36,8 @@ class Storage:
         self.days: dict[str, int] = {}
         """Bytes of the files in each day's folder."""
         self._rest = 0
+        self.free_bytes = 0
+        """Of the file system, when it was measured last."""
         self.wal_excess = 0
         """Bytes that the WAL gives back by itself, once no reader holds up the checkpoint."""
         self._ballast = data_dir / BALLAST
@@ -80,7 +82,8 @@ class Storage:
         self.wal_excess = max(0, wal - WAL_BYTES_KEPT)
         used = sum(self.days.values()) + self._rest + database + wal + allocated(self._ballast)
         disk = os.statvfs(self._data_dir)
-        return measured(used, self._size_limited, disk.f_bavail * disk.f_frsize, int(self._limits.keep_free_gb * GB))
+        self.free_bytes = disk.f_bavail * disk.f_frsize
+        return measured(used, self._size_limited, self.free_bytes, int(self._limits.keep_free_gb * GB))
 
     # -- ballast -----------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from conftest import Daemon, wait_for
+from conftest import SMALL_DISK, Daemon, wait_for
 from pictures import jpeg, jpeg_of
 
 from sightlog import DatabaseNotFound, Event, InvalidRecord, PublisherClosed, SpoolFull, UsageError
@@ -195,7 +195,7 @@ def test_a_duplicates_picture_is_not_the_first_events_picture(idle_daemon):
         assert (result.stored, result.duplicates) == (1, 1)
         assert publisher.insert_event(again) is False
     assert daemon.reader("home").get_event(first.event_id).thumbnail_path is None
-    assert list(daemon.data_dir.glob("events/*/*")) == []
+    assert list(daemon.data_dir.glob("events/*/*.jpg")) == []
 
 
 def test_a_second_daemon_does_not_take_the_socket_of_the_first(daemon, tmp_path):
@@ -237,6 +237,7 @@ def full_disk(tmp_path):
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small file system")
     daemon = Daemon(tmp_path)
+    daemon.settings = SMALL_DISK
     daemon.data_dir.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", daemon.data_dir], check=True)
     yield daemon

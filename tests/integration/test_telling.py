@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Daemon, wait_for
+from conftest import SMALL_DISK, Daemon, wait_for
 from prometheus_client.parser import text_string_to_metric_families
 
 from sightlog import Amendment, Event
@@ -89,6 +89,7 @@ def test_a_delivered_life_that_is_killed_is_counted_though_nothing_of_it_is_left
 def test_a_full_disk_is_counted_and_afterwards_everything_is_accounted_for(idle_daemon, tmp_path):
     small = tmp_path / "small"
     small.mkdir()
+    idle_daemon.settings = SMALL_DISK
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(small)], check=True)
     try:
         idle_daemon.data_dir = small / "data"
@@ -103,7 +104,7 @@ def test_a_full_disk_is_counted_and_afterwards_everything_is_accounted_for(idle_
                     pass
             big = [Event("door", llm_description="x" * 60_000) for _ in range(20)]
             publisher.publish_many(big)
-            wait_for(lambda: any(e["event"].startswith("cannot write the metrics") for e in daemon.logged()), "told")
+            wait_for(lambda: any("events.json: No space left" in e["event"] for e in daemon.logged()), "told")
             filler.unlink()
             assert publisher.flush(60)
             wait_for(lambda: lines(daemon)[-1]["file_write_errors"] > 0, "a snapshot after the trouble")

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgpack
 import pytest
 import zmq
-from conftest import Daemon, wait_for
+from conftest import SMALL_DISK, Daemon, wait_for
 from pictures import BLUE, RED, bomb, encoded, is_near, jpeg, jpeg_of, noise, opened, png, slow_png
 
 from sightlog import Event, wire
@@ -22,9 +22,12 @@ from sightlog.encoder import encode_record
 from sightlog.wire import START, Position
 from sightlogd.decoder import decode_record
 from sightlogd.files import incoming
+from sightlogd.files.daylog import DayLogs
+from sightlogd.files.days import Days
 from sightlogd.files.jpeg import PictureLimits, check
 from sightlogd.files.reencode import MEMORY_BYTES_MAX
-from sightlogd.files.thumbnails import PictureCounts, Thumbnails
+from sightlogd.files.thumbnails import Thumbnails
+from sightlogd.metrics import PictureCounts
 from sightlogd.session import Parcel, Session
 from sightlogd.store import Store
 
@@ -185,6 +188,8 @@ def test_a_name_never_leaves_the_data_directory(daemon, event_id):
     """A client that does not check: the daemon has to."""
     record = msgpack.unpackb(encode_record(Event("front_door"))[0])
     body = msgpack.packb([msgpack.packb({**record, "event_id": event_id})])
+    wait_for((daemon.data_dir / "metrics" / "sightlog.prom").exists, "what the daemon makes for itself is there")
+    wait_for((daemon.data_dir / "ballast").exists, "all of it")
     before = set(daemon.home.rglob("*"))
     context = zmq.Context()
     dealer = context.socket(zmq.DEALER)
@@ -371,7 +376,7 @@ def test_a_crash_at_any_point_loses_no_picture_and_leaves_no_second_one(idle_dae
         assert receipt.wait(20) == "stored"
     assert is_near(opened(picture_of(daemon, event)), (9, 9), BLUE)
     assert waiting(daemon) == []
-    files = [path.name for path in daemon.data_dir.glob("events/*/*")]
+    files = [path.name for path in daemon.data_dir.glob("events/*/*.jpg")]
     assert files == [f"{event.event_id}.jpg"]
 
 
@@ -419,6 +424,7 @@ def small_disk(idle_daemon):
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small file system")
     idle_daemon.data_dir.mkdir()
+    idle_daemon.settings = SMALL_DISK
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", idle_daemon.data_dir], check=True)
     yield idle_daemon
     idle_daemon.end()
@@ -460,6 +466,12 @@ def test_a_row_that_cannot_be_written_for_now_gets_its_picture_later(idle_daemon
     assert is_near(opened(picture_of(daemon, event)), (9, 9), BLUE)
 
 
+def thumbnails_of(data_dir: Path, store: Store, counts: PictureCounts | None = None) -> Thumbnails:
+    days = Days(UTC)
+    logs = DayLogs(data_dir, days, pytest.fail, lambda *_: None)
+    return Thumbnails(data_dir, days, LIMITS, store, logs, lambda *_: None, counts or PictureCounts())
+
+
 def parcel_of(session: Session, seq: int, event: Event) -> Parcel:
     packed, image = encode_record(event)
     return Parcel(session, Position(1, seq), [decode_record(packed)], [packed], {0: image} if image else {})
@@ -467,7 +479,7 @@ def parcel_of(session: Session, seq: int, event: Event) -> Parcel:
 
 def test_what_a_refused_commit_left_waiting_is_not_another_events_picture(tmp_path):
     store = Store(tmp_path)
-    thumbnails = Thumbnails(tmp_path, None, LIMITS, store)
+    thumbnails = thumbnails_of(tmp_path, store)
     camera, other = (Session(name, name, b"", 1, START, START) for name in ("camera", "other"))
     refused = Event("front_door", thumbnail=png())
     assert thumbnails.save([parcel_of(camera, 1, refused)]) == {}
@@ -485,7 +497,8 @@ def test_what_a_refused_commit_left_waiting_is_not_another_events_picture(tmp_pa
 
 def test_pictures_are_counted_by_what_became_of_them(tmp_path):
     store = Store(tmp_path)
-    thumbnails = Thumbnails(tmp_path, None, LIMITS, store)
+    counts = PictureCounts()
+    thumbnails = thumbnails_of(tmp_path, store, counts)
     session = Session("camera", "camera", b"", 1, START, START)
     for seq, image in enumerate((png(), bomb(), b"text", png()), 1):
         parcel = parcel_of(session, seq, Event("front_door", thumbnail=image))
@@ -493,7 +506,7 @@ def test_pictures_are_counted_by_what_became_of_them(tmp_path):
 
     def collected() -> bool:
         thumbnails.collect(time.monotonic())
-        return thumbnails.counts == PictureCounts(stored=0, reencoded=2, dropped=2, failures=0)
+        return counts == PictureCounts(stored=0, reencoded=2, dropped=2, failures=0)
 
     wait_for(collected, "two are re-encoded, two dropped")
     assert os.listdir(tmp_path / "incoming") == []

@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import wait_for
+from conftest import SMALL_DISK, wait_for
 
 from sightlog import (
     AckTimeout,
@@ -34,6 +34,7 @@ def small_disk(idle_daemon):
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small file system")
     idle_daemon.data_dir.mkdir()
+    idle_daemon.settings = SMALL_DISK
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", idle_daemon.data_dir], check=True)
     yield idle_daemon
     idle_daemon.end()
