@@ -10,7 +10,7 @@ from .decoder import AmendmentRecord, EventRecord, PersonRecord
 
 class EventStored(NamedTuple):
     row: tuple[Any, ...]
-    """The columns of `events` in their order, but for `metadata`."""
+    """The columns of `events` in their order; `metadata`, the last one, is JSON text."""
     record: EventRecord
 
 

@@ -136,12 +136,12 @@ class Keeper:
 
     def old_days(self, *, force: bool = False) -> Iterator[Day]:
         """Days that may go, the oldest first; with `force` all before today."""
-        today = self._days.local(self._store.now()).day
+        today = self._days.day_of(self._store.now())
         clock_days = self._store.clock_days()
         names = set(self._storage.days)
         oldest = self._store.oldest()
         if oldest is not None:
-            names.add(self._days.local(oldest).day)  # rows whose folder somebody removed
+            names.add(self._days.day_of(oldest))  # rows whose folder somebody removed
         for name in sorted(names):
             if name >= today:
                 return

@@ -81,7 +81,7 @@ def rows(batch: list[Event], first_id: int) -> tuple[list[tuple[object, ...]], l
         moment = format_time(event.recorded_at)
         found.append(
             (number, event.event_id, event.site, event.camera_id, moment, event.event_type, None,
-             event.motion_confidence, None, None, None, None, None, None, None, None, False, moment)
+             event.motion_confidence, None, None, None, None, None, None, None, None, False, moment, None)
         )  # fmt: skip
         boxes += [(number, n, d.label, d.confidence, *d.bbox) for n, d in enumerate(event.detections)]
     return found, boxes
@@ -89,7 +89,7 @@ def rows(batch: list[Event], first_id: int) -> tuple[list[tuple[object, ...]], l
 
 def raw_insert(connection: apsw.Connection, found: list[tuple[object, ...]], boxes: list[tuple[object, ...]]) -> None:
     connection.execute("BEGIN IMMEDIATE")
-    connection.executemany(f"INSERT INTO events VALUES ({', '.join('?' * 18)})", found)
+    connection.executemany(f"INSERT INTO events VALUES ({', '.join('?' * 19)})", found)
     connection.executemany(f"INSERT INTO detections VALUES ({', '.join('?' * 8)})", boxes)
     connection.execute("COMMIT")
 

@@ -96,7 +96,7 @@ class DayLogs:
         """Something was written since the store marked how far the logs are durable."""
 
     def day_of(self, moment: str) -> str:
-        return self._days.local(moment).day
+        return self._days.day_of(moment)
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -123,16 +123,18 @@ class DayLogs:
 
     def write_lines(self, lines: Sequence[tuple[str, Line]]) -> None:
         """Each with the moment that it is of."""
-        by_day: defaultdict[str, list[tuple[str, Line]]] = defaultdict(list)
+        by_day: defaultdict[str, tuple[list[Line], list[str]]] = defaultdict(lambda: ([], []))
+        local, debug = self._days.local, self._debug_line
         for moment, line in lines:
-            day, time = self._days.local(moment)
+            day, time = local(moment)
             if isinstance(line, AmendmentLine):
-                time = self._days.local(line.at).time
-            by_day[day].append((time, line))
-        for day, some in by_day.items():
-            text = "".join([prose.entry(line, time, debug=self._debug_line) for time, line in some])
+                time = local(line.at)[1]
+            some, entries = by_day[day]
+            some.append(line)
+            entries.append(prose.entry(line, time, debug=debug))
+        for day, (some, entries) in by_day.items():
             # Lone surrogates cannot come in: msgpack's text is UTF-8.
-            self._append(day, encode_lines([line for _, line in some]), text.encode())
+            self._append(day, encode_lines(some), "".join(entries).encode())
 
     def _append(self, day: str, lines: bytes, text: bytes) -> None:
         try:
@@ -230,7 +232,7 @@ class DayLogs:
 
     def entry(self, line: EventLine) -> str:
         """An event as events.log has it."""
-        return prose.entry(line, self._days.local(line.recorded_at).time, debug=self._debug_line)
+        return prose.entry(line, self._days.local(line.recorded_at)[1], debug=self._debug_line)
 
     def append_text(self, day: str, text: str) -> None:
         self._append(day, b"", text.encode())

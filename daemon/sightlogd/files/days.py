@@ -6,7 +6,7 @@ import os
 import re
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from sightlog.encoder import format_time
 
@@ -16,40 +16,36 @@ _MINUTES_MAX: Final = 10_000
 _is_day = re.compile(r"\d{4}-\d\d-\d\d").fullmatch
 
 
-class Local(NamedTuple):
-    """A moment by the clock on the wall."""
-
-    day: str
-    """YYYY-MM-DD"""
-    time: str
-    """YYYY-MM-DD HH:MM:SS"""
-
-
 class Days:
     """`zone` None: the system's."""
 
     def __init__(self, zone: tzinfo | None) -> None:
         self._zone = zone
-        self._minutes: dict[str, Local] = {}
+        self._minutes: dict[str, tuple[str, str]] = {}
 
-    def local(self, moment: str) -> Local:
-        """Of a stored time (UTC, 2026-11-20T10:00:00.000Z)."""
+    def day_of(self, moment: str) -> str:
+        """YYYY-MM-DD of a stored time."""
+        return self.local(moment)[0]
+
+    def local(self, moment: str) -> tuple[str, str]:
+        """A stored time (UTC, 2026-11-20T10:00:00.000Z) by the clock on the wall: YYYY-MM-DD, YYYY-MM-DD HH:MM:SS."""
         # Offsets are whole minutes since 1972, and a camera's events share theirs.
-        if moment < "1973":
-            return self._local(moment)
-        minute = self._minutes.get(moment[:16])
-        if minute is None:
+        known = self._minutes.get(moment[:16])
+        if known is None:
+            if moment < "1973":
+                return self._local(moment)
             if len(self._minutes) >= _MINUTES_MAX:
                 self._minutes.clear()
-            minute = self._minutes[moment[:16]] = self._local(f"{moment[:16]}:00.000Z")
-        return Local(minute.day, minute.time[:-2] + moment[17:19])
+            day, time = self._local(f"{moment[:16]}:00.000Z")
+            known = self._minutes[moment[:16]] = day, time[:-2]
+        return known[0], known[1] + moment[17:19]
 
-    def _local(self, moment: str) -> Local:
+    def _local(self, moment: str) -> tuple[str, str]:
         try:
             there = datetime.fromisoformat(moment).astimezone(self._zone)
         except OverflowError:  # the first or last day there is
-            return Local(moment[:10], f"{moment[:10]} {moment[11:19]}")
-        return Local(there.date().isoformat(), f"{there:%Y-%m-%d %H:%M:%S}".rjust(19, "0"))
+            return moment[:10], f"{moment[:10]} {moment[11:19]}"
+        return there.date().isoformat(), there.isoformat(" ", "seconds")[:19]
 
     def range_of(self, day: str) -> tuple[str, str]:
         """The stored times from which on, and before which, a moment is of this day."""

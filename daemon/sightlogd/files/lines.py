@@ -26,7 +26,7 @@ class Box(Struct, frozen=True, omit_defaults=True, gc=False):
     bbox: tuple[float, float, float, float] | None = None
 
 
-class EventLine(Struct, tag_field="kind", tag="event", frozen=True, omit_defaults=True):
+class EventLine(Struct, tag_field="kind", tag="event", frozen=True, omit_defaults=True, gc=False):
     """The columns of `events` in their order, and the detections."""
 
     id: int | None
@@ -52,7 +52,7 @@ class EventLine(Struct, tag_field="kind", tag="event", frozen=True, omit_default
     stored: bool = True
 
 
-class AmendmentLine(Struct, tag_field="kind", tag="amendment", frozen=True, omit_defaults=True):
+class AmendmentLine(Struct, tag_field="kind", tag="amendment", frozen=True, omit_defaults=True, gc=False):
     at: str
     event_id: str
     site: str
@@ -79,7 +79,7 @@ class AmendmentLine(Struct, tag_field="kind", tag="amendment", frozen=True, omit
     stored: bool = True
 
 
-class PersonLine(Struct, tag_field="kind", tag="person", frozen=True, omit_defaults=True):
+class PersonLine(Struct, tag_field="kind", tag="person", frozen=True, omit_defaults=True, gc=False):
     id: int | None
     site: str
     name: str
@@ -117,7 +117,9 @@ def line_of(change: Change) -> Line:
     if isinstance(change, EventStored):
         record = change.record
         found = boxes(record.detections) if record.detections else []
-        return EventLine(*(*change.row[:18], record.metadata, found))
+        # The row as it is, where it can be: a batch has a thousand of them.
+        row = change.row if record.metadata is None else (*change.row[:18], record.metadata)
+        return EventLine(*(*row, found))
     if isinstance(change, EventAmended):
         subject = change.subject
         return _amendment(

@@ -11,7 +11,8 @@ Local time; a blank line ends each entry.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from functools import lru_cache
+from typing import Final
 
 from sightlog.records import DEFAULT_SITE
 
@@ -21,59 +22,82 @@ from .lines import AmendmentLine, EventLine, Line, PersonLine
 _breaks = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+").sub
 
 
+_PERCENT: Final = tuple(f"({number}%)" for number in range(101))
+
+
 def entry(line: Line, time: str, *, debug: bool = False) -> str:
     """`time`: the event's own, or when the rest was learnt: YYYY-MM-DD HH:MM:SS."""
     note = "" if line.stored else " (not in the database yet)"
     if isinstance(line, PersonLine):
         shown = f" ({line.display_name})" if line.display_name else ""
         return f"[{time}] PERSON{note}: {line.name}{shown} is known at {line.site}\n\n"
+    objects, best, most = "", "", -1.0
+    # One loop for the objects and the surest of them: a full batch has thousands.
+    for box in line.detections:
+        confidence = box.confidence
+        objects += f", {box.label} {_PERCENT[int(confidence * 100 + 0.5)]}"
+        if confidence > most:
+            best, most = box.label, confidence
     if isinstance(line, EventLine):
-        head = f"[{time}] EVENT{note}: {_headline(line)}"
+        text = f"[{time}] EVENT{note}: {_headline(line, best, most)}\n"
     else:
-        head = f"[{time}] UPDATE{note}: {_subject(line)}"
-    parts = [head, *_details(line)]
+        text = f"[{time}] UPDATE{note}: {_subject(line)}\n"
+    if objects:
+        text += f"  - Objects: {objects[2:]}\n"
+    text += _details(line)
     if debug and line.metadata:
-        parts.append("  - DEBUG: " + ", ".join(f"{_spaced(key)}: {value}" for key, value in line.metadata.items()))
-    return "\n".join(parts) + "\n\n"
+        text += "  - DEBUG: " + ", ".join(f"{_spaced(key)}: {value}" for key, value in line.metadata.items()) + "\n"
+    return text + "\n"
 
 
-def _headline(event: EventLine) -> str:
+def _headline(event: EventLine, best: str, confidence: float) -> str:
     place = _place(event.camera_id, event.site)
-    best = max(event.detections, key=lambda box: box.confidence, default=None)
-    if event.event_type == "motion" and best is not None:
-        return f"{_capital(best.label)} detected at {place} (confidence: {best.confidence:.0%})"
-    what = "Motion detected" if event.event_type == "motion" else _capital(_spaced(event.event_type))
-    sure = event.motion_confidence if event.event_type == "motion" else None
-    return f"{what} at {place}" + (f" (confidence: {sure:.0%})" if sure is not None else "")
+    if event.event_type != "motion":
+        return f"{_named(event.event_type)} at {place}"
+    if best:
+        return f"{_capital(best)} detected at {place} (confidence: {_percent(confidence)})"
+    if event.motion_confidence is not None:
+        return f"Motion detected at {place} (confidence: {_percent(event.motion_confidence)})"
+    return f"Motion detected at {place}"
 
 
 def _subject(amendment: AmendmentLine) -> str:
     if amendment.camera_id is None:
         return f"event {amendment.event_id}"
-    what = _capital(_spaced(amendment.event_type or "event"))
+    what = _named(amendment.event_type or "event")
     return f"{what} at {_place(amendment.camera_id, amendment.site)}, {amendment.event_id}"
 
 
-def _details(line: EventLine | AmendmentLine) -> Iterator[str]:
-    if line.detections:
-        yield "  - Objects: " + ", ".join([f"{box.label} ({box.confidence:.0%})" for box in line.detections])
+def _details(line: EventLine | AmendmentLine) -> str:
+    text = ""
     if line.person_name is not None:
-        sure = f" (confidence: {line.face_confidence:.0%})" if line.face_confidence is not None else ""
-        yield f"  - Person: {line.person_name}{sure}"
+        sure = f" (confidence: {_percent(line.face_confidence)})" if line.face_confidence is not None else ""
+        text += f"  - Person: {line.person_name}{sure}\n"
     if line.door_action is not None and line.door_action != "none":
-        yield f"  - Door: {line.door_action}"
-    if line.unlock_granted is False:
-        yield "  - Door: unlock refused"
+        text += f"  - Door: {line.door_action}\n"
+    elif line.unlock_granted is False:
+        text += "  - Door: unlock refused\n"
     if line.llm_description:
-        yield f"  - Description: {_breaks(' ', line.llm_description).strip()}"
+        text += f"  - Description: {_breaks(' ', line.llm_description).strip()}\n"
     if line.thumbnail_path is not None:
-        yield f"  - Image: {line.thumbnail_path}"
+        text += f"  - Image: {line.thumbnail_path}\n"
     if line.alert_sent:
-        yield "  - Alert: sent"
+        text += "  - Alert: sent\n"
+    return text
 
 
+def _percent(fraction: float) -> str:
+    return _PERCENT[int(fraction * 100 + 0.5)][1:-1]
+
+
+@lru_cache(maxsize=1024)
 def _place(camera_id: str, site: str) -> str:
     return _spaced(camera_id) + (f" of {site}" if site != DEFAULT_SITE else "")
+
+
+@lru_cache(maxsize=1024)
+def _named(event_type: str) -> str:
+    return _capital(_spaced(event_type))
 
 
 def _spaced(name: str) -> str:

@@ -154,7 +154,7 @@ class Thumbnails:
             raise NotAcceptable(f"{why}, and {len(self._incoming)} others wait to be re-encoded already")
 
     def _target(self, event_id: str, recorded_at: str) -> Path:
-        return self._data_dir / EVENTS / self._days.local(recorded_at).day / f"{event_id}.jpg"
+        return self._data_dir / EVENTS / self._days.day_of(recorded_at) / f"{event_id}.jpg"
 
     # -- after the ack -----------------------------------------------------------------------------------------------
 
