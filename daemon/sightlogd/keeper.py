@@ -145,6 +145,8 @@ class Keeper:
         for name in sorted(names):
             if name >= today:
                 return
+            if not force and not retention.is_past(name, today, self._rules):
+                return
             day = self._day(name)
             if force or retention.may_go(day, today, clock_days, self._rules):
                 yield day
@@ -242,5 +244,5 @@ class Keeper:
         if self._storage.has_ballast():
             self._storage.drop_ballast()
             self._wants_ballast = True
-        self._store.empty_wal()
+        self._store.cut_wal()
         self.check()

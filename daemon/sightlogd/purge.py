@@ -112,7 +112,7 @@ def finish(leaving: Leaving, store: Store, days: Days) -> Iterator[None]:
         yield
         if left == before:
             break  # not one page could be given back
-    store.empty_wal()
+    store.checkpoint()
 
 
 def _remove_files(folder: Path) -> Iterator[None]:

@@ -83,13 +83,18 @@ class Rules(NamedTuple):
     share_max: float
 
 
-def may_go(day: Day, today: str, clock_days: Iterable[str], rules: Rules) -> bool:
-    """Whether a day is old enough. `clock_days`: the days on which the daemon ran, YYYY-MM-DD."""
+def is_past(name: str, today: str, rules: Rules) -> bool:
+    """Whether a day is old by its name and the wall clock."""
     try:
         oldest_kept = (date.fromisoformat(today) - timedelta(days=rules.min_retention_days)).isoformat()
     except OverflowError:  # the clock stands at the beginning of time
         return False
-    if day.name >= min(today, oldest_kept):
+    return name < min(today, oldest_kept)
+
+
+def may_go(day: Day, today: str, clock_days: Iterable[str], rules: Rules) -> bool:
+    """Whether a day is old enough. `clock_days`: the days on which the daemon ran, YYYY-MM-DD."""
+    if not is_past(day.name, today, rules):
         return False
     since = max(day.name, day.last_written)
     return sum(clock_day > since for clock_day in clock_days) >= rules.min_retention_days

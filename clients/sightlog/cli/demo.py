@@ -334,7 +334,9 @@ class _Demo:
         print(f"\nlook further:\n  {command} events --database {database}")
         if event_id is not None:
             print(f"  {command} show {event_id} --database {database}")
-        print(f"  {command} status --database {database}", flush=True)
+        print(f"  {command} status --database {database}")
+        for log in sorted(self._data.glob("events/*/events.log"))[-1:]:
+            print(f"  less {os.path.relpath(log)}  (events.json and the pictures are beside it)", flush=True)
 
 
 def _producers(reader: Reader) -> Producers:

@@ -54,7 +54,7 @@ class Days:
             after = self._midnight(first + timedelta(days=1))
         except OverflowError:
             after = "~"  # behind every time
-        return self._midnight(first), after
+        return self._midnight(first) if first > date.min else "", after
 
     def _midnight(self, day: date) -> str:
         midnight = datetime(day.year, day.month, day.day, tzinfo=self._zone)

@@ -19,7 +19,9 @@ from sightlog.records import DEFAULT_SITE
 from .lines import AmendmentLine, EventLine, Line, PersonLine
 
 # Descriptions may have line breaks and terminal codes: an entry is made of lines, and is shown by `cat`.
-_breaks = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+").sub
+_breaks = re.compile(r"[\s\x00-\x1f\x7f]+").sub
+_c1 = re.compile(r"[\x80-\x9f]").sub
+"""Controls of eight bits, which names may have and terminals obey."""
 
 
 _PERCENT: Final = tuple(f"({number}%)" for number in range(101))
@@ -47,7 +49,7 @@ def entry(line: Line, time: str, *, debug: bool = False) -> str:
     text += _details(line)
     if debug and line.metadata:
         text += "  - DEBUG: " + ", ".join(f"{_spaced(key)}: {value}" for key, value in line.metadata.items()) + "\n"
-    return text + "\n"
+    return (text if text.isascii() else _c1(" ", text)) + "\n"
 
 
 def _headline(event: EventLine, best: str, confidence: float) -> str:

@@ -25,7 +25,7 @@ from sightlogd.errors import EXIT_IO_ERROR, Stop, WriteRefused
 from sightlogd.session import DeadLetter, Exceptions, Parcel
 
 from . import days, lookups, unlogged
-from .opening import DATABASE, RESTORE, Synchronous, damaged, open_database, reason_of
+from .opening import BUSY_TIMEOUT_MS, DATABASE, RESTORE, Synchronous, damaged, open_database, reason_of
 from .rows import Rows, Thumbnails, Written
 from .unlogged import EventRow
 
@@ -248,13 +248,21 @@ class Store:
             self._checkpoint_at = WAL_PAGES_CHECKPOINT
         if self.wal_pages < self._checkpoint_at:
             return False
-        self._checkpoint_at = self.wal_pages + WAL_PAGES_CHECKPOINT
-        self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
+        self.checkpoint()
         return True
 
-    def empty_wal(self) -> None:
-        """Move all that can be moved and cut the WAL: it makes room, and the database's file shrinks. Takes fsyncs."""
-        self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    def checkpoint(self) -> None:
+        """Move the WAL's pages into the database, as far as readers let it; its file shrinks when pages went."""
+        self._checkpoint_at = self.wal_pages + WAL_PAGES_CHECKPOINT
+        self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+    def cut_wal(self) -> None:
+        """The same, and give the WAL's room back to the disk when no reader is in the way."""
+        self._connection.set_busy_timeout(0)  # the loop does not wait for readers
+        try:
+            self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        finally:
+            self._connection.set_busy_timeout(BUSY_TIMEOUT_MS)
 
     def _checkpoint(self, mode: int) -> None:
         try:
@@ -286,6 +294,6 @@ class Store:
     def close(self) -> None:
         """Checkpoint what can be, and close. The WAL file stays, empty unless a reader held it up."""
         try:
-            self.empty_wal()
+            self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
         finally:
             self._connection.close()

@@ -1,0 +1,119 @@
+"""What is torn is cut off, what is whole stays; a line says what an event is, whatever it went through."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sightlogd.files import prose
+from sightlogd.files.daylog import _whole_entries, _whole_lines, repair
+from sightlogd.files.lines import AmendmentLine, Box, EventLine, PersonLine, decode_line, encode_lines, replayed
+
+EVENT = EventLine(7, "e", "default", "front_door", "2025-11-08T13:32:15.000Z", "motion")
+LINE = encode_lines([EVENT])
+ENTRY = prose.entry(EVENT, "2025-11-08 14:32:15").encode()
+
+
+def repaired(path, data: bytes, whole) -> bytes:
+    path.write_bytes(data)
+    fd = os.open(path, os.O_RDWR)
+    try:
+        assert repair(fd, whole) == len(data) - path.stat().st_size
+    finally:
+        os.close(fd)
+    return path.read_bytes()
+
+
+TORN = [
+    b"",
+    b"x",
+    b"\0",
+    b"\0" * 5000,
+    LINE[:-1],
+    LINE[:10],
+    b"\n",
+    b"\n\n",
+    b"garbage\n",
+    b"\0\0\n",
+    b'{"kind":"what"}\n',
+]
+
+
+@pytest.mark.parametrize("torn", TORN)
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_torn_line_is_cut_off_and_whole_ones_stay(tmp_path, torn, count):
+    assert repaired(tmp_path / "f", LINE * count + torn, _whole_lines) == LINE * count
+
+
+@pytest.mark.parametrize("torn", [b"", b"[2025", b"\0" * 5000, ENTRY[:-1], ENTRY[:-2], b"one line\n"])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_torn_entry_is_cut_off_and_whole_ones_stay(tmp_path, torn, count):
+    assert repaired(tmp_path / "f", ENTRY * count + torn, _whole_entries) == ENTRY * count
+
+
+def test_a_tail_longer_than_what_is_read_at_once_is_cut_off(tmp_path, monkeypatch):
+    monkeypatch.setattr("sightlogd.files.daylog.TAIL_BYTES", 1000)
+    assert repaired(tmp_path / "f", LINE * 50 + b"x" * 5500, _whole_lines) == LINE * 50
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+names = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="".join(map(chr, [*range(32), 127]))),
+    min_size=1,
+    max_size=20,
+)
+boxes = st.builds(Box, names, st.floats(0, 1), st.none() | st.tuples(*[st.floats(-1e9, 1e9)] * 4))
+fractions = st.floats(0, 1)
+events = st.builds(
+    EventLine, st.integers(1, 2**63 - 1), st.just("e"), st.just("default"), st.just("door"),
+    st.just("2025-11-08T13:32:15.000Z"), st.just("motion"), person_name=st.none() | names,
+    motion_confidence=st.none() | fractions, unlock_granted=st.none() | st.booleans(),
+    llm_description=st.none() | texts, alert_sent=st.booleans(),
+    metadata=st.none() | st.dictionaries(names, names | st.booleans() | st.integers(-9, 9) | fractions, min_size=1),
+    detections=st.lists(boxes, max_size=3),
+)  # fmt: skip
+
+
+@settings(derandomize=True, max_examples=300, deadline=None)
+@given(events)
+def test_a_line_is_one_line_and_reads_back_as_it_was(event):
+    line = encode_lines([event])
+    assert line.count(b"\n") == 1
+    assert decode_line(line) == event
+
+
+@settings(derandomize=True, max_examples=300, deadline=None)
+@given(events, st.booleans())
+def test_an_entry_is_one_entry_whatever_is_in_it(event, debug):
+    entry = prose.entry(event, "2025-11-08 14:32:15", debug=debug)
+    assert entry.endswith("\n\n")
+    assert "\n\n" not in entry[:-1]
+    assert not any(unicodedata.category(character) == "Cc" for character in entry.replace("\n", ""))
+
+
+def test_lines_add_up_to_what_the_event_is():
+    lines = [
+        EventLine(None, "e", "default", "door", "t", "motion", stored=False),
+        EVENT,
+        AmendmentLine("t", "e", "default", person_name="Anna", metadata={"a": 1, "b": 2}, detections=[Box("cat", 0.5)]),
+        AmendmentLine("t", "e", "default", person_name="not yet", waiting=True),
+        AmendmentLine("t", "e", "default", person_name="not yet", stored=False),
+        AmendmentLine("t", "e", "default", metadata={"b": 3}, thumbnail_path="x.jpg", unlock_granted=False),
+        AmendmentLine("t", "other", "default", person_name="another's"),
+        PersonLine(1, "default", "anna", None, "t"),
+    ]
+    first, state = replayed(lines)
+    assert first == {"e": EVENT}
+    event = state["e"]
+    assert (event.person_name, event.metadata, event.unlock_granted) == ("Anna", {"a": 1, "b": 3}, False)
+    assert (event.thumbnail_path, event.detections) == ("x.jpg", [Box("cat", 0.5)])
+    assert replayed(lines, wanted={"other"}) == ({}, {})
+
+
+def test_a_description_with_breaks_and_terminal_codes_is_one_line_without_them():
+    event = EventLine(1, "e", "default", "door", "t", "motion", llm_description="a\n\nb\x1b[2J\x9bc\r\td ")
+    assert "  - Description: a b [2J c d\n" in prose.entry(event, "now")

@@ -1,0 +1,67 @@
+"""Which day a moment is of, and which moments a day has: the two agree in every zone, over every change of clocks."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sightlog.encoder import format_time
+from sightlogd.files.days import Days
+
+ZONES = [
+    "UTC",
+    "Europe/Zurich",
+    "America/Sao_Paulo",
+    "Asia/Beirut",
+    "Pacific/Apia",
+    "Australia/Lord_Howe",
+    "Asia/Kathmandu",
+]
+"""Sao Paulo and Beirut change their clocks at midnight, Apia left a day out, Lord Howe changes by half an hour."""
+
+
+moments = st.integers(157_766_400, 2_145_916_800).map(lambda second: datetime.fromtimestamp(second, UTC))
+"""1975 to 2037"""
+
+
+@settings(derandomize=True, max_examples=500, deadline=None)
+@given(st.sampled_from(ZONES), moments)
+def test_a_moment_is_within_the_range_of_its_own_day(zone, moment):
+    days = Days(ZoneInfo(zone))
+    text = format_time(moment)
+    first, after = days.range_of(days.day_of(text))
+    assert first <= text < after
+
+
+@pytest.mark.parametrize("zone", ZONES)
+def test_days_follow_each_other_without_gap_or_overlap(zone):
+    days = Days(ZoneInfo(zone))
+    day = date(2009, 1, 1)
+    before = days.range_of(day.isoformat())[1]
+    while day < date(2013, 1, 1):
+        day += timedelta(days=1)
+        first, after = days.range_of(day.isoformat())
+        assert first == before
+        assert first <= after
+        before = after
+
+
+def test_local_time_is_the_one_on_the_wall():
+    days = Days(ZoneInfo("Europe/Zurich"))
+    assert days.local("2025-11-08T13:32:15.999Z") == ("2025-11-08", "2025-11-08 14:32:15")
+    assert days.local("2025-11-08T23:00:00.000Z") == ("2025-11-09", "2025-11-09 00:00:00")
+    assert days.local("2025-10-26T00:59:59.000Z")[1] == "2025-10-26 02:59:59"
+    assert days.local("2025-10-26T01:00:00.000Z")[1] == "2025-10-26 02:00:00"
+    assert days.local("1890-01-01T00:00:00.000Z") == ("1890-01-01", "1890-01-01 00:29:46")
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00.000Z", "9999-12-31T23:59:59.999Z"])
+@pytest.mark.parametrize("zone", ["Pacific/Apia", "America/Sao_Paulo"])
+def test_the_ends_of_time_have_a_day_too(zone, moment):
+    days = Days(ZoneInfo(zone))
+    first, after = days.range_of(days.day_of(moment))
+    assert first <= moment < after
