@@ -27,6 +27,16 @@ def rebuild(data_dir: Path, target: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, "--output", target], capture_output=True, text=True, timeout=60, check=False)
 
 
+def are_marked(database: Path) -> bool:
+    """Whether the daemon has found the logs to be complete, and made them durable."""
+    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+    try:
+        query = "SELECT last_id = (SELECT coalesce(max(id), 0) FROM events) FROM day_log_marks WHERE kind = 'event'"
+        return bool(connection.execute(query).fetchone()[0])
+    finally:
+        connection.close()
+
+
 def rows(database: Path) -> dict[str, list[tuple[Any, ...]]]:
     connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
     try:

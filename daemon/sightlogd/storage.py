@@ -43,6 +43,8 @@ class Storage:
         self._ballast = data_dir / BALLAST
         self._size_limited = int(limits.max_storage_gb * GB)
         self._ballast_bytes = min(BALLAST_BYTES, self._size_limited // 100)
+        self._promised = 0
+        """Bytes of the ballast that was there, and has to be there again."""
 
     # -- counting ----------------------------------------------------------------------------------------------------
 
@@ -80,9 +82,11 @@ class Storage:
         database = min(database_bytes, allocated(self._data_dir / DATABASE))
         wal = allocated(self._data_dir / f"{DATABASE}-wal")
         self.wal_excess = max(0, wal - WAL_BYTES_KEPT)
-        used = sum(self.days.values()) + self._rest + database + wal + allocated(self._ballast)
+        # Room that was given up for a purge is not room for records.
+        ballast = allocated(self._ballast)
+        used = sum(self.days.values()) + self._rest + database + wal + max(ballast, self._promised)
         disk = os.statvfs(self._data_dir)
-        self.free_bytes = disk.f_bavail * disk.f_frsize
+        self.free_bytes = max(0, disk.f_bavail * disk.f_frsize - max(0, self._promised - ballast))
         return measured(used, self._size_limited, self.free_bytes, int(self._limits.keep_free_gb * GB))
 
     # -- ballast -----------------------------------------------------------------------------------------------------
@@ -103,9 +107,11 @@ class Storage:
             return False
         finally:
             os.close(fd)
+        self._promised = self._ballast_bytes
         return True
 
     def drop_ballast(self) -> None:
+        """Give the room up, to make more."""
         with contextlib.suppress(OSError):
             self._ballast.unlink()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -237,6 +238,20 @@ def fill_the_disk(path: Path) -> None:
                 pass
         except OSError:
             pass
+
+
+def test_on_a_completely_full_disk_the_ballast_makes_it_possible_to_remove_a_day(small_disk):
+    daemon = small_disk.start(config=config(4.0))
+    fill_a_day(daemon, 3, count=300)
+    wait_for((daemon.data_dir / "ballast").exists, "the ballast is there")
+    wait_for(lambda: len(daylogs.lines(daemon.data_dir)) == 300, "all is logged")
+    # Its files would make room by themselves; its rows do not, without room for the WAL.
+    shutil.rmtree(daemon.data_dir / "events" / day(3))
+    fill_the_disk(daemon.data_dir / "filler")
+    with daemon.publisher() as publisher:
+        assert publisher.publish(Event("door", llm_description="x" * 50_000)).wait(60) == "stored"
+    assert said(daemon, f"removed {day(3)}")
+    wait_for((daemon.data_dir / "ballast").exists, "the ballast stands again")
 
 
 def insert_until_it_is_refused(publisher, published: list[str]) -> None:

@@ -9,7 +9,9 @@ import os
 import random
 import time
 
+import daylogs
 import pytest
+from conftest import wait_for
 from ledger import acked, check, published, start_producer
 
 KILLS = int(os.environ.get("SIGHTLOG_KILLS", "25"))
@@ -54,3 +56,7 @@ def test_whatever_is_killed_acked_is_stored_once_and_published_arrives(idle_daem
     assert all(len(acked(ledger)) > 10 for ledger in ledgers.values())
     assert all(published(ledger) for ledger in ledgers.values())
     assert daemon.stop() == 0
+    daemon.start()
+    wait_for(lambda: daylogs.are_marked(daemon.database), "the day logs have caught up", 60)
+    assert daemon.stop() == 0
+    daylogs.assert_the_logs_have_everything(daemon.data_dir, tmp_path / "new.db")
