@@ -25,6 +25,7 @@ unit: $(VENV)/installed ## all tests without lint
 bench: $(VENV)/installed ## ratios against raw SQLite, in one run
 	$(BIN)/python tests/benchmarks/ingest.py
 	$(BIN)/python tests/benchmarks/queries.py
+	$(BIN)/python tests/benchmarks/files.py
 	$(BIN)/python tests/benchmarks/metrics.py
 
 lock: ## pin every dependency anew

@@ -19,15 +19,15 @@ import sightlog
 try:
     import structlog
 
-    from . import byhand, control, logs
     from . import config as configuration
+    from . import control, logs, purge_command
+    from .budget import Budget
     from .config import Config
     from .control import PurgeRequest
     from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop, WriteRefused
     from .files.daylog import DayLogs
     from .files.days import EVENTS, Days, folders
     from .ingest import Ingest
-    from .keeper import Keeper
     from .lock import Lock
     from .rebuild import Rebuilt, rebuild_from_logs
     from .storage import Storage
@@ -129,7 +129,7 @@ def _print(config: Config) -> None:
 class _Terminal:
     """Who asked, when there is no daemon to ask."""
 
-    exit_code = 0
+    exit_code = EXIT_IO_ERROR  # until it is said how it ended
 
     def tell(self, text: str) -> None:
         print(text, flush=True)
@@ -153,22 +153,33 @@ def purge(config: Config, request: PurgeRequest) -> int:
         return code
     if not (config.data_dir / DATABASE).exists():
         raise Stop(EXIT_CONFIG, f"there is no database in {config.data_dir}. Is --data-dir right?")
+    _check_owner(config.data_dir)
     logs.set_up("error")
     os.umask(UMASK)
     lock = Lock(config.data_dir)
     try:
         store = Store(config.data_dir, config.store.synchronous)
         days, storage = Days(config.zone()), Storage(config.data_dir, config.storage)
-        keeper = Keeper(config, store, DayLogs(config.data_dir, days, terminal.tell, storage.grew), storage, days)
-        for _ in keeper.recount():
+        budget = Budget(config, store, DayLogs(config.data_dir, days, terminal.tell, storage.grew), storage, days)
+        for _ in budget.recount():
             pass
         with contextlib.suppress(OSError, WriteRefused):  # told by then
-            for _ in byhand.purge(request, keeper, terminal):
+            for _ in purge_command.purge(request, budget, terminal):
                 pass
         store.close()
     finally:
         lock.close()
     return terminal.exit_code
+
+
+def _check_owner(data_dir: Path) -> None:
+    """What another user makes in there, root too, the daemon could not write to afterwards. Raises Stop."""
+    owner = data_dir.stat().st_uid
+    if owner != os.geteuid():
+        raise Stop(
+            EXIT_PERMISSION,
+            f"{data_dir} belongs to another user (uid {owner}). Run this as that user, e.g. with sudo -u",
+        )
 
 
 def rebuild(config: Config, output: Path | None) -> int:
@@ -181,6 +192,10 @@ def rebuild(config: Config, output: Path | None) -> int:
         )
     if not folders(config.data_dir):
         raise Stop(EXIT_CONFIG, f"there are no day folders in {config.data_dir / EVENTS}. Is --data-dir right?")
+    lock = None
+    if target.absolute().parent == config.data_dir.absolute():
+        _check_owner(config.data_dir)
+        lock = Lock(config.data_dir)  # a daemon that starts meanwhile would make a database of its own
     terminal = sys.stderr.isatty()
 
     def progress(day: str, found: Rebuilt) -> None:
@@ -192,6 +207,8 @@ def rebuild(config: Config, output: Path | None) -> int:
     except OSError as error:
         raise Stop(EXIT_IO_ERROR, f"cannot make {target} from the day folders: {error}. Nothing was changed") from error
     finally:
+        if lock is not None:
+            lock.close()
         if terminal:
             print(file=sys.stderr)
     print(
@@ -230,7 +247,7 @@ def run(config: Config) -> int:
             try:
                 _spare_the_collector()
                 log.info("ready", endpoint=config.ingest.endpoint, database=str(store.path))
-                ingest.serve()
+                exit_code = ingest.serve()
             finally:
                 ingest.close()
             store.close()
@@ -240,7 +257,7 @@ def run(config: Config) -> int:
         return stop.exit_code
     finally:
         lock.close()
-    return 0
+    return exit_code
 
 
 def _open_store(config: Config) -> Store:

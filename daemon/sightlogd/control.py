@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import msgspec
+import structlog
 from msgspec import Struct
 
 from .errors import EXIT_IO_ERROR
+
+log = structlog.get_logger()
 
 NAME: Final = "control.sock"
 REQUEST_BYTES_MAX: Final = 4_096
@@ -66,11 +69,16 @@ class Control:
         self._poller = poller
         self._answer = answer
         self._clients: dict[int, Client] = {}
-        self._path.unlink(missing_ok=True)  # a dead daemon's: this one holds the lock
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        with _short(data_dir) as short:
-            self._listener.bind(short)
-        self._path.chmod(0o600)
+        try:
+            self._path.unlink(missing_ok=True)  # a dead daemon's: this one holds the lock
+            with _short(data_dir) as short:
+                self._listener.bind(short)
+            self._path.chmod(0o600)
+        except OSError as error:
+            # A file system without sockets, such as an exFAT stick: everything else works there.
+            log.warning("no control socket: sightlogd purge needs the daemon to be stopped", reason=str(error))
+            return
         self._listener.listen(CLIENTS_MAX)
         poller.register(self._listener.fileno(), _READABLE)
 
@@ -115,7 +123,8 @@ class Control:
         self._listener.close()
         for client in self._clients.values():
             client.connection.close()
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
 
 
 def ask(data_dir: Path, request: PurgeRequest, show: Callable[[str], None]) -> int | None:

@@ -256,7 +256,7 @@ def _check_later(r: EventRecord | AmendmentRecord) -> str | None:
 
 
 def _check_event(r: EventRecord) -> str | None:
-    reason = _check_id("event_id", r.event_id) or _check_time("recorded_at", r.recorded_at)
+    reason = _check_id("event_id", r.event_id) or check_time("recorded_at", r.recorded_at)
     if reason is None and not (r.site in _known_ids and r.camera_id in _known_ids and r.event_type in _known_ids):
         reason = (
             _check_repeated_id("site", r.site)
@@ -278,7 +278,7 @@ def _check_person(r: PersonRecord) -> str | None:
     )
 
 
-def _check_time(field: str, value: str) -> str | None:
+def check_time(field: str, value: str) -> str | None:
     # fromisoformat takes many shapes; with these characters in place it can only mean the one that sorts as text.
     if value[10] == "T" and value[19] == "." and value[23] == "Z" and value[4] == value[7] == "-" and value.isascii():
         try:

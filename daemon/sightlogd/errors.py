@@ -6,6 +6,7 @@ from typing import Final
 
 EXIT_STORAGE_FULL: Final = 28
 EXIT_IO_ERROR: Final = 74
+EXIT_TRY_AGAIN: Final = 75
 EXIT_PERMISSION: Final = 77
 EXIT_CONFIG: Final = 78
 

@@ -24,12 +24,12 @@ from sightlog.wire import FRAME_BYTES_MAX, Limits
 from .batch import Batch, BatchLimits, Reason
 from .config import Config
 from .control import Control
-from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, STORAGE_LIMIT, Stop, WriteRefused
+from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
 from .logs import WARNING_SECONDS, RateLimit, Warnings
+from .maintenance import Maintenance
 from .metrics import Metrics
 from .session import Session, Sessions
 from .store import Store
-from .upkeep import Upkeep
 
 log = structlog.get_logger()
 
@@ -73,7 +73,7 @@ class Ingest:
         self._slow = RateLimit(WARNING_SECONDS)
         self._warn = Warnings()
         self._metrics = Metrics(time.monotonic(), datetime.now(UTC))
-        self._upkeep = Upkeep(config, store, self._metrics, self._warn)
+        self._maintenance = Maintenance(config, store, self._metrics, self._warn)
         self._context = zmq.Context()
         transport, _, address = config.ingest.endpoint.partition("://")
         self._socket_path = Path(address) if transport == "ipc" else None
@@ -81,8 +81,8 @@ class Ingest:
         self._socket = self._bind(config.ingest.endpoint)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(self._upkeep.fileno(), zmq.POLLIN)
-        self._control = Control(config.data_dir, self._poller, self._upkeep.answer)
+        self._poller.register(self._maintenance.fileno(), zmq.POLLIN)
+        self._control = Control(config.data_dir, self._poller, self._maintenance.answer)
 
     def _bind(self, endpoint: str) -> zmq.Socket[bytes]:
         path = self._socket_path
@@ -118,12 +118,24 @@ class Ingest:
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
-    def serve(self) -> None:
-        """Until SIGTERM or SIGINT, within `signals`. Raises Stop when it cannot go on."""
-        while self.step():
-            pass
-        self._commit(Reason.STOP)
-        self._upkeep.finish()
+    def serve(self) -> int:
+        """Until SIGTERM or SIGINT, within `signals`, or until the storage is full; returns the exit code.
+
+        Raises Stop when it cannot go on at all.
+        """
+        exit_code = 0
+        try:
+            while self.step():
+                pass
+        except Stop as stop:
+            if stop.exit_code != EXIT_STORAGE_FULL:
+                raise
+            log.error(str(stop))
+            exit_code = stop.exit_code
+        if exit_code == 0:
+            self._commit(Reason.STOP)
+        self._maintenance.finish()
+        return exit_code
 
     def step(self) -> bool:
         """Wait for one thing, do it; False when it is time to stop."""
@@ -140,12 +152,12 @@ class Ingest:
             self._commit(reason)
         if now >= self._next_chores:
             self._do_chores(now)
-        if self._upkeep.fileno() in ready or now >= self._upkeep.due:
-            self._upkeep.step(now)
+        if self._maintenance.fileno() in ready or now >= self._maintenance.due:
+            self._maintenance.step(now)
         return True
 
     def _wait_ms(self, now: float) -> int:
-        due = min(self._next_chores, self._upkeep.due)
+        due = min(self._next_chores, self._maintenance.due)
         if self._batch:
             due = now if self._batch.due(now) else min(due, self._batch.deadline or due)
         return max(0, round((due - now) * 1000 + 0.5))
@@ -190,7 +202,7 @@ class Ingest:
                 self._send(route, answer.reply)
             if self._refused and now < self._refused_until:
                 if answer.parcel:
-                    self._upkeep.refused(self._refused, [answer.parcel])
+                    self._maintenance.refused(self._refused, [answer.parcel])
                     self._tell_busy(answer.parcel.session, now)
                 continue
             if answer.dead_letter:
@@ -215,8 +227,8 @@ class Ingest:
             return
         began = time.monotonic()
         try:
-            self._upkeep.admit()
-            paths = self._upkeep.thumbnails.save(batch.parcels)
+            self._maintenance.admit()
+            paths = self._maintenance.thumbnails.save(batch.parcels)
             written = self._store.write(batch.parcels, paths, batch.dead_letters)
         except WriteRefused as error:
             self._refuse(error)
@@ -232,10 +244,11 @@ class Ingest:
         for session, some in exceptions.items():
             self._send(session.route, wire.ack(session.stored, some))
         self._report(batch, reason, took, exceptions, written.duplicates)
-        # Behind the acks: what of this is lost in a crash is found in the database.
-        self._upkeep.stored(batch.records, written.changes)
+        records = batch.records
         batch.clear()
         self._store.checkpoint_if_due()
+        # Behind the acks: what of this is lost in a crash is found in the database.
+        self._maintenance.stored(records, written.changes)
         if self._store.wal_bytes > WAL_BYTES_ALARM:
             self._warn(
                 "wal",
@@ -274,8 +287,8 @@ class Ingest:
             self._warn("refused", f"still cannot write: {error}")
             self._retry_seconds = min(self._retry_seconds * 2, RETRY_SECONDS_MAX)
         self._refused, self._refused_until = error, now + self._retry_seconds
-        self._upkeep.refused(error, self._batch.parcels)
-        self._upkeep.disk_full(error)
+        self._maintenance.refused(error, self._batch.parcels)
+        self._maintenance.disk_full(error)
         sessions = {parcel.session for parcel in self._batch.parcels}
         for letter in self._batch.dead_letters:
             log.warning("a malformed message is not kept", producer=letter.producer_id, reason=letter.reason)
@@ -292,7 +305,7 @@ class Ingest:
         if self._refused is not None:
             log.info("writing again", after=self._refused.code)
             self._refused, self._retry_seconds = None, RETRY_SECONDS
-            self._upkeep.logs.writes_again()
+            self._maintenance.logs.writes_again()
             self._metrics.recovered(time.monotonic())
             self._tell(None)
 
@@ -322,7 +335,7 @@ class Ingest:
     def close(self) -> None:
         """Let the last acks leave, then give the socket up."""
         self._control.close()
-        self._upkeep.close()
+        self._maintenance.close()
         self._socket.close()
         self._context.term()
         if self._socket_path is not None and self._owns_socket():

@@ -24,11 +24,15 @@ _COUNTERS: Final = {
     "db_write_errors": "Batches that could not be written.",
     "file_write_errors": "Files beside the database that could not be written.",
     "storage_warnings": "Warnings about the storage budget.",
+    "thumbnails_stored": "Pictures stored as they were sent.",
+    "thumbnails_reencoded": "Pictures made into acceptable JPEGs.",
+    "thumbnails_dropped": "Pictures that could not be used.",
     "written_bytes": "Bytes that the daemon handed to the block layer since its process began.",
 }
 _GAUGES: Final = {
     "uptime_seconds": "Since the daemon's start.",
     "availability": "Share of the uptime in which writing was not refused, 0 to 1.",
+    "motion_hit_rate": "Share of the frames in which there was motion, 0 to 1.",
     "memory_rss_bytes": "Resident memory.",
     "memory_pss_bytes": "Resident memory, shared pages in proportion.",
     "wal_bytes": "What is in the WAL and not yet in the database.",

@@ -12,20 +12,20 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from .files import durable
 from .files.daylog import DayLogs
-from .files.days import EVENTS, Days
-from .files.lines import PersonLine
+from .files.days import EVENTS, Days, is_day
 from .store import Store
 
 TRASH: Final = "trash"
 SLICE_SECONDS: Final = 0.02
 """What a slice may take: the loop waits for it."""
 FILES_A_SLICE: Final = 100
-_is_leaving = re.compile(r"(\d{4}-\d\d-\d\d)\.(\d+)").fullmatch
+_is_leaving = re.compile(r"(.{10})\.(\d{1,18})").fullmatch
 
 
 class Leaving(NamedTuple):
@@ -37,10 +37,13 @@ class Leaving(NamedTuple):
 
 
 class Pace:
-    """How much to do at once so that it takes about SLICE_SECONDS."""
+    """How much to do at once so that it takes about SLICE_SECONDS; never less than at first.
+
+    A slow card's fsync takes longer than that by itself: a transaction for a row each would only wear it out.
+    """
 
     def __init__(self, count: int) -> None:
-        self.count = count
+        self.count = self._least = count
         self._began = 0.0
 
     def begin(self) -> None:
@@ -49,7 +52,7 @@ class Pace:
     def end(self) -> None:
         took = time.monotonic() - self._began
         if took > SLICE_SECONDS:
-            self.count = max(1, self.count // 2)
+            self.count = max(self._least, self.count // 2)
         elif took < SLICE_SECONDS / 4:
             self.count *= 2
 
@@ -59,7 +62,7 @@ def unfinished(data_dir: Path) -> list[Leaving]:
     with contextlib.suppress(FileNotFoundError):
         folders = (data_dir / TRASH).iterdir()
         found = ((path, _is_leaving(path.name)) for path in sorted(folders))
-        return [Leaving(match[1], int(match[2]), path) for path, match in found if match]
+        return [Leaving(match[1], int(match[2]), path) for path, match in found if match and is_day(match[1])]
     return []
 
 
@@ -67,22 +70,23 @@ def begin(data_dir: Path, day: str, store: Store, logs: DayLogs, now: str) -> Le
     """From here on the day goes. Raises OSError, and nothing has happened then."""
     folder = data_dir / EVENTS / day
     trash = data_dir / TRASH
-    trash.mkdir(mode=0o750, exist_ok=True)
+    durable.make_directories(trash)
     target = trash / f"{day}.{store.last_id()}"
     if folder.is_dir():
         _carry_over(day, logs, now)
         logs.close(day)
         os.rename(folder, target)
+        durable.sync(trash)
         durable.sync(folder.parent)
     else:
         target.mkdir()
-    durable.sync(trash)
+        durable.sync(trash)
     return Leaving(day, store.last_id(), target)
 
 
 def _carry_over(day: str, logs: DayLogs, now: str) -> None:
     """Persons that became known that day do not go with it."""
-    kept = [(now, line) for line in logs.lines_of(day) if isinstance(line, PersonLine) and line.stored]
+    kept = [(now, line) for line in logs.persons_of(day) if line.stored]
     if kept:
         logs.write_lines(kept)
         if not logs.sync():
@@ -116,12 +120,16 @@ def finish(leaving: Leaving, store: Store, days: Days) -> Iterator[None]:
 
 
 def _remove_files(folder: Path) -> Iterator[None]:
-    removed = 0
-    for path, folders, files in os.walk(folder, topdown=False):
-        for name in files:
-            os.unlink(os.path.join(path, name))
-            removed += 1
-            if removed % FILES_A_SLICE == 0:
-                yield
-        for name in folders:
-            os.rmdir(os.path.join(path, name))
+    """All of what is in it; somebody may have put folders there."""
+    while True:
+        with os.scandir(folder) as entries:
+            some = list(islice(entries, FILES_A_SLICE))
+        if not some:
+            return
+        for entry in some:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _remove_files(Path(entry.path))
+                os.rmdir(entry.path)
+            else:
+                os.unlink(entry.path)
+        yield

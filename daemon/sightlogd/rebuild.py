@@ -6,21 +6,27 @@ acked, sends them again, and their events are found to be duplicates.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from sightlog.encoder import format_time
+from sightlog.reader import COLUMNS
 from sightlog.records import now_utc
 
+from .decoder import EventRecord, Refusal, check_time, decode_record
+from .files.catchup import line_of_row
 from .files.daylog import JSON_NAME
 from .files.days import EVENTS, folders
-from .files.lines import AMENDABLE, AmendmentLine, EventLine, Line, PersonLine, decode_line, replayed
+from .files.lines import AMENDABLE, AmendmentLine, EventLine, Line, PersonLine, Replay, amended, decode_line
 from .store.refill import Pending, Refill, make
 from .store.unlogged import EventRow
+
+ID_MAX: Final = 2**53
+"""No database has as many events: a bit has flipped, and ids that follow have to have room."""
 
 
 @dataclass(slots=True)
@@ -46,15 +52,25 @@ def rebuild_from_logs(data_dir: Path, target: Path, progress: Callable[[str, Reb
     found = Rebuilt()
     now = format_time(now_utc())
 
+    def rows_of(lines: Iterable[EventLine], first: Mapping[str, EventLine]) -> Iterator[EventRow]:
+        for line in lines:
+            # What was learnt later may be what is damaged.
+            sound = next((one for one in (line, first.get(line.event_id)) if one and _is_sound(one)), None)
+            found.unreadable += sound is not line
+            if sound is not None:
+                yield _row(sound, now)
+
     def fill(refill: Refill) -> None:
         pending: list[Pending] = []
+        strangers: list[AmendmentLine] = []
         late_persons: list[tuple[Any, ...]] = []
         for day in folders(data_dir):
             lines = list(_lines(data_dir / EVENTS / day / JSON_NAME, found))
-            _, events = replayed(lines)
+            replay = Replay(lines)
+            events, strangers = replay.state, [*strangers, *replay.strangers]
             unstored = [line for line in lines if isinstance(line, EventLine) and not line.stored]
             lost = {line.event_id: line for line in unstored if line.event_id not in events}
-            refill.add_events(_row(event, now) for event in (*events.values(), *lost.values()))
+            refill.add_events(rows_of((*events.values(), *lost.values()), replay.first))
             refill.add_persons(_person(line) for line in lines if isinstance(line, PersonLine) and line.stored)
             unstored_persons = [line for line in lines if isinstance(line, PersonLine) and not line.stored]
             late_persons += [_person(line) for line in unstored_persons]
@@ -63,6 +79,13 @@ def rebuild_from_logs(data_dir: Path, target: Path, progress: Callable[[str, Reb
             found.unstored += len(lost)
             progress(day, found)
         refill.add_persons(late_persons)
+        refill.add_late_events()
+        for line in strangers:  # the time zone was changed between the event and what was learnt of it
+            row = refill.event(line.event_id)
+            if row is not None and _is_sound(event := amended(line_of_row(row), line)):
+                refill.replace(_row(event, now))
+            else:
+                found.unreadable += 1
         refill.finish(pending)
         found.events, found.persons, found.waiting = map(refill.count, ("events", "persons", "pending_amendments"))
 
@@ -82,11 +105,23 @@ def _lines(path: Path, found: Rebuilt) -> Iterator[Line]:
         return
 
 
+def _is_sound(event: EventLine) -> bool:
+    """Whether it keeps the rules of records: a card may have flipped a bit in its line."""
+    fields = {field: getattr(event, field) for field in EventRecord.__struct_fields__ if field != "detections"}
+    given = {field: value for field, value in fields.items() if value is not None}
+    given["detections"] = [(box.label, box.confidence, box.bbox) for box in event.detections]
+    if isinstance(decode_record(msgspec.msgpack.encode({"kind": "event", **given})), Refusal):
+        return False
+    return event.created_at is None or check_time("created_at", event.created_at) is None
+
+
 def _row(event: EventLine, now: str) -> EventRow:
-    columns = [getattr(event, field) for field in EventLine.__struct_fields__[:19]]
-    columns[17] = event.created_at or now
-    columns[18] = msgspec.json.encode(event.metadata).decode() if event.metadata else None
-    return EventRow(tuple(columns), [(box.label, box.confidence, box.bbox) for box in event.detections])
+    columns = {field: getattr(event, field) for field in COLUMNS}
+    columns["created_at"] = event.created_at or now
+    columns["metadata"] = msgspec.json.encode(event.metadata).decode() if event.metadata else None
+    if event.id is not None and not 0 < event.id <= ID_MAX:
+        columns["id"] = None
+    return EventRow(tuple(columns.values()), [(box.label, box.confidence, box.bbox) for box in event.detections])
 
 
 def _person(line: PersonLine) -> tuple[Any, ...]:

@@ -87,9 +87,9 @@ def _append(path: Path, line: bytes) -> None:
         size = os.fstat(fd).st_size
         if size and size + len(line) > FILE_BYTES_MAX:
             os.rename(path, path.with_name(f"{path.name}.1"))
+            new = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, FILE_MODE)
             os.close(fd)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, FILE_MODE)
-            size = 0
+            fd, size = new, 0
         if size and os.pread(fd, 1, size - 1) != b"\n":
             line = b"\n" + line  # the last write was cut short: what comes now is a line of its own
         if os.write(fd, line) != len(line):

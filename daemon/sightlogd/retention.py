@@ -36,7 +36,8 @@ class StorageStats:
         return self.total_bytes > self.limit_bytes
 
     def __str__(self) -> str:
-        return f"{gigabytes(self.total_bytes)} / {gigabytes(self.limit_bytes)} ({int(self.percentage_used)}%)"
+        share = "over 999" if self.percentage_used >= 1000 else f"{int(self.percentage_used)}"
+        return f"{gigabytes(self.total_bytes)} / {gigabytes(self.limit_bytes)} ({share}%)"
 
 
 def gigabytes(count: int) -> str:
@@ -74,8 +75,8 @@ class Day:
     name: str
     bytes: int
     events: int
-    last_written: str
-    """The day (YYYY-MM-DD, UTC) of the last commit into it; its own name when it has no rows."""
+    last_id: int
+    """The largest id of its events, 0 when it has none: ids grow with every commit, whatever the clock does."""
 
 
 class Rules(NamedTuple):
@@ -92,12 +93,15 @@ def is_past(name: str, today: str, rules: Rules) -> bool:
     return name < min(today, oldest_kept)
 
 
-def may_go(day: Day, today: str, clock_days: Iterable[str], rules: Rules) -> bool:
-    """Whether a day is old enough. `clock_days`: the days on which the daemon ran, YYYY-MM-DD."""
+def may_go(day: Day, today: str, clock_days: Iterable[int], rules: Rules) -> bool:
+    """Whether a day is old enough.
+
+    `clock_days` are the days on which the daemon ran, each as the id that its first event got or would have got: those
+    that began behind the day's last event came after it, however wrong the clock was then.
+    """
     if not is_past(day.name, today, rules):
         return False
-    since = max(day.name, day.last_written)
-    return sum(clock_day > since for clock_day in clock_days) >= rules.min_retention_days
+    return sum(first_id > day.last_id for first_id in clock_days) >= rules.min_retention_days
 
 
 @dataclass(frozen=True, slots=True)

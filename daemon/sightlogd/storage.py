@@ -10,6 +10,7 @@ from typing import Final
 
 from .config import Storage as Limits
 from .files.days import EVENTS, folders
+from .files.durable import allocated
 from .retention import GB, StorageStats, measured
 from .store import DATABASE, WAL_BYTES_KEPT
 
@@ -17,14 +18,6 @@ BALLAST: Final = "ballast"
 BALLAST_BYTES: Final = 8 * 1024 * 1024
 """A checkpoint and the first slices of a purge find room in it when a disk is completely full."""
 ENTRIES_A_SLICE: Final = 500
-
-
-def allocated(path: str | Path) -> int:
-    """Bytes a file takes on its disk; 0 when it is not there. Raises OSError."""
-    try:
-        return os.lstat(path).st_blocks * 512  # stat(2): in units of 512, whatever the block size
-    except FileNotFoundError:
-        return 0
 
 
 class Storage:
@@ -50,23 +43,23 @@ class Storage:
 
     def recount(self) -> Iterator[None]:
         """Look at every file, in slices. What a day grows by while it is looked at may be missed until the next."""
-        there = folders(self._data_dir)
-        for day in there:
-            self.days[day] = yield from _size(self._data_dir / EVENTS / day)
+        for day in folders(self._data_dir):
+            size = yield from _size(self._data_dir / EVENTS / day)
+            self.days[day] = size
             yield
-        for gone in self.days.keys() - set(there):
-            del self.days[gone]
-        rest = 0
-        with contextlib.suppress(FileNotFoundError):
-            for entry in os.scandir(self._data_dir):
-                if entry.name == EVENTS or entry.name in (DATABASE, f"{DATABASE}-wal", BALLAST):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    for folder, _, _ in os.walk(entry.path):
-                        rest += yield from _size(Path(folder))
-                else:
-                    rest += allocated(entry.path)
-        self._rest = rest
+        there = set(folders(self._data_dir))
+        self.days = {day: size for day, size in self.days.items() if day in there}
+        self.recount_rest()
+
+    def recount_rest(self) -> None:
+        """Metrics, pictures that wait, what is being removed: few files, so all at once."""
+        total = 0
+        for folder, folders_there, files in os.walk(self._data_dir):
+            if folder == os.fspath(self._data_dir):
+                folders_there[:] = [name for name in folders_there if name != EVENTS]
+                files = [name for name in files if name not in (DATABASE, f"{DATABASE}-wal", BALLAST)]
+            total += sum(allocated(os.path.join(folder, name)) for name in files)
+        self._rest = total
 
     def grew(self, day: str, count: int) -> None:
         """A day's files by so many bytes."""
@@ -117,13 +110,12 @@ class Storage:
 
 
 def _size(folder: Path) -> Generator[None, None, int]:
-    """What a folder and its files take, without folders in it."""
+    """What a folder and its files take, without folders in it. What may not be looked at is not counted."""
     total = allocated(folder)
-    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for number, entry in enumerate(entries, 1):
             if not entry.is_dir(follow_symlinks=False):
-                with contextlib.suppress(FileNotFoundError):
-                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+                total += allocated(entry.path)
             if number % ENTRIES_A_SLICE == 0:
                 yield
     return total

@@ -137,7 +137,7 @@ def test_young_days_stay_and_over_the_limit_producers_wait_until_there_is_room(i
         refused = purge(daemon)
         assert (refused.returncode, "may go" in refused.stdout) == (1, True), refused.stdout
         planned = purge(daemon, "--force", "--dry-run")
-        assert re.search(r"^\d{4}-\d\d-\d\d +[\d.]+ MB +\d+ events$", planned.stdout, re.MULTILINE)
+        assert re.search(r"^\d{4}-\d\d-\d\d +[\d.]+MB +\d+ events$", planned.stdout, re.MULTILINE)
         assert daemon.reader().count_events() == len(stored), "a dry run removes nothing"
         done = purge(daemon, "--force")
         assert (done.returncode, "removed" in done.stdout) == (0, True), done.stdout + done.stderr

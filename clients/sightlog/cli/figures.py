@@ -34,6 +34,13 @@ def metrics_lines(metrics: Snapshot, to: Terminal) -> Iterator[str]:
     made, suppressed = get("events_created") or 0, get("events_suppressed") or 0
     reported = f", {made:,} made and {suppressed:,} suppressed by sensors" if made or suppressed else ""
     yield field("this run", f"{get('events_persisted') or 0:,} events stored{reported}", to)
+    pictures = [
+        f"{count:,} {text}"
+        for key, text in (("stored", "as sent"), ("reencoded", "re-encoded"), ("dropped", "dropped"))
+        if (count := get(f"thumbnails_{key}"))
+    ]
+    if pictures:
+        yield field("thumbnails", ", ".join(pictures), to, "warn" if get("thumbnails_dropped") else "")
     troubles = ", ".join(f"{metrics[key]:,} {text}" for key, text in _TROUBLES.items() if get(key))
     if troubles:
         yield field("", troubles, to, "warn")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,9 +32,44 @@ def last_snapshot(data_dir: Path) -> Snapshot | None:
             found = json.loads(line)
         except ValueError:  # cut short by a crash, or being written at this moment
             continue
-        if isinstance(found, dict) and {"at", "pid", "producers"} <= found.keys():
-            return found
+        if _is_sound(found):
+            return dict(found)
     return None
+
+
+_SPREADS: Final = ("commit_ms", "batch_records", "latency_ms")
+_TOLD: Final = {"last", "acked", "published", "lost", "spooled_records", "spooled_bytes"}
+
+
+def _is_sound(found: Any) -> bool:
+    """Whether it can be shown: a card may have flipped a bit, and anybody who may write there could have."""
+    if not isinstance(found, dict) or not {"at", "pid", "producers", "inference_ms"} <= found.keys():
+        return False
+    try:
+        if datetime.fromisoformat(found["at"]).utcoffset() is None:
+            return False
+        spreads = [found.get(key) for key in _SPREADS] + [one["ms"] for one in found["inference_ms"]]
+        texts = [text for one in found["inference_ms"] for text in (one["producer"], one["name"])]
+        told = [one["told"] for one in found["producers"] if one["told"] is not None]
+        pairs = [(*one["last"], *one["acked"]) for one in told]
+        others = [value for key, value in found.items() if key not in (*_SPREADS, "at", "producers", "inference_ms")]
+        return (
+            all(isinstance(one["producer_id"], str) for one in found["producers"])
+            and all(
+                _are_numbers(spread[key] for key in ("p95", "average", "min", "max")) for spread in spreads if spread
+            )
+            and all(isinstance(text, str) for text in texts)
+            and all(one.keys() == _TOLD for one in told)
+            and all(len(pair) == 4 and _are_numbers(pair) for pair in pairs)
+            and all(_are_numbers(one[key] for key in _TOLD - {"last", "acked", "published"}) for one in told)
+            and _are_numbers(value for value in (*others, *(one["published"] for one in told)) if value is not None)
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+
+
+def _are_numbers(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, (int, float)) for value in values)
 
 
 def accounts(snapshot: Snapshot | None, producers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -16,9 +16,10 @@ from sightlogd.store import Store
 from sightlogd.store.unlogged import EventRow
 
 from .daylog import DayLogs
-from .lines import AmendmentLine, Box, EventLine, Line, PersonLine, line_of, replayed
+from .lines import AmendmentLine, Box, EventLine, Line, PersonLine, Replay, line_of
 
 PAGE_EVENTS: Final = 500
+LINES_A_SLICE: Final = 2_000
 
 
 def catch_up(store: Store, logs: DayLogs) -> Iterator[int]:
@@ -29,10 +30,14 @@ def catch_up(store: Store, logs: DayLogs) -> Iterator[int]:
     logs.behind = False
     added = 0
     marks = store.log_marks()
-    for pages in (store.amended_event_pages(PAGE_EVENTS), store.event_pages(marks["event"], PAGE_EVENTS)):
+    comparison = _Comparison(logs)
+    # What is committed from now on is written as it comes.
+    up_to = store.last_id()
+    for pages in (store.amended_event_pages(PAGE_EVENTS), store.event_pages(marks["event"], up_to, PAGE_EVENTS)):
         for page in pages:
-            added += _compare_events(logs, page)
-            yield added
+            for count in comparison.compare(page):
+                added += count
+                yield added
     added += _compare_persons(store, logs, marks["person"]) + _compare_pending(store, logs)
     if logs.behind:
         return
@@ -47,23 +52,41 @@ def mark(store: Store, logs: DayLogs) -> None:
         logs.unmarked = False
 
 
-def _compare_events(logs: DayLogs, rows: Sequence[EventRow]) -> int:
-    by_day: dict[str, list[EventLine]] = {}
-    for row in rows:
-        line = line_of_row(row)
-        by_day.setdefault(logs.day_of(line.recorded_at), []).append(line)
-    missing: list[tuple[str, Line]] = []
-    for day, lines in by_day.items():
-        wanted = {line.event_id for line in lines}
-        first, state = replayed(logs.lines_of(day), wanted)
-        there = logs.entries_of(day)
-        for line in lines:
-            if state.get(line.event_id) != line:
-                missing.append((line.recorded_at, line))
-            elif (text := logs.entry(first[line.event_id])) not in there:
-                logs.append_text(day, text)
-    logs.write_lines(missing)
-    return len(missing)
+class _Comparison:
+    """Events against the lines of their days. A day is read once, however many pages of its events there are."""
+
+    def __init__(self, logs: DayLogs) -> None:
+        self._logs = logs
+        self._day = ""
+        self._replay = Replay()
+        self._entries: set[str] = set()
+
+    def compare(self, rows: Sequence[EventRow]) -> Iterator[int]:
+        """In slices; yields how many lines each added."""
+        by_day: dict[str, list[EventLine]] = {}
+        for row in rows:
+            line = line_of_row(row)
+            by_day.setdefault(self._logs.day_of(line.recorded_at), []).append(line)
+        for day, lines in by_day.items():
+            if day != self._day:
+                yield from self._read(day)
+            missing: list[tuple[str, Line]] = []
+            for line in lines:
+                if self._replay.state.get(line.event_id) != line:
+                    missing.append((line.recorded_at, line))
+                elif (text := self._logs.entry(self._replay.first[line.event_id])) not in self._entries:
+                    self._logs.append_text(day, text)
+            self._logs.write_lines(missing)
+            yield len(missing)
+
+    def _read(self, day: str) -> Iterator[int]:
+        self._day, self._replay = day, Replay()
+        lines = self._logs.lines_of(day)
+        for number, line in enumerate(lines):
+            if number % LINES_A_SLICE == LINES_A_SLICE - 1:
+                yield 0
+            self._replay.add(line)
+        self._entries = self._logs.entries_of(day)
 
 
 def line_of_row(row: EventRow) -> EventLine:

@@ -22,7 +22,7 @@ from sightlogd.session import Parcel
 
 from . import durable, prose
 from .days import EVENTS, Days, folders
-from .lines import AmendmentLine, EventLine, Line, decode_line, encode_lines, line_of, unstored_line
+from .lines import AmendmentLine, EventLine, Line, PersonLine, decode_line, encode_lines, line_of, unstored_line
 
 JSON_NAME: Final = "events.json"
 TEXT_NAME: Final = "events.log"
@@ -39,7 +39,7 @@ class _Log:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.dirty = False
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, FILE_MODE)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
         try:
             os.fchmod(self._fd, FILE_MODE)  # whatever the umask says: people read these
             repair(self._fd, _whole_lines if path.name == JSON_NAME else _whole_entries)
@@ -60,7 +60,13 @@ class _Log:
             raise
 
     def is_in_place(self) -> bool:
-        return os.fstat(self._fd).st_nlink > 0
+        """Whether what is written can still be found by its name."""
+        try:
+            there = os.stat(self.path)
+        except OSError:
+            return False
+        mine = os.fstat(self._fd)
+        return (there.st_ino, there.st_dev) == (mine.st_ino, mine.st_dev)
 
     def sync(self) -> None:
         if self.dirty:
@@ -203,7 +209,7 @@ class DayLogs:
         for day in folders(self._data_dir):
             for name, whole in ((JSON_NAME, _whole_lines), (TEXT_NAME, _whole_entries)):
                 try:
-                    fd = os.open(self._data_dir / EVENTS / day / name, os.O_RDWR | os.O_CLOEXEC)
+                    fd = os.open(self._data_dir / EVENTS / day / name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
                 except FileNotFoundError:
                     continue
                 except OSError as error:
@@ -221,6 +227,15 @@ class DayLogs:
     def lines_of(self, day: str) -> list[Line]:
         """All lines of a day that can be read. Raises OSError."""
         return read_lines(self._data_dir / EVENTS / day / JSON_NAME)
+
+    def persons_of(self, day: str) -> list[PersonLine]:
+        """Those of its lines that are about persons, without reading the others closely. Raises OSError."""
+        lines = read_lines(self._data_dir / EVENTS / day / JSON_NAME, b'{"kind":"person"')
+        return [line for line in lines if isinstance(line, PersonLine)]
+
+    def event_ids_of(self, day: str) -> set[str]:
+        """Events that its lines know as stored. Raises OSError."""
+        return {line.event_id for line in self.lines_of(day) if isinstance(line, EventLine) and line.stored}
 
     def entries_of(self, day: str) -> set[str]:
         """All entries of a day's events.log. Raises OSError."""
@@ -254,12 +269,14 @@ def _moment(change: Change) -> str:
     return change.subject.recorded_at if isinstance(change, (EventAmended, ThumbnailSet)) else change.at
 
 
-def read_lines(path: Path) -> list[Line]:
-    """What can be read of an events.json; a line that cannot is left out. Raises OSError but for a missing file."""
+def read_lines(path: Path, prefix: bytes = b"") -> list[Line]:
+    """What can be read of an events.json, of the lines that begin so. Raises OSError but for a missing file."""
     lines = []
     try:
         with path.open("rb") as file:
             for line in file:
+                if not line.startswith(prefix):
+                    continue
                 try:
                     lines.append(decode_line(line))
                 except msgspec.MsgspecError:
@@ -284,17 +301,10 @@ def repair(fd: int, whole: Callable[[bytes], int]) -> int:
 
 
 def _whole_lines(tail: bytes) -> int:
-    end = tail.rfind(b"\n") + 1
-    # After a power cut the last block may be there with other bytes in it, zeros mostly.
-    while end:
-        begin = tail.rfind(b"\n", 0, end - 1) + 1
-        try:
-            decode_line(tail[begin:end])
-        except msgspec.MsgspecError:
-            end = begin
-        else:
-            break
-    return end
+    # After a power cut blocks may be there with zeros in them. Any other line stays, also one that only a newer version
+    # understands.
+    zeros = tail.find(b"\0")
+    return tail.rfind(b"\n", 0, zeros if zeros >= 0 else len(tail)) + 1
 
 
 def _whole_entries(tail: bytes) -> int:

@@ -13,7 +13,7 @@ from sightlog.encoder import format_time
 EVENTS: Final = "events"
 """The day folders' folder in the data directory."""
 _MINUTES_MAX: Final = 10_000
-_is_day = re.compile(r"\d{4}-\d\d-\d\d").fullmatch
+_has_its_shape = re.compile(r"\d{4}-\d\d-\d\d").fullmatch
 
 
 class Days:
@@ -57,19 +57,25 @@ class Days:
         return self._midnight(first) if first > date.min else "", after
 
     def _midnight(self, day: date) -> str:
-        midnight = datetime(day.year, day.month, day.day, tzinfo=self._zone)
         try:
+            midnight = datetime(day.year, day.month, day.day, tzinfo=self._zone)
             return format_time(midnight.astimezone(UTC))
-        except OverflowError:
+        except (OverflowError, ValueError):  # year 0: which of them depends on whose zone it is
             return f"{day.isoformat()}T00:00:00.000Z"
+
+
+def is_day(name: str) -> bool:
+    """Whether it is a day, YYYY-MM-DD: somebody may have made a folder 2025-99-99."""
+    try:
+        return bool(_has_its_shape(name) and date.fromisoformat(name))
+    except ValueError:
+        return False
 
 
 def folders(data_dir: Path) -> list[str]:
     """The days that have a folder, the oldest first."""
     try:
         with os.scandir(data_dir / EVENTS) as entries:
-            return sorted(
-                entry.name for entry in entries if _is_day(entry.name) and entry.is_dir(follow_symlinks=False)
-            )
-    except FileNotFoundError:
+            return sorted(entry.name for entry in entries if is_day(entry.name) and entry.is_dir(follow_symlinks=False))
+    except (FileNotFoundError, NotADirectoryError):
         return []

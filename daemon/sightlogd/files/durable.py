@@ -19,6 +19,14 @@ def blocks(size: int) -> int:
     return -(-size // BLOCK_BYTES) * BLOCK_BYTES
 
 
+def allocated(path: str | Path) -> int:
+    """Bytes a file takes on its disk; 0 when it is not there, or may not be looked at."""
+    try:
+        return os.lstat(path).st_blocks * 512  # stat(2): in units of 512, whatever the block size
+    except OSError:
+        return 0
+
+
 def write(target: Path, data: bytes, temporary: Path) -> None:
     """Replaces what is there. Durable once `sync` ran on the target's directory too. Raises OSError.
 

@@ -8,7 +8,7 @@ a line has its default: null, or an empty list.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -174,21 +174,28 @@ def amended(event: EventLine, amendment: AmendmentLine) -> EventLine:
     return structs.replace(event, **changes, detections=[*event.detections, *amendment.detections])
 
 
-def replayed(
-    lines: Sequence[Line], wanted: Container[str] | None = None
-) -> tuple[dict[str, EventLine], dict[str, EventLine]]:
-    """By event id, of one day's lines: the first one of each event, and what all of them add up to.
+class Replay:
+    """What lines add up to, by event id: `first` has the first line of each event, `state` what it is by now.
 
-    `wanted` None: all events.
+    `strangers` are amendments of events that no line before them is about.
     """
-    first: dict[str, EventLine] = {}
-    state: dict[str, EventLine] = {}
-    for line in lines:
-        if isinstance(line, PersonLine) or not line.stored or (wanted is not None and line.event_id not in wanted):
-            continue
+
+    def __init__(self, lines: Iterable[Line] = ()) -> None:
+        self.first: dict[str, EventLine] = {}
+        self.state: dict[str, EventLine] = {}
+        self.strangers: list[AmendmentLine] = []
+        for line in lines:
+            self.add(line)
+
+    def add(self, line: Line) -> None:
+        if isinstance(line, PersonLine) or not line.stored:
+            return
         if isinstance(line, EventLine):
-            first.setdefault(line.event_id, line)
-            state[line.event_id] = line
-        elif not line.waiting and line.event_id in state:
-            state[line.event_id] = amended(state[line.event_id], line)
-    return first, state
+            self.first.setdefault(line.event_id, line)
+            self.state[line.event_id] = line
+        elif line.waiting:
+            return
+        elif line.event_id in self.state:
+            self.state[line.event_id] = amended(self.state[line.event_id], line)
+        else:
+            self.strangers.append(line)

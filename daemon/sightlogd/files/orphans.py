@@ -10,12 +10,15 @@ from typing import Final
 
 from sightlogd.store import Store
 
+from .daylog import DayLogs
 from .days import EVENTS, Days
 
 PICTURES_A_SLICE: Final = 500
 
 
-def settle(data_dir: Path, day: str, days: Days, store: Store, tell: Callable[[str], None]) -> Iterator[None]:
+def settle(
+    data_dir: Path, day: str, days: Days, store: Store, logs: DayLogs, tell: Callable[[str], None]
+) -> Iterator[None]:
     """In slices, between batches: a batch's pictures are there before its rows. Raises OSError, WriteRefused."""
     folder = data_dir / EVENTS / day
     pictures: set[str] = set()
@@ -24,11 +27,17 @@ def settle(data_dir: Path, day: str, days: Days, store: Store, tell: Callable[[s
     yield
     found = sorted(pictures)
     removed = 0
+    logged: set[str] | None = None
     for start in range(0, len(found), PICTURES_A_SLICE):
         some = found[start : start + PICTURES_A_SLICE]
-        for orphan in sorted(set(some) - store.known_thumbnails(some)):
-            (data_dir / orphan).unlink(missing_ok=True)
-            removed += 1
+        orphans = sorted(set(some) - store.known_thumbnails(some))
+        if orphans and logged is None:
+            logged = logs.event_ids_of(day)
+        for orphan in orphans:
+            # An event that the logs know was stored: the database is older than they are, or new.
+            if Path(orphan).stem not in (logged or ()):
+                (data_dir / orphan).unlink(missing_ok=True)
+                removed += 1
         yield
     if removed:
         tell(f"removed {removed} pictures of {day} that no event has")

@@ -143,8 +143,9 @@ class Thumbnails:
         except NotAcceptable as error:
             self._drop(record.event_id, str(error))
             return None
+        before = durable.allocated(target)  # of a commit that was refused
         durable.write(target, image, self._incoming.unfinished)
-        self._grew(target.parent.name, durable.blocks(len(image)))
+        self._grew(target.parent.name, durable.blocks(len(image)) - before)
         return target
 
     def _check_worth_decoding(self, image: bytes, why: NotAcceptable) -> None:

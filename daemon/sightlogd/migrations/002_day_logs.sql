@@ -4,19 +4,20 @@ ALTER TABLE events ADD COLUMN metadata TEXT CHECK (metadata IS NULL OR json_vali
 -- How far the day logs are complete and durable: everything up to `last_id` is in there. What came later is compared with
 -- them after a crash.
 CREATE TABLE day_log_marks (
-    kind     TEXT PRIMARY KEY,  -- event, person, amendment: the table that `last_id` is an id of
+    kind     TEXT PRIMARY KEY,  -- event, person: the table that `last_id` is an id of
     last_id  INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
-INSERT INTO day_log_marks VALUES ('event', 0), ('person', 0), ('amendment', 0);
+INSERT INTO day_log_marks VALUES ('event', 0), ('person', 0);
 
 -- Events up to the mark that were amended after it.
 CREATE TABLE amended_events (
     id  INTEGER PRIMARY KEY REFERENCES events (id) ON DELETE CASCADE
 ) STRICT;
 
--- Days (UTC) on which records were stored, by the daemon's clock. A day of events is old when many of these came after
--- it: a clock that jumps adds one, and makes nothing old.
+-- Days (UTC) on which records were stored, by the daemon's clock. A day of events is old when many of these began behind
+-- its last event: a clock that jumps adds one, and makes nothing old.
 CREATE TABLE clock_days (
-    day  TEXT PRIMARY KEY  -- YYYY-MM-DD
+    day       TEXT PRIMARY KEY,  -- YYYY-MM-DD
+    first_id  INTEGER NOT NULL   -- events.id of the first event stored on it, or behind it
 ) STRICT, WITHOUT ROWID;

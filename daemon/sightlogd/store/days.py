@@ -24,19 +24,15 @@ def count(connection: apsw.Connection, first: str, after: str) -> int:
     )
 
 
-def last_written(connection: apsw.Connection, first: str, after: str) -> str | None:
-    """created_at of the event of that time that was committed last."""
+def last_id(connection: apsw.Connection, first: str, after: str) -> int:
+    """Of the event of that time that was committed last; 0 when there is none."""
     found: list[Any] = [
         connection.execute(
             "SELECT max(id) FROM events WHERE site = ? AND recorded_at >= ? AND recorded_at < ?", (site, first, after)
         ).get
         for site in sites(connection)
     ]
-    last = max((row_id for row_id in found if row_id is not None), default=None)
-    if last is None:
-        return None
-    moment: str | None = connection.execute("SELECT created_at FROM events WHERE id = ?", (last,)).get
-    return moment
+    return max((row_id for row_id in found if row_id is not None), default=0)
 
 
 def oldest(connection: apsw.Connection) -> str | None:
@@ -48,8 +44,9 @@ def oldest(connection: apsw.Connection) -> str | None:
     return min((moment for moment in found if moment is not None), default=None)
 
 
-def clock_days(connection: apsw.Connection) -> list[str]:
-    return [day for (day,) in connection.execute("SELECT day FROM clock_days ORDER BY day")]
+def clock_days(connection: apsw.Connection) -> list[int]:
+    """The id that the first event of each day got, or would have got."""
+    return [first_id for (first_id,) in connection.execute("SELECT first_id FROM clock_days")]
 
 
 def delete(connection: apsw.Connection, first: str, after: str, up_to_id: int, limit: int) -> int:

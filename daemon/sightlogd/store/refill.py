@@ -26,7 +26,7 @@ class Pending(NamedTuple):
 
 
 class Refill:
-    """What is put in. Events whose id is taken, or that have none, get new ones behind all others, in `finish`."""
+    """What is put in. Events whose id is taken, or that have none, get new ones in `add_late_events`."""
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
@@ -58,10 +58,23 @@ class Refill:
         """(id, site, name, display_name, created_at); an id None is a new one."""
         self._connection.executemany("INSERT OR IGNORE INTO persons VALUES (?, ?, ?, ?, ?)", persons)
 
-    def finish(self, pending: Sequence[Pending]) -> None:
-        """What follows from the rest. `pending` amendments whose event is there have been applied to it."""
+    def add_late_events(self) -> None:
+        """Those that get new ids, behind all others."""
         for event in self._without_id:
             self._insert(EventRow((None, *event.columns[1:]), event.detections))
+
+    def event(self, event_id: str) -> EventRow | None:
+        row_id = self._connection.execute("SELECT id FROM events WHERE event_id = ?", (event_id,)).get
+        return None if row_id is None else unlogged.events(self._connection, [row_id])[0]
+
+    def replace(self, event: EventRow) -> None:
+        """One that is there already, by its id."""
+        self._connection.execute("DELETE FROM detections WHERE event_id = ?", (event.columns[0],))
+        self._connection.execute("DELETE FROM events WHERE id = ?", (event.columns[0],))
+        self._insert(event)
+
+    def finish(self, pending: Sequence[Pending]) -> None:
+        """What follows from the rest. `pending` amendments whose event is there have been applied to it."""
         execute = self._connection.execute
         self._connection.executemany(
             "INSERT INTO pending_amendments (site, event_id, received_at, producer_id, epoch, seq, record) "
@@ -70,7 +83,7 @@ class Refill:
             pending,
         )
         execute("INSERT INTO cameras SELECT site, camera_id, min(created_at) FROM events GROUP BY site, camera_id")
-        execute("INSERT INTO clock_days SELECT DISTINCT substr(created_at, 1, 10) FROM events")
+        execute("INSERT INTO clock_days SELECT substr(created_at, 1, 10), min(id) FROM events GROUP BY 1")
         unlogged.set_marks(self._connection, int(execute("SELECT coalesce(max(id), 0) FROM events").get))
         execute("COMMIT")
         found = execute("PRAGMA integrity_check(1)").get

@@ -96,6 +96,7 @@ class Rows:
         constraint is settled as a duplicate or rejected. Savepoints make SQLite keep a copy of every page it changes.
         """
         self._one_by_one = one_by_one
+        first_id = self._next_id
         written = Written([[] for _ in parcels], [], [])
         ids = self._write_events(parcels, thumbnails, now, written)
         if self._pending and ids:
@@ -104,7 +105,7 @@ class Rows:
             self._write_others(parcel, now, written.exceptions[index], written.changes)
         if now[:10] != self._clock_day:
             self._clock_day = now[:10]
-            self._connection.execute("INSERT OR IGNORE INTO clock_days VALUES (?)", (self._clock_day,))
+            self._connection.execute("INSERT OR IGNORE INTO clock_days VALUES (?, ?)", (self._clock_day, first_id))
         skipped = {parcel.session: parcel.session.missing for parcel in parcels}
         for parcel, exceptions in zip(parcels, written.exceptions, strict=True):
             settled.count(self._connection, parcel, exceptions, skipped.pop(parcel.session, 0), now)

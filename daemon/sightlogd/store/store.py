@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import apsw
 
@@ -28,6 +28,9 @@ from . import days, lookups, unlogged
 from .opening import BUSY_TIMEOUT_MS, DATABASE, RESTORE, Synchronous, damaged, open_database, reason_of
 from .rows import Rows, Thumbnails, Written
 from .unlogged import EventRow
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 WAL_PAGES_CHECKPOINT: Final = 1_000
 """Pages in the WAL (4 MB) at which a checkpoint is due, and again after as many more when readers held it up."""
@@ -63,7 +66,7 @@ class Store:
 
     def known_events(self, event_ids: Sequence[str]) -> set[str]:
         """Those of the ids that are there already, at whatever site."""
-        return lookups.known_events(self._connection, event_ids)
+        return self._read(lookups.known_events, event_ids)
 
     def write(self, parcels: Sequence[Parcel], thumbnails: Thumbnails, dead_letters: Sequence[DeadLetter]) -> Written:
         """One batch, one transaction. See the module for what an exception means."""
@@ -84,7 +87,7 @@ class Store:
 
     def awaits_thumbnail(self, event_id: str) -> str | None:
         """`recorded_at` of an event without a thumbnail; None when it has one, or when there is no such event."""
-        return lookups.awaits_thumbnail(self._connection, event_id)
+        return self._read(lookups.awaits_thumbnail, event_id)
 
     def set_thumbnail(self, event_id: str, path: str) -> ThumbnailSet | None:
         """None: the event is gone. Raises WriteRefused, Stop."""
@@ -93,13 +96,13 @@ class Store:
 
     def known_thumbnails(self, paths: Sequence[str]) -> set[str]:
         """Those of the paths that an event has."""
-        return lookups.known_thumbnails(self._connection, paths)
+        return self._read(lookups.known_thumbnails, paths)
 
     def thumbnail_pages(self, first: str, after: str, limit: int) -> Iterator[list[str]]:
         """Paths that events of that time have, from so many events at once."""
-        for site in days.sites(self._connection):
+        for site in self._read(days.sites):
             reached = first, 0
-            while page := lookups.thumbnails(self._connection, site, reached, after, limit):
+            while page := self._read(lookups.thumbnails, site, reached, after, limit):
                 yield [path for _, _, path in page if path is not None]
                 reached = page[-1][1], page[-1][0]
 
@@ -112,19 +115,19 @@ class Store:
 
     def count_between(self, first: str, after: str) -> int:
         """Events with first <= recorded_at < after, of all sites."""
-        return days.count(self._connection, first, after)
+        return self._read(days.count, first, after)
 
-    def last_written(self, first: str, after: str) -> str | None:
-        """When the last event of that time was committed."""
-        return days.last_written(self._connection, first, after)
+    def last_id_between(self, first: str, after: str) -> int:
+        """The largest id of the events of that time, 0 when there are none."""
+        return self._read(days.last_id, first, after)
 
     def oldest(self) -> str | None:
         """The earliest recorded_at of all events."""
-        return days.oldest(self._connection)
+        return self._read(days.oldest)
 
-    def clock_days(self) -> list[str]:
-        """Days (UTC) on which something was stored, by the daemon's clock."""
-        return days.clock_days(self._connection)
+    def clock_days(self) -> list[int]:
+        """For each day on which something was stored, by the daemon's clock: the id that its first event got."""
+        return self._read(days.clock_days)
 
     def last_id(self) -> int:
         return self._rows.last_id
@@ -138,18 +141,18 @@ class Store:
         """Shrink the file by at most so many free pages; returns how many are left. Raises WriteRefused, Stop."""
         with self._transaction():
             days.give_back(self._connection, pages)
-        return days.free_pages(self._connection)
+        return self._read(days.free_pages)
 
     @property
     def bytes(self) -> int:
         """Of the database as of the last commit, without its WAL."""
-        return days.pages(self._connection) * self._page_bytes
+        return self._read(days.pages) * self._page_bytes
 
     # -- day logs ----------------------------------------------------------------------------------------------------
 
     def log_marks(self) -> dict[str, int]:
         """By kind, the last id that the day logs are known to have."""
-        return unlogged.marks(self._connection)
+        return self._read(unlogged.marks)
 
     def mark_logged(self) -> None:
         """The day logs have everything that is committed, durably. Raises WriteRefused, Stop."""
@@ -158,24 +161,31 @@ class Store:
 
     def amended_event_pages(self, limit: int) -> Iterator[list[EventRow]]:
         """Events up to the mark that were amended behind it."""
-        return self._pages(unlogged.amended_events, 0, limit)
+        return self._pages(unlogged.amended_events, 0, limit, 2**63 - 1)
 
-    def event_pages(self, after: int, limit: int) -> Iterator[list[EventRow]]:
-        """Events in commit order; a page is read when it is asked for."""
-        return self._pages(unlogged.event_ids, after, limit)
+    def event_pages(self, after: int, up_to: int, limit: int) -> Iterator[list[EventRow]]:
+        """Events with after < id <= up_to in commit order; a page is read when it is asked for."""
+        return self._pages(unlogged.event_ids, after, limit, up_to)
 
     def _pages(
-        self, ids_of: Callable[[apsw.Connection, int, int], list[int]], after: int, limit: int
+        self, ids_of: Callable[[apsw.Connection, int, int, int], list[int]], after: int, limit: int, up_to: int
     ) -> Iterator[list[EventRow]]:
-        while ids := ids_of(self._connection, after, limit):
-            yield unlogged.events(self._connection, ids)
+        while ids := self._read(ids_of, after, up_to, limit):
+            yield self._read(unlogged.events, ids)
             after = ids[-1]
 
     def persons_since(self, after: int) -> list[tuple[Any, ...]]:
-        return unlogged.persons(self._connection, after)
+        return self._read(unlogged.persons, after)
 
     def pending_amendments(self) -> list[tuple[Any, ...]]:
-        return unlogged.pending(self._connection)
+        return self._read(unlogged.pending)
+
+    def _read(self, query: Callable[Concatenate[apsw.Connection, P], T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Raises WriteRefused, Stop: a read that fails is told as a write that fails."""
+        try:
+            return query(self._connection, *arguments, **named)
+        except apsw.Error as error:
+            raise self._classified(error) from error
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -279,17 +289,14 @@ class Store:
 
     def stored_of(self, producer_id: str) -> Position:
         """The last position settled of a producer; START for one never heard of."""
-        return lookups.stored_of(self._connection, producer_id) or START
+        return self._read(lookups.stored_of, producer_id) or START
 
     def producers(self, count_max: int) -> list[tuple[str, str, Settled]]:
         """Id, name and counters of the producers that had something settled last. Raises WriteRefused, Stop."""
-        try:
-            return lookups.producers(self._connection, count_max)
-        except apsw.Error as error:
-            raise self._classified(error) from error
+        return self._read(lookups.producers, count_max)
 
     def exceptions_of(self, producer_id: str, first: Position, last: Position) -> Exceptions:
-        return lookups.exceptions_of(self._connection, producer_id, first, last)
+        return self._read(lookups.exceptions_of, producer_id, first, last)
 
     def close(self) -> None:
         """Checkpoint what can be, and close. The WAL file stays, empty unless a reader held it up."""

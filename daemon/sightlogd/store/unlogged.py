@@ -27,14 +27,16 @@ def set_marks(connection: apsw.Connection, event: int) -> None:
     connection.execute("DELETE FROM amended_events")
 
 
-def amended_events(connection: apsw.Connection, after: int, limit: int) -> list[int]:
+def amended_events(connection: apsw.Connection, after: int, up_to: int, limit: int) -> list[int]:
     """Ids of events up to the mark that were amended behind it."""
-    rows = connection.execute("SELECT id FROM amended_events WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
+    query = "SELECT id FROM amended_events WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
+    rows = connection.execute(query, (after, up_to, limit))
     return [row for (row,) in rows]
 
 
-def event_ids(connection: apsw.Connection, after: int, limit: int) -> list[int]:
-    rows = connection.execute("SELECT id FROM events WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
+def event_ids(connection: apsw.Connection, after: int, up_to: int, limit: int) -> list[int]:
+    query = "SELECT id FROM events WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
+    rows = connection.execute(query, (after, up_to, limit))
     return [row for (row,) in rows]
 
 

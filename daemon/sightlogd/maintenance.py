@@ -8,17 +8,17 @@ from typing import Final
 
 import structlog
 
-from . import byhand
+from . import purge_command
+from .budget import Budget
 from .changes import Changes, EventStored
 from .config import Config
 from .control import Client, PurgeRequest
-from .errors import STORAGE_FULL, STORAGE_LIMIT, WriteRefused
+from .errors import EXIT_TRY_AGAIN, STORAGE_FULL, STORAGE_LIMIT, WriteRefused
 from .files import catchup
 from .files.daylog import DayLogs
 from .files.days import Days
 from .files.jpeg import PictureLimits
 from .files.thumbnails import Thumbnails
-from .keeper import Keeper
 from .logs import Warnings
 from .metrics import PRODUCERS_MAX, Metrics
 from .report import Reporter
@@ -33,7 +33,7 @@ ROUND_SECONDS: Final = 60.0
 storage is looked at when nothing is stored."""
 
 
-class Upkeep:
+class Maintenance:
     """Owns everything beside the database: day folders, their budget, and the work on them.
 
     Call `step` when `due` (seconds of the monotonic clock) has come, or `fileno()` is readable. Raises Stop.
@@ -48,7 +48,7 @@ class Upkeep:
         days = Days(config.zone())
         storage = Storage(config.data_dir, config.storage)
         self.logs = DayLogs(config.data_dir, days, self._log_failed, storage.grew, debug_line=config.files.debug_line)
-        self.keeper = Keeper(config, store, self.logs, storage, days)
+        self.budget = Budget(config, store, self.logs, storage, days)
         pictures = PictureLimits(config.files.thumbnail_pixels_max, config.files.thumbnail_bytes_max)
         self.thumbnails = Thumbnails(config.data_dir, days, pictures, store, self.logs, storage.grew, metrics.pictures)
         self._reporter = Reporter(
@@ -73,16 +73,16 @@ class Upkeep:
 
     def admit(self) -> None:
         """Before a commit. Raises WriteRefused when there is no room for it."""
-        self.keeper.admit()
+        self.budget.admit()
 
     def stored(self, records: int, changes: Changes) -> None:
         """So many more records, and what they changed."""
         self.logs.write(changes)
-        self.keeper.events_total += sum(type(change) is EventStored for change in changes)
+        self.budget.events_total += sum(type(change) is EventStored for change in changes)
         self._unchecked += records
         if self._unchecked >= self._check_interval:
             self._unchecked = 0
-            self.keeper.check()
+            self.budget.check()
 
     def refused(self, error: WriteRefused, parcels: list[Parcel]) -> None:
         """These could not be stored; their producers keep them."""
@@ -92,7 +92,7 @@ class Upkeep:
     def disk_full(self, error: WriteRefused) -> None:
         """After a refused commit: make what room can be made."""
         if error.code == STORAGE_FULL:
-            self.keeper.disk_full()
+            self.budget.disk_full()
 
     # -- between commits ---------------------------------------------------------------------------------------------
 
@@ -101,7 +101,7 @@ class Upkeep:
 
     @property
     def due(self) -> float:
-        if self._catching_up or self.keeper.busy:
+        if self._catching_up or self.budget.busy:
             return 0.0
         return min(self._round_at, self.thumbnails.deadline, self._reporter.due)
 
@@ -110,29 +110,30 @@ class Upkeep:
         self.thumbnails.collect(now)
         if now >= self._round_at:
             self._round_at = now + ROUND_SECONDS
-            self.keeper.look_around(now)
+            self.budget.look_around(now)
             if not self.logs.behind and self.logs.unmarked and not self._catching_up:
                 self._attempt(lambda: catchup.mark(self._store, self.logs))
             if self.logs.behind and not self._catching_up:
                 self._catching_up = catchup.catch_up(self._store, self.logs)
         if self._catching_up:
             self._attempt(self._catch_up)
-        else:
-            self.keeper.step()
+        self.budget.step()
         if now >= self._reporter.due:
             self._report()
 
     def _report(self) -> None:
-        stats = self.keeper.stats
+        stats = self.budget.stats
         if stats is not None:
             self._metrics.storage_bytes, self._metrics.storage_limit_bytes = stats.total_bytes, stats.limit_bytes
-            self._metrics.events_total = self.keeper.events_total
-        self._metrics.storage_warnings = self.keeper.warnings
+            self._metrics.events_total = self.budget.events_total
+        self._metrics.storage_warnings = self.budget.warnings
         self._reporter.report()
 
     def answer(self, request: PurgeRequest, client: Client) -> None:
         """Somebody asked, by the control socket."""
-        self.keeper.do(byhand.purge(request, self.keeper, client))
+        if not self.budget.do(purge_command.purge(request, self.budget, client)):
+            client.tell("the daemon has too much to do already; try again later")
+            client.end(EXIT_TRY_AGAIN)
 
     def _catch_up(self) -> None:
         job, self._catching_up = self._catching_up, None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
+from .budget import Budget
 from .control import PurgeRequest
 from .errors import EXIT_IO_ERROR, EXIT_STORAGE_FULL, WriteRefused
-from .keeper import Keeper
 from .retention import Day, Level, gigabytes, level_of
 
 REFUSED = 1
@@ -20,35 +20,35 @@ class Asker(Protocol):
     def end(self, exit_code: int) -> None: ...
 
 
-def purge(request: PurgeRequest, keeper: Keeper, asker: Asker) -> Iterator[None]:
-    """In slices. Raises what `Keeper.purge` does; the asker knows by then."""
+def purge(request: PurgeRequest, budget: Budget, asker: Asker) -> Iterator[None]:
+    """In slices. Raises what `Budget.purge` does; the asker knows by then."""
     if request.before is not None:
-        days = tuple(day for day in keeper.old_days(force=request.force) if day.name < request.before)
+        days = tuple(day for day in budget.old_days(force=request.force) if day.name < request.before)
         refusal = None
     else:
-        plan = keeper.plan(force=request.force)
+        plan = budget.plan(force=request.force)
         days, refusal = plan.days, plan.refusal
     if not days:
-        stats = keeper.measure()
+        stats = budget.measure()
         if refusal is None and request.before is None and level_of(stats) is not Level.FINE:
-            refusal = keeper.nothing_may_go()
+            refusal = budget.nothing_may_go()
         asker.tell(f"Storage: {stats}. {refusal or _nothing(request)}")
         asker.end(REFUSED if refusal else 0)
         return
     if request.dry_run:
-        for day in days:
-            asker.tell(_described(day))
         total = gigabytes(sum(day.bytes for day in days))
-        asker.tell(f"{len(days)} days with about {total} would be removed. Storage: {keeper.measure()}")
+        summary = f"{len(days)} days with about {total} would be removed. Storage: {budget.measure()}"
+        # In one piece: a client that is slow to read is not waited for.
+        asker.tell("\n".join([*map(_described, days), summary]))
         asker.end(0)
         return
     try:
-        yield from keeper.purge(days, asker.tell)
+        yield from budget.purge(days, asker.tell)
     except (OSError, WriteRefused) as error:
         asker.tell(f"stopped: {error}. The daemon finishes the day it began when it can")
         asker.end(EXIT_STORAGE_FULL if isinstance(error, WriteRefused) else EXIT_IO_ERROR)
         raise
-    asker.tell(f"Storage: {keeper.measure()}")
+    asker.tell(f"Storage: {budget.measure()}")
     asker.end(0)
 
 
@@ -61,4 +61,4 @@ def _nothing(request: PurgeRequest) -> str:
 
 
 def _described(day: Day) -> str:
-    return f"{day.name}  {day.bytes / 10**6:10.1f} MB  {day.events:8,} events"
+    return f"{day.name}  {gigabytes(day.bytes):>8}  {day.events:8,} events"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -24,11 +25,14 @@ from .store import Store
 log = structlog.get_logger()
 
 RECOUNT_SECONDS: Final = 6 * 3_600.0
+RETRY_SECONDS: Final = 60.0
+"""After a removal that failed, or when nothing may go: until it is looked at again."""
+QUEUE_MAX: Final = 8
 REPEAT_SECONDS: Final = 3_600.0
 """A state of the storage that lasts is told once in this time."""
 
 
-class Keeper:
+class Budget:
     """Call `step` while `busy`: a slice of work each time. Call `check` when much was stored, and now and then."""
 
     def __init__(self, config: Config, store: Store, logs: DayLogs, storage: Storage, days: Days) -> None:
@@ -39,21 +43,23 @@ class Keeper:
         self._storage = storage
         self._days = days
         self._rules = Rules(config.storage.min_retention_days, config.storage.purge_share_max)
-        self._told = {level: RateLimit(REPEAT_SECONDS) for level in Level}
+        self._told = RateLimit(REPEAT_SECONDS)
         self._level = Level.FINE
         self._counted = False
         self._failed = False
+        self._rotating = False
+        self._rotate_at = 0.0
+        self._recount_at = time.monotonic() + RECOUNT_SECONDS
         self._wants_ballast = False
         self.stats: StorageStats | None = None
         self.warnings = 0
         self.events_total = 0
         self.over_limit: WriteRefused | None = None
         """Why nothing may be written."""
-        self._work: Iterator[None] | None = self._begin()
+        self._work: Iterator[None] | None = self._look_at_everything()
         self._queue: deque[Iterator[None]] = deque()
-        self._recount_at = 0.0
 
-    # -- jobs --------------------------------------------------------------------------------------------------------
+    # -- work, in slices ---------------------------------------------------------------------------------------------
 
     @property
     def busy(self) -> bool:
@@ -63,41 +69,57 @@ class Keeper:
         """One slice. Raises Stop."""
         if self._work is None:
             return
+        had_counted = self._counted
         try:
             next(self._work)
+            if self._counted and not had_counted:
+                self.check()
         except StopIteration:
             self._work = self._queue.popleft() if self._queue else None
             self.check()
         except (OSError, WriteRefused) as error:
-            self._work, self._failed = self._queue.popleft() if self._queue else None, True
+            self._work = self._queue.popleft() if self._queue else None
+            self._failed = True
             log.warning("cannot keep the storage in order; it is tried again", reason=str(error))
+            self.check()
 
     def look_around(self, now: float) -> None:
         """Now and then; `now` is of a monotonic clock. Raises Stop."""
         if self._work is None and (self._failed or now >= self._recount_at):
             self._recount_at = now + RECOUNT_SECONDS
             self._failed = False
-            self._work = self._begin()
+            self._work = self._look_at_everything()
+        self._storage.recount_rest()
         self.check()
 
-    def do(self, work: Iterator[None]) -> None:
-        """Take on more, to be done behind what is under way."""
+    def do(self, work: Iterator[None]) -> bool:
+        """Take on more, to be done behind what is under way; False when too much waits already."""
+        if len(self._queue) >= QUEUE_MAX:
+            return False
         if self._work is None:
             self._work = work
         else:
             self._queue.append(work)
+        return True
 
-    def _begin(self) -> Iterator[None]:
+    def _do_now(self, work: Iterator[None]) -> None:
+        """What is under way goes on afterwards."""
+        if self._work is not None:
+            self._queue.appendleft(self._work)
+        self._work = work
+
+    def _look_at_everything(self) -> Iterator[None]:
+        # First of all: without it there is no budget, whatever fails below.
+        yield from self.recount()
+        if not self._storage.has_ballast() and not self._wants_ballast and not self._storage.make_ballast():
+            log.warning("no room for the ballast; a disk that gets full has to be cleared by hand")
         for leaving in purge.unfinished(self._data_dir):
             log.warning("going on with the removal of a day", day=leaving.day)
             yield from purge.finish(leaving, self._store, self._days)
-        yield from self.recount()
         for day in sorted(self._storage.days):
-            yield from orphans.settle(self._data_dir, day, self._days, self._store, self._settled)
-        if not self._storage.has_ballast() and not self._storage.make_ballast():
-            log.warning("no room for the ballast; a disk that gets full has to be cleared by hand")
+            yield from orphans.settle(self._data_dir, day, self._days, self._store, self._logs, self._orphans_settled)
 
-    def _settled(self, text: str) -> None:
+    def _orphans_settled(self, text: str) -> None:
         log.warning(text)
         self._logs.behind = True  # what the database says of them has changed
 
@@ -119,23 +141,26 @@ class Keeper:
             yield from purge.finish(leaving, self._store, self._days)
             self._storage.forget(day.name)
             self.events_total = max(0, self.events_total - day.events)
-            megabytes = round(day.bytes / 10**6, 1)
-            text = f"removed {day.name}: {megabytes} MB freed, {day.events} events"
-            log.warning(text, day=day.name, mb=megabytes, events=day.events)
+            text = f"removed {day.name}: {retention.gigabytes(day.bytes)} freed, {day.events} events"
+            log.warning(text, day=day.name, mb=round(day.bytes / 10**6, 1), events=day.events)
             if tell is not None:
                 tell(text)
 
     def _rotate(self) -> Iterator[None]:
-        while True:
-            plan = self.plan()
-            if not plan.days:
-                break
-            yield from self.purge(plan.days[:1])
+        pause = RETRY_SECONDS
+        try:
+            while (plan := self.plan()).days:
+                yield from self.purge(plan.days[:1])
+            pause = 0.0
+        finally:
+            # When it failed, the limit holds until it is tried again.
+            self._rotating = False
+            self._rotate_at = time.monotonic() + pause
 
     # -- what may go -------------------------------------------------------------------------------------------------
 
     def old_days(self, *, force: bool = False) -> Iterator[Day]:
-        """Days that may go, the oldest first; with `force` all before today."""
+        """Days that may go, the oldest first; with `force` all but today, those in the future too."""
         today = self._days.day_of(self._store.now())
         clock_days = self._store.clock_days()
         names = set(self._storage.days)
@@ -143,10 +168,10 @@ class Keeper:
         if oldest is not None:
             names.add(self._days.day_of(oldest))  # rows whose folder somebody removed
         for name in sorted(names):
-            if name >= today:
-                return
             if not force and not retention.is_past(name, today, self._rules):
                 return
+            if name == today:
+                continue
             day = self._day(name)
             if force or retention.may_go(day, today, clock_days, self._rules):
                 yield day
@@ -154,9 +179,9 @@ class Keeper:
     def _day(self, name: str) -> Day:
         first, after = self._days.range_of(name)
         events = self._store.count_between(first, after)
-        written = self._store.last_written(first, after) if events else None
-        rows = self._store.bytes * events // max(events, self.events_total)
-        return Day(name, self._storage.days.get(name, 0) + rows, events, (written or name)[:10])
+        rows = self._store.bytes * events // max(events, self.events_total, 1)
+        last_id = self._store.last_id_between(first, after) if events else 0
+        return Day(name, self._storage.days.get(name, 0) + rows, events, last_id)
 
     def plan(self, *, force: bool = False) -> Plan:
         """What has to go now; with `force` whatever the rules say, but never today."""
@@ -168,9 +193,21 @@ class Keeper:
         rules = self._rules._replace(share_max=1.0) if force else self._rules
         return retention.plan(self.old_days(force=force), stats, rules)
 
+    def nothing_may_go(self) -> str:
+        """Why the plan is empty."""
+        today = self._days.day_of(self._store.now())
+        ahead = [day for day in self._storage.days if day > today]
+        future = f" {len(ahead)} days are in the future: whose clock is wrong?" if ahead else ""
+        return (
+            f"no day may go: each is today's, or younger than min_retention_days = {self._rules.min_retention_days}, "
+            f"or was written to that recently.{future} `sightlogd purge --force` removes days all the same; or make "
+            "room, or raise max_storage_gb"
+        )
+
     # -- the budget --------------------------------------------------------------------------------------------------
 
     def measure(self) -> StorageStats:
+        """Raises OSError, Stop."""
         self.stats = self._storage.measure(self._store.bytes)
         return self.stats
 
@@ -178,55 +215,54 @@ class Keeper:
         """Measure, tell, and begin to make room where that is due. Raises Stop by `over_limit_action`."""
         if not self._counted:
             return
-        stats = self.measure()
+        try:
+            stats = self.measure()
+        except OSError as error:
+            self._warn(f"cannot measure the storage: {error}")
+            return
         level = retention.level_of(stats)
         if level is not self._level:
-            self._told = {level: RateLimit(REPEAT_SECONDS) for level in Level}
-            self._level = level
+            self._level, self._told = level, RateLimit(REPEAT_SECONDS)
         if level is Level.WARN:
             self._warn(f"Storage at {stats}, approaching limit")
-        if level in (Level.PURGE, Level.OVER) and self._work is None:
-            plan = self.plan()
-            if plan.days:
-                self._warn(f"Storage at {self._described(stats)}, removing {retention.named(plan.days)}")
-                self._work = self._rotate()
-            else:
-                self._warn(f"Storage at {self._described(stats)}: {plan.refusal or self.nothing_may_go()}")
-        if level is Level.OVER and self._work is None:
-            self._over(stats)
-        elif self.over_limit is not None:
+        if level in (Level.PURGE, Level.OVER) and not self._rotating and time.monotonic() >= self._rotate_at:
+            self._begin_to_make_room(stats)
+        if level is not Level.OVER or self._rotating:
             self.over_limit = None
+        else:
+            self._over(stats)
 
-    def nothing_may_go(self) -> str:
-        """Why the plan is empty."""
-        return (
-            f"no day may go: each is today's, or younger than min_retention_days = {self._rules.min_retention_days}, "
-            "or was written to that recently. `sightlogd purge --force` removes days all the same; or make room, or "
-            "raise max_storage_gb"
-        )
+    def _begin_to_make_room(self, stats: StorageStats) -> None:
+        plan = self.plan()
+        if plan.days:
+            self._warn(f"Storage at {self._described(stats)}, removing {retention.named(plan.days)}")
+            self._rotating = True
+            self._do_now(self._rotate())
+        else:
+            self._rotate_at = time.monotonic() + RETRY_SECONDS
+            self._warn(f"Storage at {self._described(stats)}: {plan.refusal or self.nothing_may_go()}")
 
     def _over(self, stats: StorageStats) -> None:
+        text = self._described(stats)
         if self.over_limit is None:
-            log.error(
-                f"Storage limit exceeded: {self._described(stats)}", action=self._config.storage.over_limit_action
-            )
-        self.over_limit = WriteRefused(STORAGE_LIMIT, f"storage limit exceeded: {self._described(stats)}")
+            log.error(f"Storage limit exceeded: {text}", action=self._config.storage.over_limit_action)
+        self.over_limit = WriteRefused(STORAGE_LIMIT, f"storage limit exceeded: {text}")
         if self._config.storage.over_limit_action == "shutdown":
-            raise Stop(
-                EXIT_STORAGE_FULL, f"Storage limit exceeded: {self._described(stats)}. Producers keep their records"
-            )
+            raise Stop(EXIT_STORAGE_FULL, f"Storage limit exceeded: {text}. Producers keep their records")
 
     def _described(self, stats: StorageStats) -> str:
         limits = self._config.storage
         if stats.limit_bytes >= int(limits.max_storage_gb * retention.GB):
             return str(stats)
-        free = retention.gigabytes(self._storage.free_bytes)
-        return f"{stats}, because the disk has {free} free and keep_free_gb is {limits.keep_free_gb:g}"
+        used, free = map(retention.gigabytes, (stats.total_bytes, self._storage.free_bytes))
+        return f"{used}, and the disk has {free} free where keep_free_gb is {limits.keep_free_gb:g}"
 
     def _warn(self, text: str) -> None:
-        if self._told[self._level].take() is not None:
+        if self._told.take() is not None:
             self.warnings += 1
             log.warning(text)
+
+    # -- around a commit ---------------------------------------------------------------------------------------------
 
     def admit(self) -> None:
         """Before a commit. Raises WriteRefused when there is no room for it, by the budget or on the disk."""
@@ -245,4 +281,5 @@ class Keeper:
             self._storage.drop_ballast()
             self._wants_ballast = True
         self._store.cut_wal()
+        self._rotate_at = 0.0
         self.check()
