@@ -60,7 +60,7 @@ def taken(daemon) -> int:
 
 
 def test_the_oldest_days_go_with_their_rows_and_files_and_it_is_told(idle_daemon, tmp_path):
-    daemon = idle_daemon.start(config=config(0.03))
+    daemon = idle_daemon.start(config=config(0.03, purge_share_max=1.0))
     for ago in (6, 5, 4, 3, 2, 1, 0):
         fill_a_day(daemon, ago)
     wait_for(lambda: said(daemon, f"removed {day(6)}"), "the oldest day is removed")
@@ -241,7 +241,7 @@ def fill_the_disk(path: Path) -> None:
 
 
 def test_on_a_completely_full_disk_the_ballast_makes_it_possible_to_remove_a_day(small_disk):
-    daemon = small_disk.start(config=config(4.0))
+    daemon = small_disk.start(config=config(4.0, purge_share_max=1.0))
     fill_a_day(daemon, 3, count=300)
     wait_for((daemon.data_dir / "ballast").exists, "the ballast is there")
     wait_for(lambda: len(daylogs.lines(daemon.data_dir)) == 300, "all is logged")

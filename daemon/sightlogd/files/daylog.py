@@ -167,6 +167,7 @@ class DayLogs:
             self._open[day] = logs
             self.close(day)
             logs = None
+            self.behind = True  # what it had since the mark went with it
         if logs is None:
             if len(self._open) >= OPEN_DAYS_MAX:
                 oldest = next(iter(self._open))
