@@ -51,7 +51,6 @@ class Budget:
         self._rotate_at = 0.0
         self._recount_at = time.monotonic() + RECOUNT_SECONDS
         self._wants_ballast = False
-        self.stats: StorageStats | None = None
         self.warnings = 0
         self.events_total = 0
         self.over_limit: WriteRefused | None = None
@@ -207,9 +206,15 @@ class Budget:
     # -- the budget --------------------------------------------------------------------------------------------------
 
     def measure(self) -> StorageStats:
-        """Raises OSError, Stop."""
-        self.stats = self._storage.measure(self._store.bytes)
-        return self.stats
+        """Raises OSError, WriteRefused, Stop."""
+        return self._storage.measure(self._store.bytes)
+
+    def now(self) -> StorageStats | None:
+        """None while it has not counted everything, or cannot. Raises Stop."""
+        try:
+            return self.measure() if self._counted else None
+        except (OSError, WriteRefused):
+            return None
 
     def check(self) -> None:
         """Measure, tell, and begin to make room where that is due. Raises Stop by `over_limit_action`."""
@@ -217,7 +222,7 @@ class Budget:
             return
         try:
             stats = self.measure()
-        except OSError as error:
+        except (OSError, WriteRefused) as error:
             self._warn(f"cannot measure the storage: {error}")
             return
         level = retention.level_of(stats)

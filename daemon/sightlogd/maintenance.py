@@ -122,7 +122,7 @@ class Maintenance:
             self._report()
 
     def _report(self) -> None:
-        stats = self.budget.stats
+        stats = self.budget.now()
         if stats is not None:
             self._metrics.storage_bytes, self._metrics.storage_limit_bytes = stats.total_bytes, stats.limit_bytes
             self._metrics.events_total = self.budget.events_total
