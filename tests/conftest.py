@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,28 @@ def open_to_all(path: Path) -> None:
     for part in (path, *path.parents):
         if part.is_relative_to(tempfile.gettempdir()) and part != Path(tempfile.gettempdir()):
             part.chmod(0o755)
+
+
+@contextmanager
+def small_file_system(path: Path, size: str) -> Iterator[None]:
+    """A real one of so many bytes ("4m"), mounted at `path`. Needs root."""
+    path.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", path], check=True)
+
+
+def fill_the_disk(filler: Path) -> None:
+    """To the last byte."""
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(b"x" * 65_536):
+            pass
+    with filler.open("ab", buffering=0) as file, suppress(OSError):
+        while file.write(b"x" * 4_096):
+            pass
+    assert os.statvfs(filler).f_bavail == 0
 
 
 class Daemon:

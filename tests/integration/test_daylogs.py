@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 import shutil
 import signal
@@ -15,7 +13,7 @@ from pathlib import Path
 
 import daylogs
 import pytest
-from conftest import AS_NOBODY, open_to_all, wait_for
+from conftest import AS_NOBODY, SMALL_DISK, fill_the_disk, open_to_all, small_file_system, wait_for
 from test_records import random_event
 
 from sightlog import Amendment, DatabaseWriteError, Detection, Event
@@ -173,36 +171,16 @@ def test_a_log_that_is_deleted_while_the_daemon_runs_is_begun_anew(daemon):
 
 @pytest.fixture
 def two_disks(idle_daemon):
-    """The database and the day folders on small file systems of their own: (daemon, mount)."""
-    assert os.geteuid() == 0, "mounting needs root"
-    events = idle_daemon.data_dir / "events"
-    mounted = []
-
-    def mount(path: Path, size: str) -> None:
-        path.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], check=True)
-        mounted.append(path)
-
-    mount(idle_daemon.data_dir, "4m")
-    mount(events, "4m")
-    yield idle_daemon
-    idle_daemon.end()
-    for path in reversed(mounted):
-        subprocess.run(["umount", path], check=True)
-
-
-def fill_the_disk(filler: Path) -> None:
-    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while file.write(b"x" * 65536):
-            pass
-    assert os.statvfs(filler).f_bavail == 0
-
-
-SMALL = "[storage]\nkeep_free_gb = 0\n"
+    """The database and the day folders on small file systems of their own."""
+    idle_daemon.settings = SMALL_DISK
+    data = idle_daemon.data_dir
+    with small_file_system(data, "4m"), small_file_system(data / "events", "4m"):
+        yield idle_daemon
+        idle_daemon.end()
 
 
 def test_while_the_database_is_full_the_logs_get_each_record_once_and_marked(two_disks, tmp_path):
-    daemon = two_disks.start(config=SMALL)
+    daemon = two_disks.start()
     with daemon.publisher() as publisher:
         publisher.insert_event(Event("before"))
         filler = daemon.data_dir / "filler"
@@ -228,7 +206,7 @@ def test_while_the_database_is_full_the_logs_get_each_record_once_and_marked(two
 
 
 def test_records_known_from_the_logs_alone_are_in_a_rebuilt_database(two_disks, tmp_path):
-    daemon = two_disks.start(config=SMALL)
+    daemon = two_disks.start()
     with daemon.publisher() as publisher:
         publisher.insert_event(Event("before"))
         fill_the_disk(daemon.data_dir / "filler")
@@ -242,7 +220,7 @@ def test_records_known_from_the_logs_alone_are_in_a_rebuilt_database(two_disks, 
 
 
 def test_while_a_log_is_full_the_database_commits_and_the_log_gets_it_later(two_disks, tmp_path):
-    daemon = two_disks.start(config=SMALL)
+    daemon = two_disks.start()
     with daemon.publisher() as publisher:
         publisher.insert_event(Event("before", recorded_at=AT))
         wait_for(lambda: daylogs.lines(daemon.data_dir), "it is logged")

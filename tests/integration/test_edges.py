@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from conftest import SMALL_DISK, Daemon, wait_for
+from conftest import SMALL_DISK, fill_the_disk, small_file_system, wait_for
 from pictures import jpeg, jpeg_of
 
 from sightlog import DatabaseNotFound, Event, InvalidRecord, PublisherClosed, SpoolFull, UsageError
@@ -233,42 +233,29 @@ def test_a_reason_that_quotes_megabytes_is_cut():
 
 
 @pytest.fixture
-def full_disk(tmp_path):
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    daemon = Daemon(tmp_path)
-    daemon.settings = SMALL_DISK
-    daemon.data_dir.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", daemon.data_dir], check=True)
-    yield daemon
-    daemon.end()
-    subprocess.run(["umount", daemon.data_dir], check=True)
+def small_disk(idle_daemon):
+    """The data directory on a file system of 16 MB."""
+    idle_daemon.settings = SMALL_DISK
+    with small_file_system(idle_daemon.data_dir, "16m"):
+        yield idle_daemon
+        idle_daemon.end()
 
 
-def fill_up(daemon: Daemon) -> None:
-    with open(daemon.data_dir / "filler", "wb", buffering=0) as filler:
-        try:
-            while True:
-                filler.write(b"x" * 4096)
-        except OSError:
-            pass
+def test_a_start_on_a_full_disk_exits_28(small_disk):
+    fill_the_disk(small_disk.data_dir / "filler")
+    small_disk.start(wait=False)
+    assert small_disk.process.wait(20) == 28
+    assert "Make room" in small_disk.logged()[-1]["event"]
+    (small_disk.data_dir / "filler").unlink()
+    small_disk.start()
 
 
-def test_a_start_on_a_full_disk_exits_28(full_disk):
-    fill_up(full_disk)
-    full_disk.start(wait=False)
-    assert full_disk.process.wait(20) == 28
-    assert "Make room" in full_disk.logged()[-1]["event"]
-    (full_disk.data_dir / "filler").unlink()
-    full_disk.start()
-
-
-def test_a_disk_that_fills_up_at_a_checkpoint_or_a_picture_costs_neither_the_daemon_nor_the_picture(full_disk):
-    daemon = full_disk.start()
+def test_a_disk_that_fills_up_at_a_checkpoint_or_a_picture_costs_neither_the_daemon_nor_the_picture(small_disk):
+    daemon = small_disk.start()
     with daemon.publisher() as publisher:
         for _ in range(3):
             publisher.insert_events([Event("front_door", llm_description="x" * 1_000) for _ in range(600)])
-        fill_up(daemon)
+        fill_the_disk(daemon.data_dir / "filler")
         receipts = [publisher.publish(Event("pictured", thumbnail=jpeg(n))) for n in range(5)]
         wait_for(lambda: any("storage_full" in str(line) for line in daemon.logged()), "the refusal")
         assert daemon.process.poll() is None
@@ -284,20 +271,20 @@ def test_a_disk_that_fills_up_at_a_checkpoint_or_a_picture_costs_neither_the_dae
     connection.close()
 
 
-def test_a_checkpoint_that_finds_no_room_leaves_the_records_in_the_wal_and_is_made_up_for(full_disk):
-    store = Store(full_disk.data_dir)
+def test_a_checkpoint_that_finds_no_room_leaves_the_records_in_the_wal_and_is_made_up_for(small_disk):
+    store = Store(small_disk.data_dir)
     session = Session("p", "camera", b"", 1, START, START)
     count = 0
     while store.wal_pages < 1_000:
         packed = [encode_record(Event("front_door", llm_description="x" * 3_000))[0] for _ in range(50)]
         store.write([Parcel(session, Position(1, count + 1), [decode_record(p) for p in packed], packed)], {}, [])
         count += 50
-    fill_up(full_disk)
+    fill_the_disk(small_disk.data_dir / "filler")
     size = store.path.stat().st_size
     assert store.checkpoint_if_due() is True
     assert store.path.stat().st_size == size, "there was room after all"
     assert store._connection.execute("SELECT count(*) FROM events").get == count
-    (full_disk.data_dir / "filler").unlink()
+    (small_disk.data_dir / "filler").unlink()
     store.close()
     assert store.path.stat().st_size > size
-    assert full_disk.database.with_name("events.db-wal").stat().st_size == 0
+    assert small_disk.database.with_name("events.db-wal").stat().st_size == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import daylogs
 import pytest
-from conftest import wait_for
+from conftest import fill_the_disk, small_file_system, wait_for
 
 from sightlog import DatabaseWriteError, Event
 
@@ -223,21 +222,9 @@ def test_purge_works_without_a_daemon_and_says_when_nothing_may_go(idle_daemon):
 @pytest.fixture
 def small_disk(idle_daemon):
     """The data directory on a file system of 24 MB."""
-    assert os.geteuid() == 0, "mounting needs root"
-    idle_daemon.data_dir.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", idle_daemon.data_dir], check=True)
-    yield idle_daemon
-    idle_daemon.end()
-    subprocess.run(["umount", idle_daemon.data_dir], check=True)
-
-
-def fill_the_disk(path: Path) -> None:
-    with path.open("wb", buffering=0) as file:
-        try:
-            while file.write(b"x" * 65_536):
-                pass
-        except OSError:
-            pass
+    with small_file_system(idle_daemon.data_dir, "24m"):
+        yield idle_daemon
+        idle_daemon.end()
 
 
 def test_on_a_completely_full_disk_the_ballast_makes_it_possible_to_remove_a_day(small_disk):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import daylogs
 import pytest
-from conftest import SMALL_DISK, Daemon, wait_for
+from conftest import SMALL_DISK, Daemon, fill_the_disk, small_file_system, wait_for
 from prometheus_client.parser import text_string_to_metric_families
 
 from sightlog import Amendment, Event
@@ -88,20 +87,15 @@ def test_a_delivered_life_that_is_killed_is_counted_though_nothing_of_it_is_left
 
 def test_a_full_disk_is_counted_and_afterwards_everything_is_accounted_for(idle_daemon, tmp_path):
     small = tmp_path / "small"
-    small.mkdir()
     idle_daemon.settings = SMALL_DISK
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(small)], check=True)
-    try:
+    with small_file_system(small, "4m"):
         idle_daemon.data_dir = small / "data"
         daemon = idle_daemon.start(config=EVERY_SECOND)
         with daemon.publisher("door") as publisher:
             publisher.publish(Event("door")).wait(20)
-            taken = os.statvfs(small)
+            wait_for(lambda: daylogs.lines(daemon.data_dir), "it is logged")
             filler = small / "filler"
-            filler.write_bytes(b"x" * (taken.f_bavail * taken.f_frsize - 65_536))
-            with open(filler, "ab", buffering=0) as file, contextlib.suppress(OSError):
-                while file.write(b"x" * 4096):
-                    pass
+            fill_the_disk(filler)
             big = [Event("door", llm_description="x" * 60_000) for _ in range(20)]
             publisher.publish_many(big)
             wait_for(lambda: any("events.json: No space left" in e["event"] for e in daemon.logged()), "told")
@@ -115,9 +109,6 @@ def test_a_full_disk_is_counted_and_afterwards_everything_is_accounted_for(idle_
             wait_for(lambda: (account(daemon, publisher.producer_id) or {}).get("published") == 21, "the account")
             assert account(daemon, publisher.producer_id)["difference"] == 0
         assert daemon.stop() == 0
-    finally:
-        idle_daemon.end()
-        subprocess.run(["umount", str(small)], check=True)
 
 
 # -- telemetry -------------------------------------------------------------------------------------------------------

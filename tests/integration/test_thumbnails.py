@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-import subprocess
 import sys
 import time
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ from pathlib import Path
 import msgpack
 import pytest
 import zmq
-from conftest import SMALL_DISK, Daemon, wait_for
+from conftest import SMALL_DISK, Daemon, fill_the_disk, small_file_system, wait_for
 from pictures import BLUE, RED, bomb, encoded, is_near, jpeg, jpeg_of, noise, opened, png, slow_png
 
 from sightlog import Event, wire
@@ -421,26 +420,17 @@ def test_the_bytes_that_may_wait_are_bounded_too(daemon):
 @pytest.fixture
 def small_disk(idle_daemon):
     """The data directory on a file system of 6 MB."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    idle_daemon.data_dir.mkdir()
     idle_daemon.settings = SMALL_DISK
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", idle_daemon.data_dir], check=True)
-    yield idle_daemon
-    idle_daemon.end()
-    subprocess.run(["umount", idle_daemon.data_dir], check=True)
+    with small_file_system(idle_daemon.data_dir, "6m"):
+        yield idle_daemon
+        idle_daemon.end()
 
 
 def test_a_full_disk_acks_nothing_and_costs_no_picture(small_disk):
     daemon = small_disk.start()
     idle_decoder(daemon)
     filler = daemon.data_dir / "filler"
-    with open(filler, "wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(b"x" * 4096)
-        except OSError:
-            pass
+    fill_the_disk(filler)
     event = Event("front_door", thumbnail=png())
     with daemon.publisher() as publisher:
         receipt = publisher.publish(event, urgent=True)

@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import SMALL_DISK, wait_for
+from conftest import SMALL_DISK, small_file_system, wait_for
 
 from sightlog import (
     AckTimeout,
@@ -31,14 +31,10 @@ from sightlog import (
 @pytest.fixture
 def small_disk(idle_daemon):
     """The data directory on a file system of 3 MB."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    idle_daemon.data_dir.mkdir()
     idle_daemon.settings = SMALL_DISK
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", idle_daemon.data_dir], check=True)
-    yield idle_daemon
-    idle_daemon.end()
-    subprocess.run(["umount", idle_daemon.data_dir], check=True)
+    with small_file_system(idle_daemon.data_dir, "3m"):
+        yield idle_daemon
+        idle_daemon.end()
 
 
 def status(daemon):
