@@ -55,6 +55,10 @@ class Budget:
         self.events_total = 0
         self.over_limit: WriteRefused | None = None
         """Why nothing may be written."""
+        self.removing = bool(purge.unfinished(config.data_dir))
+        """A day is on its way out: its folder is gone, and rows of it are there. Nobody may log them again."""
+        self.may_remove = True
+        """False while somebody writes down again what the day logs miss: he may have rows of any day in his hands."""
         self._work: Iterator[None] | None = self._look_at_everything()
         self._queue: deque[Iterator[None]] = deque()
 
@@ -78,7 +82,7 @@ class Budget:
             self.check()
         except (OSError, WriteRefused) as error:
             self._work = self._queue.popleft() if self._queue else None
-            self._failed = True
+            self._failed, self.removing = True, False
             log.warning("cannot keep the storage in order; it is tried again", reason=str(error))
             self.check()
 
@@ -115,6 +119,7 @@ class Budget:
         for leaving in purge.unfinished(self._data_dir):
             log.warning("going on with the removal of a day", day=leaving.day)
             yield from purge.finish(leaving, self._store, self._days)
+        self.removing = False
         for day in sorted(self._storage.days):
             yield from orphans.settle(self._data_dir, day, self._days, self._store, self._logs, self._orphans_settled)
 
@@ -135,9 +140,13 @@ class Budget:
     def purge(self, days: Sequence[Day], tell: Callable[[str], None] | None = None) -> Iterator[None]:
         """Remove these days, in slices. Raises OSError, WriteRefused, Stop."""
         for day in days:
+            while not self.may_remove:
+                yield
+            self.removing = True
             leaving = purge.begin(self._data_dir, day.name, self._store, self._logs, self._store.now())
             yield
             yield from purge.finish(leaving, self._store, self._days)
+            self.removing = False
             self._storage.forget(day.name)
             self.events_total = max(0, self.events_total - day.events)
             text = f"removed {day.name}: {retention.gigabytes(day.bytes)} freed, {day.events} events"

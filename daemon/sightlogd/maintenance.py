@@ -115,8 +115,9 @@ class Maintenance:
                 self._attempt(lambda: catchup.mark(self._store, self.logs))
             if self.logs.behind and not self._catching_up:
                 self._catching_up = catchup.catch_up(self._store, self.logs)
-        if self._catching_up:
+        if self._catching_up and not self.budget.removing:
             self._attempt(self._catch_up)
+        self.budget.may_remove = self._catching_up is None
         self.budget.step()
         if now >= self._reporter.due:
             self._report()

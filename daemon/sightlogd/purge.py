@@ -59,9 +59,9 @@ class Pace:
 
 def unfinished(data_dir: Path) -> list[Leaving]:
     """Days whose removal was interrupted."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):
         folders = (data_dir / TRASH).iterdir()
-        found = ((path, _is_leaving(path.name)) for path in sorted(folders))
+        found = ((path, _is_leaving(path.name)) for path in sorted(folders) if path.is_dir())
         return [Leaving(match[1], int(match[2]), path) for path, match in found if match and is_day(match[1])]
     return []
 

@@ -8,6 +8,7 @@ import unicodedata
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from sightlogd.files import prose
 from sightlogd.files.daylog import _whole_entries, _whole_lines, repair
@@ -105,6 +106,14 @@ def test_lines_add_up_to_what_the_event_is():
     assert (event.person_name, event.metadata, event.unlock_granted) == ("Anna", {"a": 1, "b": 3}, False)
     assert (event.thumbnail_path, event.detections) == ("x.jpg", [Box("cat", 0.5)])
     assert [line.event_id for line in replay.strangers] == ["other"]
+
+
+def test_an_amendment_before_its_event_is_part_of_it():
+    """A crash took the event's line, then it was amended, then catch-up wrote down what it is."""
+    amendment = AmendmentLine("t", "e", "default", detections=[Box("cat", 0.5)])
+    replay = Replay([amendment, structs.replace(EVENT, detections=[Box("cat", 0.5)])])
+    assert replay.state["e"].detections == [Box("cat", 0.5)]
+    assert replay.strangers == []
 
 
 def test_a_description_with_breaks_and_terminal_codes_is_one_line_without_them():

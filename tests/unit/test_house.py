@@ -68,6 +68,18 @@ def test_the_client_needs_pyzmq_and_msgpack_and_nothing_else():
             assert imported(file) <= known, file
 
 
+def test_the_store_knows_nothing_of_the_files_beside_it():
+    """One direction: the loop, then files and budget, then the store."""
+    strays = []
+    for file in FILES:
+        if file.startswith("daemon/sightlogd/store/"):
+            for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                strays += [f"{file}: {name}" for name in names if "files" in name.split(".")]
+    assert strays == []
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_a_file_is_short_enough_to_be_read(file):
     assert len((ROOT / file).read_text(encoding="utf-8").splitlines()) <= LINES_MAX

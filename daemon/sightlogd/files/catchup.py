@@ -30,7 +30,7 @@ def catch_up(store: Store, logs: DayLogs) -> Iterator[int]:
     logs.behind = False
     added = 0
     marks = store.log_marks()
-    comparison = _Comparison(logs)
+    comparison = _Comparison(store, logs)
     # What is committed from now on is written as it comes.
     up_to = store.last_id()
     for pages in (store.amended_event_pages(PAGE_EVENTS), store.event_pages(marks["event"], up_to, PAGE_EVENTS)):
@@ -55,7 +55,8 @@ def mark(store: Store, logs: DayLogs) -> None:
 class _Comparison:
     """Events against the lines of their days. A day is read once, however many pages of its events there are."""
 
-    def __init__(self, logs: DayLogs) -> None:
+    def __init__(self, store: Store, logs: DayLogs) -> None:
+        self._store = store
         self._logs = logs
         self._day = ""
         self._replay = Replay()
@@ -63,15 +64,17 @@ class _Comparison:
 
     def compare(self, rows: Sequence[EventRow]) -> Iterator[int]:
         """In slices; yields how many lines each added."""
-        by_day: dict[str, list[EventLine]] = {}
+        by_day: dict[str, list[int]] = {}
         for row in rows:
             line = line_of_row(row)
-            by_day.setdefault(self._logs.day_of(line.recorded_at), []).append(line)
-        for day, lines in by_day.items():
+            by_day.setdefault(self._logs.day_of(line.recorded_at), []).append(row.columns[0])
+        for day, ids in by_day.items():
             if day != self._day:
                 yield from self._read(day)
             missing: list[tuple[str, Line]] = []
-            for line in lines:
+            # As they are now: while the day was read, events may have been amended, and a line of what they were
+            # before would replace that. What this compares with may be older than they are; then a line says it again.
+            for line in map(line_of_row, self._store.events(ids)):
                 if self._replay.state.get(line.event_id) != line:
                     missing.append((line.recorded_at, line))
                 elif (text := self._logs.entry(self._replay.first[line.event_id])) not in self._entries:

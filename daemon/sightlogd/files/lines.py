@@ -175,15 +175,12 @@ def amended(event: EventLine, amendment: AmendmentLine) -> EventLine:
 
 
 class Replay:
-    """What lines add up to, by event id: `first` has the first line of each event, `state` what it is by now.
-
-    `strangers` are amendments of events that no line before them is about.
-    """
+    """What lines add up to, by event id: `first` has the first line of each event, `state` what it is by now."""
 
     def __init__(self, lines: Iterable[Line] = ()) -> None:
         self.first: dict[str, EventLine] = {}
         self.state: dict[str, EventLine] = {}
-        self.strangers: list[AmendmentLine] = []
+        self._without_event: list[AmendmentLine] = []
         for line in lines:
             self.add(line)
 
@@ -198,4 +195,10 @@ class Replay:
         elif line.event_id in self.state:
             self.state[line.event_id] = amended(self.state[line.event_id], line)
         else:
-            self.strangers.append(line)
+            self._without_event.append(line)
+
+    @property
+    def strangers(self) -> list[AmendmentLine]:
+        """Amendments of events that no line is about. One whose event is behind it is part of that already: the
+        event's own line was lost, and was written again with all that had become of it."""
+        return [line for line in self._without_event if line.event_id not in self.state]

@@ -167,6 +167,10 @@ class Store:
         """Events with after < id <= up_to in commit order; a page is read when it is asked for."""
         return self._pages(unlogged.event_ids, after, limit, up_to)
 
+    def events(self, ids: Sequence[int]) -> list[EventRow]:
+        """By id; those that are gone are left out."""
+        return self._read(unlogged.events, ids)
+
     def _pages(
         self, ids_of: Callable[[apsw.Connection, int, int, int], list[int]], after: int, limit: int, up_to: int
     ) -> Iterator[list[EventRow]]:
