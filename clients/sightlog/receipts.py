@@ -232,7 +232,7 @@ class ReceiptBook:
         if not receipt._settled:
             self._ask(receipt.last)
         if not self.wait_until(lambda: receipt._settled or (busy_raises and self.busy_reason is not None), timeout):
-            said = f"; the daemon says: {self.busy_reason}" if self.busy_reason else "; is sightlogd running?"
+            said = f"; the daemon says: {self.busy_reason}." if self.busy_reason else "; is sightlogd running?"
             raise AckTimeout(f"no ack within {timeout:.3g} s{said} The record is in the spool and goes on being sent")
         if not receipt._settled and self.busy_reason is not None:
             raise DatabaseWriteError(self.busy_reason)

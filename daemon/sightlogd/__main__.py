@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in (
         ("run", "run in the foreground until SIGTERM or SIGINT"),
         ("check-config", "check the configuration, print what is in force, and exit"),
-        ("purge", "remove the oldest days until less than 80 % of the budget is used"),
+        ("purge", "remove the oldest days until less than 80 percent of the budget is used"),
         ("rebuild", "make a new database from the day folders; the old one is not touched"),
     ):
         command = made[name] = commands.add_parser(name, help=text, description=text)
@@ -77,7 +77,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--endpoint", metavar="URL", help="beats SIGHTLOG_ENDPOINT and the file")
     made["purge"].add_argument("--dry-run", action="store_true", help="say which days would go, and remove nothing")
     made["purge"].add_argument(
-        "--before", type=_day, metavar="DAY", help="remove all days before this one (YYYY-MM-DD), however much is used"
+        "--before",
+        type=_day,
+        metavar="DAY",
+        help="remove all days before this one (YYYY-MM-DD) that may go, however much is used",
     )
     made["purge"].add_argument(
         "--force",
@@ -220,10 +223,9 @@ def rebuild(config: Config, output: Path | None) -> int:
     if found.unreadable:
         print(f"{found.unreadable} lines could not be read and were left out")
     if target != database:
-        print(
-            f"to use it: stop sightlogd, move {database.name}, {database.name}-wal and {database.name}-shm away "
-            f"from {config.data_dir}, and rename {target.name} to {database.name}"
-        )
+        old = " ".join(f"{database}{ending}" for ending in ("", "-wal", "-shm"))
+        print(f"to use it, with sightlogd stopped, as its user:\n  mv {old} /somewhere/safe/\n  mv {target} {database}")
+    print("counters of producers begin anew: sightlog status shows as off what they had published before")
     return EXIT_IO_ERROR if found.unreadable else 0
 
 

@@ -45,7 +45,7 @@ class Budget:
         self._rules = Rules(config.storage.min_retention_days, config.storage.purge_share_max)
         self._told = RateLimit(REPEAT_SECONDS)
         self._level = Level.FINE
-        self._counted = False
+        self.counted = False
         self._failed = False
         self._rotating = False
         self._rotate_at = 0.0
@@ -72,10 +72,10 @@ class Budget:
         """One slice. Raises Stop."""
         if self._work is None:
             return
-        had_counted = self._counted
+        had_counted = self.counted
         try:
             next(self._work)
-            if self._counted and not had_counted:
+            if self.counted and not had_counted:
                 self.check()
         except StopIteration:
             self._work = self._queue.popleft() if self._queue else None
@@ -135,7 +135,7 @@ class Budget:
             total += self._store.count_between(*self._days.range_of(day))
             yield
         self.events_total = total
-        self._counted = True
+        self.counted = True
 
     def purge(self, days: Sequence[Day], tell: Callable[[str], None] | None = None) -> Iterator[None]:
         """Remove these days, in slices. Raises OSError, WriteRefused, Stop."""
@@ -207,7 +207,7 @@ class Budget:
         ahead = [day for day in self._storage.days if day > today]
         future = f" {len(ahead)} days are in the future: whose clock is wrong?" if ahead else ""
         return (
-            f"no day may go: each is today's, or younger than min_retention_days = {self._rules.min_retention_days}, "
+            f"No day may go: each is today's, or younger than min_retention_days = {self._rules.min_retention_days}, "
             f"or was written to that recently.{future} `sightlogd purge --force` removes days all the same; or make "
             "room, or raise max_storage_gb"
         )
@@ -221,13 +221,13 @@ class Budget:
     def now(self) -> StorageStats | None:
         """None while it has not counted everything, or cannot. Raises Stop."""
         try:
-            return self.measure() if self._counted else None
+            return self.measure() if self.counted else None
         except (OSError, WriteRefused):
             return None
 
     def check(self) -> None:
         """Measure, tell, and begin to make room where that is due. Raises Stop by `over_limit_action`."""
-        if not self._counted:
+        if not self.counted:
             return
         try:
             stats = self.measure()
@@ -258,11 +258,13 @@ class Budget:
 
     def _over(self, stats: StorageStats) -> None:
         text = self._described(stats)
-        if self.over_limit is None:
-            log.error(f"Storage limit exceeded: {text}", action=self._config.storage.over_limit_action)
-        self.over_limit = WriteRefused(STORAGE_LIMIT, f"storage limit exceeded: {text}")
         if self._config.storage.over_limit_action == "shutdown":
-            raise Stop(EXIT_STORAGE_FULL, f"Storage limit exceeded: {text}. Producers keep their records")
+            raise Stop(EXIT_STORAGE_FULL, f"Storage limit exceeded: {text}")
+        if self.over_limit is None:
+            log.error(f"Storage limit exceeded: {text}")
+        self.over_limit = WriteRefused(
+            STORAGE_LIMIT, f"storage limit exceeded: {text}. Make room with sightlogd purge, or raise max_storage_gb"
+        )
 
     def _described(self, stats: StorageStats) -> str:
         limits = self._config.storage

@@ -70,6 +70,7 @@ class Ingest:
         self._refused_until = 0.0
         self._retry_seconds = RETRY_SECONDS
         self._next_chores = time.monotonic() + CHORES_SECONDS
+        self._maintain_at = 0.0
         self._slow = RateLimit(WARNING_SECONDS)
         self._warn = Warnings()
         self._metrics = Metrics(time.monotonic(), datetime.now(UTC))
@@ -152,8 +153,14 @@ class Ingest:
             self._commit(reason)
         if now >= self._next_chores:
             self._do_chores(now)
-        if self._maintenance.fileno() in ready or now >= self._maintenance.due:
+        if self._refused and self._refused.code == STORAGE_LIMIT and self._maintenance.budget.over_limit is None:
+            self._recover()  # a purge made room, and perhaps nobody sends anything for hours
+        is_due = self._maintenance.fileno() in ready or now >= self._maintenance.due
+        # While producers send, a fifth of the time at most.
+        if is_due and (self._socket not in ready or now >= self._maintain_at):
             self._maintenance.step(now)
+            ended = time.monotonic()
+            self._maintain_at = ended + 4 * (ended - now)
         return True
 
     def _wait_ms(self, now: float) -> int:

@@ -103,7 +103,9 @@ class Maintenance:
     def due(self) -> float:
         if self._catching_up or self.budget.busy:
             return 0.0
-        return min(self._round_at, self.thumbnails.deadline, self._reporter.due)
+        return min(
+            self._round_at, self.thumbnails.deadline, self._reporter.due if self.budget.counted else self._round_at
+        )
 
     def step(self, now: float) -> None:
         """One slice of each that is due."""
@@ -119,7 +121,7 @@ class Maintenance:
             self._attempt(self._catch_up)
         self.budget.may_remove = self._catching_up is None
         self.budget.step()
-        if now >= self._reporter.due:
+        if now >= self._reporter.due and self.budget.counted:
             self._report()
 
     def _report(self) -> None:

@@ -26,6 +26,8 @@ from .session import SESSIONS_MAX, Parcel, Told
 WINDOW_VALUES_MAX: Final = 1_000
 LATENCIES_A_BATCH_MAX: Final = 10
 """Events of a batch whose latency is taken, evenly spread: the first has waited the longest, the last not at all."""
+CPU_SECONDS_MIN: Final = 1.0
+"""In a shorter time the start itself, or one snapshot, would look like thousands of percent."""
 INFERENCES_MAX: Final = 64
 """Pairs of producer and model; later ones are not kept."""
 PRODUCERS_MAX: Final = 64
@@ -330,7 +332,9 @@ class Metrics:
             thumbnails_stored=self.pictures.stored,
             thumbnails_reencoded=self.pictures.reencoded,
             thumbnails_dropped=self.pictures.dropped,
-            cpu_percent=round(100 * (usage.cpu_seconds - before[1]) / elapsed, 2) if elapsed > 0 else None,
+            cpu_percent=round(100 * (usage.cpu_seconds - before[1]) / elapsed, 2)
+            if elapsed >= CPU_SECONDS_MIN
+            else None,
             memory_rss_bytes=usage.rss_bytes,
             memory_pss_bytes=usage.pss_bytes,
             wal_bytes=wal_bytes,

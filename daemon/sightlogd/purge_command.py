@@ -54,7 +54,12 @@ def purge(request: PurgeRequest, budget: Budget, asker: Asker) -> Iterator[None]
 
 def _nothing(request: PurgeRequest) -> str:
     if request.before is not None:
-        return f"No day before {request.before} may go." + ("" if request.force else " --force removes young ones too.")
+        if request.force:
+            return f"There is no day before {request.before} but today."
+        return (
+            f"No day before {request.before} may go: there is none, or each is younger than min_retention_days or was "
+            "written to that recently. --force removes them all the same."
+        )
     return "Nothing has to go: below 80 %." + (
         "" if request.force else " --before DAY removes older days all the same."
     )

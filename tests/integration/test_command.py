@@ -480,3 +480,12 @@ def test_follow_and_its_cursor_read_by_id(filled):
         query = next(statement for statement in statements if "id > 28" in statement)
         plan = reader._connection.execute(f"EXPLAIN QUERY PLAN {query}").fetchall()
     assert any("INTEGER PRIMARY KEY" in row["detail"] for row in plan), [row["detail"] for row in plan]
+
+
+@pytest.mark.parametrize("command", [(), ("run",), ("check-config",), ("purge",), ("rebuild",)])
+def test_the_daemons_help_is_shown(command):
+    done = subprocess.run(
+        [Path(sys.executable).with_name("sightlogd"), *command, "--help"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: sightlogd")

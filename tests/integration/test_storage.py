@@ -128,7 +128,7 @@ def test_young_days_stay_and_over_the_limit_producers_wait_until_there_is_room(i
     error = wait_for(lambda: said(daemon, "Storage limit exceeded"), "it says so")[0]
     assert re.fullmatch(r"Storage limit exceeded: [\d.]+MB / 20MB \(1\d\d%\)", error)
     assert any(
-        re.search(r"no day may go: .*min_retention_days = 7.*purge --force", text) for text in said(daemon, "Storage")
+        re.search(r"No day may go: .*min_retention_days = 7.*purge --force", text) for text in said(daemon, "Storage")
     )
     assert daemon.reader().count_events() == len(stored)
     with daemon.publisher("late") as publisher:

@@ -19,6 +19,8 @@ from .daylog import DayLogs
 from .lines import AmendmentLine, Box, EventLine, Line, PersonLine, Replay, line_of
 
 PAGE_EVENTS: Final = 500
+MARK_EVENTS: Final = 5_000
+"""Compared between two marks on the way."""
 LINES_A_SLICE: Final = 2_000
 
 
@@ -31,6 +33,7 @@ def catch_up(store: Store, logs: DayLogs) -> Iterator[int]:
     added = 0
     marks = store.log_marks()
     comparison = _Comparison(store, logs)
+    compared = 0
     # What is committed from now on is written as it comes.
     up_to = store.last_id()
     for pages in (store.amended_event_pages(PAGE_EVENTS), store.event_pages(marks["event"], up_to, PAGE_EVENTS)):
@@ -38,6 +41,12 @@ def catch_up(store: Store, logs: DayLogs) -> Iterator[int]:
             for count in comparison.compare(page):
                 added += count
                 yield added
+            compared += len(page)
+            if compared >= MARK_EVENTS and not logs.behind and page[-1].columns[0] > marks["event"]:
+                # So that one crash after the other does not make it begin from further and further behind.
+                compared = 0
+                if logs.sync():
+                    store.mark_events_logged(page[-1].columns[0])
     added += _compare_persons(store, logs, marks["person"]) + _compare_pending(store, logs)
     if logs.behind:
         return

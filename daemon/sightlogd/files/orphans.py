@@ -36,8 +36,9 @@ def settle(
         for orphan in orphans:
             # An event that the logs know was stored: the database is older than they are, or new.
             if Path(orphan).stem not in (logged or ()):
-                (data_dir / orphan).unlink(missing_ok=True)
-                removed += 1
+                with contextlib.suppress(FileNotFoundError):  # the whole day has gone meanwhile
+                    (data_dir / orphan).unlink()
+                    removed += 1
         yield
     if removed:
         tell(f"removed {removed} pictures of {day} that no event has")

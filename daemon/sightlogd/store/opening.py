@@ -22,7 +22,10 @@ WAL_BYTES_KEPT: Final = 8 * 1024 * 1024
 FILE_MODE: Final = 0o640
 CHECKED_BYTES_MAX: Final = 64 * 1024 * 1024
 """A database up to this size (0.2 s) is checked whole at every start; a larger one while it is used."""
-RESTORE: Final = "sightlogd's migrations/README.md says how to restore a backup"
+RESTORE: Final = (
+    "sightlogd rebuild --from-logs makes a new one from the day folders; "
+    "sightlogd's migrations/README.md says how to restore a backup"
+)
 
 Synchronous = Literal["FULL", "NORMAL"]
 

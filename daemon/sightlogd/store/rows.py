@@ -360,6 +360,11 @@ class Rows:
         """Of the event stored last."""
         return self._next_id - 1
 
+    def mark_events_logged(self, up_to: int) -> None:
+        """The day logs have the events up to there; those before them that were amended are still to be compared."""
+        self._marked = up_to
+        unlogged.set_event_mark(self._connection, up_to)
+
     def mark_logged(self) -> None:
         """The day logs have everything up to here."""
         self._marked = self.last_id

@@ -159,6 +159,11 @@ class Store:
         with self._transaction():
             self._rows.mark_logged()
 
+    def mark_events_logged(self, up_to: int) -> None:
+        """The day logs have the events up to there, durably. Raises WriteRefused, Stop."""
+        with self._transaction():
+            self._rows.mark_events_logged(up_to)
+
     def amended_event_pages(self, limit: int) -> Iterator[list[EventRow]]:
         """Events up to the mark that were amended behind it."""
         return self._pages(unlogged.amended_events, 0, limit, 2**63 - 1)

@@ -19,8 +19,12 @@ def marks(connection: apsw.Connection) -> dict[str, int]:
     return dict(rows)
 
 
-def set_marks(connection: apsw.Connection, event: int) -> None:
+def set_event_mark(connection: apsw.Connection, event: int) -> None:
     connection.execute("UPDATE day_log_marks SET last_id = ? WHERE kind = 'event'", (event,))
+
+
+def set_marks(connection: apsw.Connection, event: int) -> None:
+    set_event_mark(connection, event)
     connection.execute(
         "UPDATE day_log_marks SET last_id = (SELECT coalesce(max(id), 0) FROM persons) WHERE kind = 'person'"
     )
