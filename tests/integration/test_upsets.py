@@ -130,7 +130,7 @@ def test_days_of_a_clock_that_is_ahead_go_by_force(idle_daemon):
     daemon = idle_daemon.start(config=config(1.0))
     fill_a_day(daemon, -800, count=3)
     fill_a_day(daemon, 0, count=3)
-    assert folders(daemon) == [day(0), day(-800)]
+    wait_for(lambda: folders(daemon) == [day(0), day(-800)], "both are logged")
     assert f"removed {day(-800)}" in purge(daemon, "--force", "--before", "2999-01-01").stdout
     assert folders(daemon) == [day(0)]
 
