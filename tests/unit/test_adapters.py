@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ from sightlog.adapters import thumbnail_from_frame
 @pytest.fixture(params=["PIL", "cv2"])
 def library(request, monkeypatch):
     """Only this one is installed."""
-    pytest.importorskip(request.param)
+    importlib.import_module(request.param)
     monkeypatch.setitem(sys.modules, {"PIL": "cv2", "cv2": "PIL"}[request.param], None)
     return request.param
 
