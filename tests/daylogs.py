@@ -13,9 +13,9 @@ TABLES = ("events", "detections", "persons", "cameras", "clock_days")
 
 
 def lines(data_dir: Path) -> list[dict[str, Any]]:
-    """All lines of all days, the oldest day first; each has to be JSON."""
+    """All lines of all days, the oldest day first; each has to be JSON. One that is being written is not there yet."""
     files = sorted(data_dir.glob("events/*/events.json"))
-    return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for file in files for line in file.read_bytes().split(b"\n")[:-1]]
 
 
 def text(data_dir: Path) -> str:

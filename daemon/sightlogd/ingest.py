@@ -65,7 +65,7 @@ class Ingest:
             window_bytes=config.ingest.batch_bytes_max,
         )
         self._sessions = Sessions(store.stored_of, store.exceptions_of, limits)
-        self._stopping = False
+        self._stopped_by: signal.Signals | None = None
         self._refused: WriteRefused | None = None
         self._refused_until = 0.0
         self._retry_seconds = RETRY_SECONDS
@@ -141,7 +141,8 @@ class Ingest:
     def step(self) -> bool:
         """Wait for one thing, do it; False when it is time to stop."""
         ready = dict(self._poller.poll(self._wait_ms(time.monotonic())))
-        if self._stopping:
+        if self._stopped_by is not None:
+            log.info("stopping", signal=self._stopped_by.name)
             return False
         if self._socket in ready:
             self._drain()
@@ -188,8 +189,8 @@ class Ingest:
             waker.close()
 
     def _stop(self, number: int, _frame: object) -> None:
-        log.info("stopping", signal=signal.Signals(number).name)
-        self._stopping = True
+        # Nothing is logged here: what is interrupted may hold the lock of the log, and would wait for itself.
+        self._stopped_by = signal.Signals(number)
 
     # -- receiving ---------------------------------------------------------------------------------------------------
 

@@ -233,6 +233,14 @@ def test_a_sensor_that_forgets_to_close_ends_at_once_and_loses_nothing(daemon, t
     assert daemon.reader().count_events() == 500
 
 
+@pytest.mark.parametrize("event", ["ready", "stopping"])
+def test_a_stop_in_the_middle_of_a_log_line_is_a_stop(idle_daemon, event):
+    idle_daemon.start(program=[str(Path(__file__).parents[1] / "interrupted_daemon.py"), event])
+    assert idle_daemon.process.wait(20) == 0 if event == "ready" else idle_daemon.stop() == 0
+    told = [entry["event"] for entry in idle_daemon.logged()]
+    assert told.count("stopping") == told.count("stopped") == 1
+
+
 def test_a_stop_commits_and_acks_what_was_received(idle_daemon):
     idle_daemon.start(config="[ingest]\nlinger_ms = 60000\n[log]\nlevel = 'debug'\n")
     with idle_daemon.publisher() as publisher:
