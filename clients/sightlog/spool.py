@@ -309,11 +309,12 @@ class Spool:
         full = False
         while not full:
             if cursor.offset >= cursor.segment.size:
-                segments = self._segments
-                index = segments.index(cursor.segment) + 1
-                if records or index == len(segments):
+                following = None if records else self._following(cursor.segment)
+                if following is None:
                     break
-                cursor = _Cursor(segments[index], 0, after)
+                # Looked at once more: a writer may have added to it before it began the next one.
+                if cursor.offset >= cursor.segment.size:
+                    cursor = _Cursor(following, 0, after)
                 continue
             entries, offset = cursor.segment.read(cursor.offset)
             epoch = cursor.segment.epoch
@@ -342,6 +343,11 @@ class Spool:
         cursor.after = Position(first.epoch, first.seq + len(records) - 1)
         self._cursor = cursor
         return Chunk(first, records, images, total)
+
+    def _following(self, segment: Segment) -> Segment | None:
+        """The next one; `segment` itself may have been deleted meanwhile."""
+        place = segment.epoch, segment.first_seq
+        return next((other for other in list(self._segments) if (other.epoch, other.first_seq) > place), None)
 
     def drop_through(self, acked: Position) -> None:
         """Forget the records up to `acked`; delete the segments that hold nothing else."""

@@ -597,6 +597,55 @@ def test_a_reader_racing_a_writer_sees_every_record_once_in_order(open_spool):
     assert spool.size == on_disk(spool.directory)
 
 
+class Racing(list):
+    """Segments; whoever looks for the one behind the first is overtaken by a writer."""
+
+    def __init__(self, segments, write) -> None:
+        super().__init__(segments)
+        self._write = write
+
+    def _overtake(self) -> None:
+        write, self._write = self._write, None
+        if write is not None:
+            write()
+
+    def index(self, *arguments):
+        self._overtake()
+        return super().index(*arguments)
+
+    def __iter__(self):
+        self._overtake()
+        return super().__iter__()
+
+
+def test_a_writer_that_goes_on_to_the_next_segment_meanwhile_leaves_nothing_out(open_spool):
+    spool = open_spool(bytes_max=1 << 20)
+    spool.append([(b"one", b"")])
+    read = spool.read_after(START, 10, 1 << 20)
+
+    def write() -> None:
+        before = len(spool._segments)
+        while len(spool._segments) == before:
+            spool.append([(b"two", b"x" * 4_096)])
+
+    spool._segments = Racing(spool._segments, write)
+    chunk = spool.read_after(read.first, 10, 1 << 20)
+    assert chunk.first == Position(spool.epoch, 2)
+
+
+def test_a_segment_deleted_while_the_next_one_is_looked_for_is_behind_the_reader(open_spool):
+    spool = open_spool(bytes_max=1 << 20)
+    before = len(spool._segments)
+    while len(spool._segments) < before + 2:
+        spool.append([(b"some", b"x" * 4_096)])
+    first_segment = spool._segments[0]
+    after = START
+    while after < first_segment.last:
+        after = spool.read_after(after, 1, 1 << 20).first
+    spool._segments = Racing(spool._segments, lambda: spool.drop_through(after))
+    assert spool.read_after(after, 1, 1 << 20).first == Position(spool.epoch, after.seq + 1)
+
+
 def test_only_records_without_an_ack_ask_to_be_synced(open_spool):
     spool = open_spool()
     assert spool.unsynced_since is None
