@@ -21,7 +21,8 @@ from .errors import (
     SpoolInUse,
     UsageError,
 )
-from .records import Amendment, Detection, Event, Person
+from .hits import SearchHit, SimilarHit
+from .records import Amendment, Detection, Event, Observation, Person
 
 if TYPE_CHECKING:
     from .publisher import Publisher
@@ -65,6 +66,7 @@ __all__ = [
     "InsertResult",
     "InvalidRecord",
     "NotNow",
+    "Observation",
     "Person",
     "ProducerFenced",
     "ProtocolError",
@@ -74,7 +76,9 @@ __all__ = [
     "Receipt",
     "RecordRejected",
     "SchemaMismatch",
+    "SearchHit",
     "SightlogError",
+    "SimilarHit",
     "SpoolDamaged",
     "SpoolFull",
     "SpoolInUse",

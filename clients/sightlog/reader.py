@@ -22,7 +22,7 @@ from .encoder import format_time
 from .errors import DatabaseDamaged, DatabaseNotFound, NotNow, SchemaMismatch, SightlogError, UsageError
 from .records import DEFAULT_SITE, Detection, Event
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 """The newest schema this reader knows. It reads older ones too."""
 FOLLOW_SECONDS: Final = 0.05
 BUSY_TIMEOUT_MS: Final = 5_000

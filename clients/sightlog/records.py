@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Final, Literal, SupportsFloat
 
 ID_CHARS_MAX: Final = 128
 """Ids and names of sites, cameras, event types: characters at most."""
@@ -20,7 +20,9 @@ ID_PATTERN: Final = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}"
 NAME_CHARS_MAX: Final = 256
 """Labels, names of people, paths: characters at most, no control characters."""
 TEXT_CHARS_MAX: Final = 65_536
-"""Descriptions: characters at most, no NUL."""
+"""Descriptions and observations: characters at most, no NUL."""
+EMBEDDING_NUMBERS_MAX: Final = 8_192
+"""Numbers of one embedding: more than any model in use gives."""
 METADATA_KEYS_MAX: Final = 32
 """Keys of one record's metadata; texts in it are bounded like names."""
 DETECTIONS_MAX: Final = 1_000
@@ -36,12 +38,14 @@ INTEGER_MAX: Final = 2**63 - 1
 """SQLite's largest integer: no sequence number or epoch is larger."""
 
 Metadata = Mapping[str, str | int | float | bool]
+Embedding = Iterable[SupportsFloat]
+"""A list, tuple, array or tensor of one dimension. Stored as float32; a `Reader` gives an `array.array("f")`."""
 DoorAction = Literal["unlocked", "locked", "none"]
 DOOR_ACTIONS: Final = ("unlocked", "locked", "none")
 DEFAULT_SITE: Final = "default"
 
 
-def new_event_id() -> str:
+def new_id() -> str:
     """A UUIDv7 (RFC 9562 §5.7) as text: 48 bits of Unix milliseconds, then 74 random bits.
 
     Ids that grow with time keep inserts into the unique index at its right edge.
@@ -78,8 +82,9 @@ class Event:
     `recorded_at` needs a time zone; it is stored in UTC with milliseconds. Confidences are in [0, 1].
     `person_name` None means a stranger, or that nobody looked. `metadata` is what else the sensor knows, such as a
     frame's number or how long an inference took: text, numbers and truth values by name. `thumbnail` is an encoded
-    image that travels with the event; what is stored of it is `thumbnail_path`, relative to the data directory. The
-    last three fields are set by the daemon: a producer leaves them alone.
+    image that travels with the event; what is stored of it is `thumbnail_path`, relative to the data directory.
+    `embedding` is of the face that `person_name` and `face_distance` are about. The last three fields are set by the
+    daemon: a producer leaves them alone.
     """
 
     camera_id: str
@@ -87,7 +92,7 @@ class Event:
     _: KW_ONLY
     detections: Sequence[Detection] = ()
     site: str = DEFAULT_SITE
-    event_id: str = field(default_factory=new_event_id)
+    event_id: str = field(default_factory=new_id)
     recorded_at: datetime = field(default_factory=now_utc)
     recording_id: str | None = None
     motion_confidence: float | None = None
@@ -100,6 +105,9 @@ class Event:
     llm_description: str | None = None
     alert_sent: bool = False
     metadata: Metadata | None = None
+    embedding: Embedding | None = field(default=None, compare=False, repr=False)
+    embedding_model: str | None = None
+    embedding_version: str | None = None
     thumbnail: bytes | None = field(default=None, compare=False, repr=False)
     id: int | None = field(default=None, compare=False)
     thumbnail_path: str | None = field(default=None, compare=False)
@@ -108,6 +116,11 @@ class Event:
     def __post_init__(self) -> None:
         if type(self.detections) is not list:
             object.__setattr__(self, "detections", list(self.detections or ()))
+
+    @property
+    def cursor(self) -> str:
+        """The event's place among all in the order of time, for `after=` and `before=` of `Reader.find_events`."""
+        return f"{self.recorded_at.astimezone(UTC).isoformat(timespec='milliseconds')[:-6]}Z/{self.id or 0}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +145,9 @@ class Amendment:
     llm_description: str | None = None
     alert_sent: bool | None = None
     metadata: Metadata | None = None
+    embedding: Embedding | None = field(default=None, compare=False, repr=False)
+    embedding_model: str | None = None
+    embedding_version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,4 +159,27 @@ class Person:
     site: str = DEFAULT_SITE
 
 
-Record = Event | Amendment | Person
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A text about what was seen, by a model, a process or a person (`source`), with an embedding or without.
+
+    `event_id` is of the event it is about, which may come later; None is about none. Embeddings are compared only with
+    those of the same model, version and length. The last two fields are set by the daemon.
+    """
+
+    content: str
+    source: str
+    event_id: str | None = None
+    embedding: Embedding | None = field(default=None, compare=False, repr=False)
+    embedding_model: str | None = None
+    embedding_version: str | None = None
+    metadata: Metadata | None = None
+    _: KW_ONLY
+    site: str = DEFAULT_SITE
+    observation_id: str = field(default_factory=new_id)
+    recorded_at: datetime = field(default_factory=now_utc)
+    id: int | None = field(default=None, compare=False)
+    created_at: datetime | None = field(default=None, compare=False)
+
+
+Record = Event | Amendment | Person | Observation
