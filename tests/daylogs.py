@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import ledger
+
 TABLES = ("events", "detections", "face_embeddings", "observations", "persons", "cameras", "clock_days")
 
 
@@ -46,6 +48,7 @@ def rows(database: Path) -> dict[str, list[tuple[Any, ...]]]:
             "SELECT site, event_id, received_at, producer_id, epoch, seq FROM pending_amendments ORDER BY id"
         ).fetchall()
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        ledger.assert_every_text_can_be_found(connection)
         return found
     finally:
         connection.close()

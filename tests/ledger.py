@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import subprocess
 import sys
@@ -29,15 +30,25 @@ def acked(ledger: Path) -> list[str]:
     return _lines(ledger, "A")
 
 
+def assert_every_text_can_be_found(connection: sqlite3.Connection) -> None:
+    """FTS5 compares its index with the texts; as that is an INSERT, on a copy."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as copy:
+        connection.backup(copy)
+        copy.execute("INSERT INTO texts_index (texts_index, rank) VALUES ('integrity-check', 1)")
+
+
 def check(database: Path, ledgers: dict[str, Path], *, delivered: bool) -> None:
     """acked ⊆ stored, each once and whole, in the order of publishing; with `delivered`, published ⊆ stored too."""
     connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
     connection.execute("BEGIN")
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+    assert_every_text_can_be_found(connection)
     for name, ledger in ledgers.items():
         rows = connection.execute(
-            "SELECT event_id, person_name, (SELECT count(*) FROM detections d WHERE d.event_id = e.id) FROM events e "
+            "SELECT event_id, person_name, (SELECT count(*) FROM detections d WHERE d.event_id = e.id), "
+            "(SELECT count(*) FROM face_embeddings f WHERE f.event_id = e.id), "
+            "(SELECT count(*) FROM observations o WHERE o.site = e.site AND o.event_id = e.event_id) FROM events e "
             "WHERE camera_id = ? ORDER BY id",
             (name,),
         ).fetchall()
@@ -53,9 +64,14 @@ def check(database: Path, ledgers: dict[str, Path], *, delivered: bool) -> None:
         if numbers:
             assert numbers == list(range(numbers[-1] + 1)), f"{name}: a gap"
         whole = set(acked(ledger))
-        for event_id, person_name, detections in rows:
+        for event_id, person_name, detections, faces, observations in rows:
             amended = person_name == name
             assert detections == (4 if amended else 3), f"{name}: {event_id} has {detections} detections"
+            assert faces == amended, f"{name}: {event_id} has {faces} faces"
+            assert observations <= 1, f"{name}: {event_id} has {observations} observations"
+            assert observations or event_id not in whole, (
+                f"{name}: {event_id} was acked and its observation is not there"
+            )
             assert amended or event_id not in whole, f"{name}: {event_id} was acked and its amendment is not there"
         if delivered:
             assert set(order) <= known, f"{name}: published and not stored"

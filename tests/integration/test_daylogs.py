@@ -14,7 +14,7 @@ from pathlib import Path
 import daylogs
 import pytest
 from conftest import AS_NOBODY, SMALL_DISK, fill_the_disk, open_to_all, small_file_system, wait_for
-from test_records import random_event
+from test_records import random_event, random_observation
 
 from sightlog import Amendment, DatabaseWriteError, Detection, Event
 
@@ -30,7 +30,11 @@ def publish_a_bit_of_everything(daemon, seed: int = 0) -> None:
         camera.add_person(f"anna {seed}", "Anna").wait(10)
         for number, event in enumerate(events[::3]):
             fields = {"person_name": "Anna", "metadata": {"face_ms": number}, "detections": [Detection("hat", 0.5)]}
+            if number % 2:
+                fields |= {"embedding": [0.1, number], "embedding_model": "arcface", "embedding_version": "2"}
             detector.amend(event.event_id, site=event.site, **fields)
+        observations = [random_observation(seed * 1000 + number, event) for number, event in enumerate(events)]
+        detector.publish_many(observations).wait(10)
         detector.amend(f"never-{seed}", llm_description="its event does not come").wait(10)
         assert detector.flush(10)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import sqlite3
+from array import array
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -13,6 +16,7 @@ from sightlog import (
     Detection,
     Event,
     InvalidRecord,
+    Observation,
     Person,
     RecordRejected,
     UsageError,
@@ -44,6 +48,7 @@ def random_event(seed: int) -> Event:
         metadata=maybe({"frame": seed, "yolo_ms": 84.25, "night": seed % 2 == 0, "model": "yolo11n"}),
         llm_description=maybe("Person in blue shirt\ncarrying a brown package 📦"),
         alert_sent=r.random() < 0.5,
+        **maybe({"embedding": [r.gauss(0, 1) for _ in range(128)], "embedding_model": maybe("dlib")}) or {},
         detections=[
             Detection(
                 r.choice(["person", "package", "cell phone"]),
@@ -52,6 +57,20 @@ def random_event(seed: int) -> Event:
             )
             for _ in range(r.randrange(5))
         ],
+    )
+
+
+def random_observation(seed: int, event: Event) -> Observation:
+    r = random.Random(seed)
+    fields = {"embedding": [r.gauss(0, 1) for _ in range(64)], "embedding_model": "clip", "embedding_version": "1"}
+    return Observation(
+        r.choice(["The man with the brown package 📦", "Nobody's\nthere", ""]),
+        r.choice(["moondream", "Anna"]),
+        r.choice([event.event_id, None]),
+        **(fields if seed % 2 else {}),
+        metadata=r.choice([None, {"ms": 12.5}]),
+        site=event.site,
+        recorded_at=event.recorded_at + timedelta(seconds=seed),
     )
 
 
@@ -65,8 +84,52 @@ def test_1000_events_come_back_with_every_field(daemon):
         found = daemon.reader(event.site).get_event(event.event_id)
         assert found == event
         assert found.detections == event.detections
+        assert found.embedding == (event.embedding and array("f", event.embedding))
+        assert found.embedding_model == event.embedding_model
         assert found.id > 0
         assert abs(found.created_at - datetime.now(UTC)) < timedelta(minutes=5)
+
+
+def test_observations_come_back_with_every_field(daemon):
+    events = [random_event(seed) for seed in range(100)]
+    observations = [random_observation(seed, event) for seed, event in enumerate(events)]
+    with daemon.publisher() as publisher:
+        # Before their events: nothing waits for anything.
+        assert publisher.publish_many(observations).wait(10).stored == 100
+        assert publisher.insert_events(events).stored == 100
+    for observation in observations:
+        reader = daemon.reader(observation.site)
+        found = reader.get_observation(observation.observation_id)
+        assert found == observation
+        assert found.embedding == (observation.embedding and array("f", observation.embedding))
+        assert found.created_at is not None
+        if observation.event_id is not None:
+            assert observation in list(reader.find_observations(event_id=observation.event_id))
+
+
+def test_the_same_observation_again_is_a_duplicate_and_its_neighbours_are_stored(daemon):
+    first = Observation("a man", "llm")
+    again = Observation("a woman", "llm", observation_id=first.observation_id)
+    with daemon.publisher() as publisher:
+        receipt = publisher.publish_many([first, again, Event("door"), Observation("a dog", "llm")])
+        result = receipt.wait(10)
+    assert (result.stored, result.duplicates, result.rejected) == (3, 1, 0)
+    assert daemon.reader().get_observation(first.observation_id) == first
+    ids = [observation.id for observation in daemon.reader().find_observations()]
+    assert len(set(ids) | {event.id for event in daemon.reader().find_events()}) == 3  # one sequence for both
+
+
+@pytest.mark.parametrize("kind", ["events", "observations"])
+def test_ids_of_what_was_removed_are_not_given_again(daemon, kind):
+    with daemon.publisher() as publisher:
+        publisher.publish_many([Event("door"), Observation("a dog", "llm")]).wait(10)
+        daemon.stop()
+        with contextlib.closing(sqlite3.connect(daemon.database)) as connection, connection:
+            connection.execute(f"DELETE FROM {kind}")
+        daemon.start()
+        publisher.publish_many([Event("door"), Observation("a dog", "llm")]).wait(10)
+    later = [*daemon.reader().find_events(), *daemon.reader().find_observations()]
+    assert sorted(record.id for record in later)[-2:] == [3, 4]
 
 
 def test_records_of_one_site_are_invisible_to_every_call_of_another(daemon):

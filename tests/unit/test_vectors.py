@@ -12,13 +12,14 @@ from pathlib import Path
 import msgpack
 import pytest
 
-from sightlog import Amendment, Detection, Event, Person, encoder, wire
+from sightlog import Amendment, Detection, Event, Observation, Person, encoder, wire
+from sightlog.embedding import unpack
 from sightlog.telemetry import COUNTERS
 from sightlog.wire import Limits, Position, Told
 from sightlogd.decoder import Refusal, decode_body, decode_header, decode_record
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "v1.json"
-CLASSES = {"event": Event, "amendment": Amendment, "person": Person}
+CLASSES = {"event": Event, "amendment": Amendment, "person": Person, "observation": Observation}
 
 
 def load(part: str) -> list:
@@ -84,12 +85,14 @@ def test_a_record_is_encoded_to_these_bytes_and_decoded_to_this_value(vector):
     assert encoder.encode_record(record_of(vector["value"], image or None)) == (packed, image)
     decoded = decode_record(packed)
     assert not isinstance(decoded, Refusal)
-    value = {"detections": [], **vector["value"]}
+    value = vector["value"] if vector["value"]["kind"] == "observation" else {"detections": [], **vector["value"]}
     assert decoded.__struct_config__.tag == value["kind"]
     for field in decoded.__struct_fields__:
         found = getattr(decoded, field)
         if field == "detections":
             found = [{"label": d.label, "confidence": d.confidence, "bbox": d.bbox and list(d.bbox)} for d in found]
+        if field == "embedding" and found is not None:
+            found = list(unpack(found))
         assert found == value.get(field), field
 
 
