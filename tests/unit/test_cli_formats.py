@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from datetime import UTC, datetime, timedelta, timezone
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
 from sightlog import Detection, Event
+from sightlog.cli.formats import event_lines
 from sightlog.cli.output import Terminal, age, cells, cut, json_line, printable, size, wrap
 from sightlog.cli.shapes import event_object
 from sightlog.cli.short import event_details, event_line
@@ -141,3 +144,105 @@ def test_ages(seconds, said):
 
 def test_sizes():
     assert [size(n) for n in (0, 999, 1000, 4_194_304, 5 * 10**9)] == ["0 B", "999 B", "1.0 kB", "4.2 MB", "5.0 GB"]
+
+
+# -- formats ---------------------------------------------------------------------------------------------------------
+
+WEIRD = Event(
+    "door", "ding", event_id="e1", recorded_at=WHEN, person_name='Zoë "Z", 門',
+    llm_description='=1+1\nsecond "line", 門', unlock_granted=True, metadata={"n": 1},
+    detections=[Detection("a,b", 0.5, (1, 2, 3, 4))], embedding=[0.5, -1.0],
+    embedding_model="m",
+)  # fmt: skip
+
+
+def test_csv_is_read_back_whole():
+    text = "".join(f"{line}\n" for line in event_lines([WEIRD, Event("yard", recorded_at=WHEN)], "csv", Terminal()))
+    assert text.count("\r\n") == 3
+    first, second = csv.DictReader(StringIO(text, newline=""))
+    assert first == {
+        "id": "", "event_id": "e1", "site": "default", "camera_id": "door", "recorded_at": "2026-11-20T10:00:01.234Z",
+        "event_type": "ding", "recording_id": "", "motion_confidence": "", "person_name": WEIRD.person_name,
+        "face_confidence": "", "face_distance": "", "unlock_granted": "true", "door_action": "", "thumbnail_path": "",
+        "image_path": "", "llm_description": WEIRD.llm_description, "alert_sent": "false", "created_at": "",
+        "metadata": '{"n": 1}', "embedding": "[0.5, -1.0]", "embedding_model": "m", "embedding_version": "",
+        "detections": '[{"label": "a,b", "confidence": 0.5, "bbox": [1, 2, 3, 4]}]',
+    }  # fmt: skip
+    assert (second["camera_id"], second["detections"], second["unlock_granted"]) == ("yard", "[]", "")
+
+
+@pytest.mark.parametrize("form", ["short", "json", "table", "csv", "cat"])
+def test_of_no_events_nothing_is_printed(form):
+    assert list(event_lines([], form, Terminal(80))) == []
+
+
+@pytest.mark.parametrize("form", ["short", "json", "table", "csv", "cat"])
+@pytest.mark.parametrize("width", [20, 80, 200])
+def test_no_format_lets_a_terminal_be_commanded(form, width):
+    event = Event(
+        HOSTILE, HOSTILE, event_id=HOSTILE, person_name=HOSTILE, llm_description=HOSTILE * 200, door_action=HOSTILE,
+        detections=[Detection(HOSTILE, 0.5)],
+    )  # fmt: skip
+    lines = list(event_lines([event, WEIRD], form, Terminal(width)))
+    assert all(line.isprintable() for line in lines)
+    if form in ("short", "table"):
+        assert max(map(cells, lines)) <= width
+
+
+def test_cat_is_the_description_or_else_the_headline():
+    headline = Event("yard", "motion", person_name="Anna", detections=[Detection("dog", 0.4), Detection("person", 0.9)])
+    bare = Event("yard", llm_description=" ")
+    assert list(event_lines([WEIRD, headline, bare], "cat", Terminal(20))) == [
+        '=1+1 second "line", 門', "yard motion: person 90%, dog 40%, Anna", "yard motion",
+    ]  # fmt: skip
+
+
+# -- tables of events ------------------------------------------------------------------------------------------------
+
+
+def rows_of(width):
+    events = [
+        Event(
+            "front_door", "ding", event_id="id" + "1" * 34, recorded_at=WHEN, person_name="門門門門門",
+            door_action="unlocked", detections=[Detection("person", 0.9), Detection("dog", 0.5)],
+            llm_description="a man in blue " * 700,
+        ),
+        Event("yard", event_id="id" + "2" * 34, recorded_at=WHEN, unlock_granted=False),
+    ]  # fmt: skip
+    return [event.event_id for event in events], list(event_lines(events, "table", Terminal(width)))
+
+
+@pytest.mark.parametrize("width", range(5, 200, 3))
+def test_a_table_fits_and_its_columns_are_in_line(zurich, width):
+    ids, (heading, *rows) = rows_of(width)
+    assert len(rows) == 2
+    assert max(map(cells, (heading, *rows))) <= width
+    for row, event_id in zip(rows, ids, strict=True):
+        assert ("id1" in row or "id2" in row) == row.endswith(event_id), "half an id is of no use"
+    if width >= 20:
+        assert rows[0].startswith("2026-11-20 11:00:01  fr" if width >= 60 else "11-20 11:00  fr")
+    if width >= 100:
+        names = ("camera", "type", "seen", "person", "door", "description")
+        assert heading.split()[: len(names) + 1] == ["time", *names]
+        for name, value in (("camera", "yard"), ("door", "refu")):
+            begin = heading.index(name)
+            assert any("id1" in row for row in rows) == (width >= 133)
+            assert rows[1][begin : begin + 4] == value
+
+
+def test_a_table_for_a_pipe_is_whole():
+    ids, (heading, *rows) = rows_of(None)
+    assert heading.split()[-1] == "event"
+    assert "a man in blue " * 600 in rows[0]
+    assert [row.split()[-1] for row in rows] == ids
+    assert not any(line.endswith(" ") for line in (heading, *rows))
+
+
+def test_a_table_reads_no_further_than_it_was_told_before_its_first_line():
+    read = []
+    events = (read.append(number) or Event("door") for number in range(9))
+    lines = event_lines(events, "table", Terminal(80), ahead=3)
+    assert next(lines).startswith("time")
+    assert read == [0, 1, 2]
+    assert next(event_lines(events, "table", Terminal(80), ahead=0)).startswith("time"), "events are to come"
+    assert read == [0, 1, 2]

@@ -155,9 +155,10 @@ def excerpt_lines(text: str, target: Terminal) -> Iterator[str]:
         plain += printable(piece)
         styles += [style] * (len(plain) - len(styles))
     at = 0
-    for line in wrap(plain, None if target.width is None else max(target.width - 4, 2)):
+    indent = "" if target.width is not None and target.width < 20 else "    "
+    for line in wrap(plain, None if target.width is None else max(target.width - len(indent), 2)):
         at = plain.index(line, at)  # a space between two lines is left out
         pairs = zip(line, styles[at : at + len(line)], strict=True)
         runs = groupby(pairs, key=lambda pair: pair[1])
-        yield target.render([("    ", ""), *(("".join(char for char, _ in run), style) for style, run in runs)])
+        yield target.render([(indent, ""), *(("".join(char for char, _ in run), style) for style, run in runs)])
         at += len(line)

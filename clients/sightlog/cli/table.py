@@ -79,13 +79,13 @@ def _row(event: Event, is_narrow: bool) -> list[str]:
 
 def _fitted(rows: Sequence[Sequence[str]], is_narrow: bool, room: int | None) -> list[_Column]:
     columns = [_SHORT_TIME if is_narrow else _TIME, *_COLUMNS, _ID]
+    if room is not None and _taken(columns) > room:
+        columns.pop()  # half an id is of no use
     for index, column in enumerate(columns):
         widest = max((cells(row[index]) for row in rows), default=0)
         columns[index] = replace(column, width=max(column.width, min(widest, _WIDEST)))
     if room is None:
         return columns
-    if _taken(columns) > room:
-        columns.pop()  # half an id is of no use
     while _taken(columns) > room:
         widest_of = max(
             (index for index, column in enumerate(columns) if column.width > column.floor),
