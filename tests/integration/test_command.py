@@ -122,11 +122,12 @@ def test_json_lines_are_the_whole_event(daemon):
     event = json.loads(line)
     assert event["recorded_at"] == "2026-03-01T10:00:00.000Z"
     assert event["detections"] == [{"label": "person", "confidence": 0.95, "bbox": [1, 2, 3, 4]}]
-    assert run(daemon, "show", "e1", "-o", "json").stdout == f"{line}\n"
+    assert json.loads(run(daemon, "show", "e1", "-o", "json").stdout) == {**event, "observations": []}
     with sqlite3.connect(daemon.database) as connection:
         columns = {row[1] for row in connection.execute("PRAGMA table_info(events)")}
     connection.close()
-    assert set(event) == columns | {"detections"}
+    embedding = {"embedding", "embedding_model", "embedding_version"}
+    assert set(event) == columns | embedding | {"detections"}
 
 
 @pytest.fixture

@@ -118,12 +118,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A name that the terminal's encoding does not have is no reason to stop.
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         verbs = [arguments[0]] if arguments and arguments[0] in _VERBS else _VERBS
         options = parser(verbs).parse_args(list(_joined(arguments)))
+        _set_encoding(is_data=getattr(options, "output", None) == "csv")
         code: int = options.run(options)
     except SystemExit as stop:  # argparse's: --help, --version, usage
         return stop.code if isinstance(stop.code, int) else USAGE
@@ -133,6 +131,13 @@ def _run(arguments: Sequence[str]) -> int:
         complain(str(error))
         return _exit_code(error)
     return code
+
+
+def _set_encoding(*, is_data: bool) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the terminal's encoding does not have is no reason to stop, and data has all of them.
+        encoding = "utf-8" if is_data and not sys.stdout.isatty() else sys.stdout.encoding
+        sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
 def _exit_code(error: SightlogError) -> int:
