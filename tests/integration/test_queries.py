@@ -207,6 +207,14 @@ def test_a_reader_that_is_gone_leaves_no_traceback(home, arguments):
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.parametrize("arguments", [("events",), ("show", "e0"), ("export",)], ids=" ".join)
+def test_a_closed_standard_output_is_no_traceback(home, arguments):
+    done = subprocess.run(
+        ["bash", "-c", '"$0" "$@" >&-', SIGHTLOG, *arguments], capture_output=True, env=environment(home), check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_damaged_database_is_told(home, tmp_path):
     whole = (home / "events.db").read_bytes()
     # All but the first page, where the schema is.

@@ -103,6 +103,8 @@ def _joined(arguments: Sequence[str]) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code; raises nothing."""
+    if sys.stdout is None:  # closed by the caller; the next file to be opened would have its number
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         code = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
