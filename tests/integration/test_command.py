@@ -156,6 +156,38 @@ def test_tail_follows_what_is_committed_until_ctrl_c(filled, tail):
     assert (tail.returncode, rest, errors) == (130, "", "")
 
 
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("table", ["time                 camera", "2026-03-01 11:29:00  cam1 ", "2020-01-01 00:00:00  gate "]),
+        ("csv", ["id,event_id,site,", "30,e29,default,cam1,", "32,mine,default,gate,"]),
+        ("cat", ["cam1 motion", "gate motion: dog 50%"]),
+    ],
+)
+def test_tail_prints_each_event_at_once_in_any_format(filled, form, expected):
+    command = [SIGHTLOG, "tail", "-f", "-n", "1", "-o", form, "--stranger"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(filled)) as process:
+        try:
+            *before, last = expected
+            assert [process.stdout.readline()[: len(line)] for line in before] == before
+            run(filled, "publish", "--camera", "gate", "--event-id", "not-mine", "--person", "Anna")
+            run(
+                filled,
+                "publish",
+                "--camera",
+                "gate",
+                "--event-id",
+                "mine",
+                "--at",
+                "2020-01-01",
+                "--detection",
+                "dog:0.5",
+            )
+            assert process.stdout.readline()[: len(last)] == last
+        finally:
+            process.kill()
+
+
 def test_an_event_committed_while_tail_starts_is_printed_once(filled, monkeypatch, capsys):
     # Follows what is in the newest ones already, as when they were committed behind the cursor.
     monkeypatch.setattr(Reader, "follow", lambda reader, after: reader.find_events())

@@ -33,7 +33,7 @@ def test_charts_fit_and_obey_nobody(width, with_bars):
 
 def test_a_pipe_gets_names_and_numbers_alone():
     lines = list(chart(COUNTS, Terminal(), with_bars=True, nobody="(none)"))
-    assert [line.split()[1] for line in lines] == ["1,234", "617", "1", "0"]
+    assert [line.split()[1:] for line in lines] == [["1,234"], ["617"], ["1"], ["0"]]
     assert lines[2].split()[0] == "門" * 60
 
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 RUNNING: Final = 0
 NOT_RUNNING: Final = 3
 DEAD_LETTERS_SHOWN: Final = 5
+_OF_DATABASE: Final = (
+    "database", "events", "newest_event", "observations", "producers", "dead_letters", "pending_amendments",
+)  # fmt: skip
 
 _TEXT: Final = """
 First what matters: whether the daemon runs and can write, how full the storage is, when the last event came. Then, for
@@ -93,7 +96,7 @@ def collect(options: argparse.Namespace) -> dict[str, Any]:
         "daemon": daemon_of(path.parent),
         "site": options.site,
         "metrics": last_snapshot(path.parent),
-        **dict.fromkeys(("database", "events", "newest_event", "producers", "dead_letters", "pending_amendments")),
+        **dict.fromkeys(_OF_DATABASE),
     }
     if not path.exists():
         return found
@@ -111,6 +114,7 @@ def collect(options: argparse.Namespace) -> dict[str, Any]:
     if newest is not None:
         found["newest_event"] = {"event_id": newest.event_id, "recorded_at": format_time(newest.recorded_at)}
     found["events"] = counts["events"]
+    found["observations"] = counts.get("observations")
     found["producers"] = accounts(found["metrics"], producers)
     found["dead_letters"] = {"counts": counts["dead_letters"], "latest": letters}
     found["pending_amendments"] = counts["pending_amendments"]
@@ -152,6 +156,8 @@ def _lines(found: Mapping[str, Any], path: Path, to: Terminal, now: datetime) ->
     newest = found["newest_event"]
     when = f", the newest {_ago(newest['recorded_at'], now)}" if newest else ""
     yield field("events", f"{found['events']} of site {found['site']}{when}", to)
+    if found["observations"]:
+        yield field("observations", str(found["observations"]), to)
     if found["producers"]:
         yield ""
         yield from _producers(found["producers"], to, now)
