@@ -293,6 +293,7 @@ def test_hailo_without_objects_has_no_detections():
     [
         ([HAILO], "Of a batch give one item"),
         ([hailo_output({})], "Of a batch give one item"),
+        ([hailo_output({0: [[0, 0, 1, 1, 0.9]] * 5})], "Of a batch give one item"),
         ({"nms": HAILO, "mask": []}, "of nms, mask"),
         (np.zeros((3, 4, 4)), "expected boxes of five numbers"),
         (np.zeros(5), "a list of boxes for each class, got ndarray"),
