@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-TABLES = ("events", "detections", "persons", "cameras", "clock_days")
+TABLES = ("events", "detections", "face_embeddings", "observations", "persons", "cameras", "clock_days")
 
 
 def lines(data_dir: Path) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgpack
 
+from . import embedding
 from .errors import InvalidRecord
 from .records import (
     COORDINATE_MAX,
@@ -25,7 +26,9 @@ from .records import (
     TEXT_CHARS_MAX,
     Amendment,
     Detection,
+    Embedding,
     Event,
+    Observation,
     Person,
     Record,
 )
@@ -135,6 +138,10 @@ def _metadata_value(field: str, key: str, value: object) -> str | int | float | 
     raise InvalidRecord(f"{field}[{key!r:.80}]={value!r:.80}: expected text, a finite number, True or False")
 
 
+def _embedding(_field: str, value: Embedding) -> bytes:
+    return embedding.pack(value)
+
+
 def _bbox(box: object) -> tuple[float, float, float, float]:
     try:
         x1, y1, x2, y2 = map(to_number, box)  # type: ignore[call-overload]
@@ -175,6 +182,11 @@ def format_time(moment: datetime) -> str:
 
 
 _Check = Callable[[str, Any], Any]
+_EMBEDDING: Final[tuple[tuple[str, _Check], ...]] = (
+    ("embedding", _embedding),
+    ("embedding_model", _name),
+    ("embedding_version", _name),
+)
 _LATER: Final[tuple[tuple[str, _Check], ...]] = (
     ("recording_id", check_id),
     ("motion_confidence", _fraction),
@@ -187,8 +199,14 @@ _LATER: Final[tuple[tuple[str, _Check], ...]] = (
     ("llm_description", _text),
     ("alert_sent", _flag),
     ("metadata", _metadata),
+    *_EMBEDDING,
 )
 """The optional fields that an event and an amendment share."""
+_OF_OBSERVATION: Final[tuple[tuple[str, _Check], ...]] = (
+    ("event_id", check_id),
+    ("metadata", _metadata),
+    *_EMBEDDING,
+)
 
 _pack = msgpack.packb  # a shared Packer is not safe in threads where msgpack has no C extension
 
@@ -225,6 +243,28 @@ def _encode_person(person: Person) -> dict[str, Any]:
     return packed
 
 
+def _encode_observation(observation: Observation) -> dict[str, Any]:
+    if observation.id is not None or observation.created_at is not None:
+        raise InvalidRecord("id and created_at are set by the daemon; leave them out")
+    return {
+        "kind": "observation",
+        "observation_id": check_id("observation_id", observation.observation_id),
+        "site": _repeated_id("site", observation.site),
+        "recorded_at": format_time(observation.recorded_at),
+        "content": _text("content", observation.content),
+        "source": _name("source", observation.source),
+    }
+
+
+def _add_optional(packed: dict[str, Any], record: Record, checks: Sequence[tuple[str, _Check]]) -> None:
+    for field, check in checks:
+        value = getattr(record, field)
+        if value is not None:
+            packed[field] = check(field, value)
+    if "embedding" not in packed and ("embedding_model" in packed or "embedding_version" in packed):
+        raise InvalidRecord("embedding_model and embedding_version say what an embedding is of; give the embedding too")
+
+
 def encode_record(record: Record) -> tuple[bytes, bytes]:
     """One record as (msgpack map, image); the image is empty when there is none.
 
@@ -243,15 +283,15 @@ def encode_record(record: Record) -> tuple[bytes, bytes]:
         packed = _encode_amendment(record)
     elif isinstance(record, Person):
         packed = _encode_person(record)
+    elif isinstance(record, Observation):
+        packed = _encode_observation(record)
+        _add_optional(packed, record, _OF_OBSERVATION)
     else:
-        raise InvalidRecord(f"expected an Event, Amendment or Person, got {type(record).__name__}")
-    if not isinstance(record, Person):
+        raise InvalidRecord(f"expected an Event, Amendment, Person or Observation, got {type(record).__name__}")
+    if isinstance(record, (Event, Amendment)):
         if record.detections:
             packed["detections"] = _detections(record.detections)
-        for field, check in _LATER:
-            value = getattr(record, field)
-            if value is not None:
-                packed[field] = check(field, value)
+        _add_optional(packed, record, _LATER)
         if len(packed) == 3:
             raise InvalidRecord("the amendment changes nothing; give at least one field")
     try:

@@ -215,8 +215,8 @@ def rebuild(config: Config, output: Path | None) -> int:
         if terminal:
             print(file=sys.stderr)
     print(
-        f"{target}: {found.events} events, {found.persons} persons, {found.waiting} amendments that wait, "
-        f"from {found.days} days"
+        f"{target}: {found.events} events, {found.observations} observations, {found.persons} persons, "
+        f"{found.waiting} amendments that wait, from {found.days} days"
     )
     if found.unstored:
         print(f"{found.unstored} of the events came while the database could not be written")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .decoder import AmendmentRecord, EventRecord, PersonRecord
+from .decoder import AmendmentRecord, EventRecord, ObservationRecord, PersonRecord
 
 
 class EventStored(NamedTuple):
@@ -54,5 +54,11 @@ class PersonStored(NamedTuple):
     at: str
 
 
-Change = EventStored | EventAmended | ThumbnailSet | AmendmentKept | PersonStored
+class ObservationStored(NamedTuple):
+    id: int
+    observation: ObservationRecord
+    at: str
+
+
+Change = EventStored | EventAmended | ThumbnailSet | AmendmentKept | PersonStored | ObservationStored
 Changes = Sequence[Change]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from array import array
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from sightlog.embedding import EMBEDDING_BYTES_MAX
 from sightlog.records import (
     COORDINATE_MAX,
     DETECTIONS_MAX,
@@ -47,6 +49,7 @@ Id = Annotated[str, Meta(min_length=1, max_length=ID_CHARS_MAX)]
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS_MAX)]
 Text = Annotated[str, Meta(max_length=TEXT_CHARS_MAX)]
 Metadata = Annotated[dict[Name, str | int | float | bool], Meta(min_length=1, max_length=METADATA_KEYS_MAX)]
+Embedding = Annotated[bytes, Meta(min_length=4, max_length=EMBEDDING_BYTES_MAX)]
 Moment = Annotated[str, Meta(min_length=24, max_length=24)]
 
 
@@ -124,6 +127,9 @@ class EventRecord(Struct, tag_field="kind", tag="event", frozen=True, forbid_unk
     llm_description: Text | None = None
     alert_sent: bool = False
     metadata: Metadata | None = None
+    embedding: Embedding | None = None
+    embedding_model: Name | None = None
+    embedding_version: Name | None = None
 
 
 class AmendmentRecord(Struct, tag_field="kind", tag="amendment", frozen=True, forbid_unknown_fields=True, gc=False):
@@ -141,6 +147,9 @@ class AmendmentRecord(Struct, tag_field="kind", tag="amendment", frozen=True, fo
     llm_description: Text | None = None
     alert_sent: bool | None = None
     metadata: Metadata | None = None
+    embedding: Embedding | None = None
+    embedding_model: Name | None = None
+    embedding_version: Name | None = None
 
 
 class PersonRecord(Struct, tag_field="kind", tag="person", frozen=True, forbid_unknown_fields=True, gc=False):
@@ -149,17 +158,30 @@ class PersonRecord(Struct, tag_field="kind", tag="person", frozen=True, forbid_u
     display_name: Name | None = None
 
 
+class ObservationRecord(Struct, tag_field="kind", tag="observation", frozen=True, forbid_unknown_fields=True, gc=False):
+    observation_id: Id
+    site: Id
+    recorded_at: Moment
+    content: Text
+    source: Name
+    event_id: Id | None = None
+    embedding: Embedding | None = None
+    embedding_model: Name | None = None
+    embedding_version: Name | None = None
+    metadata: Metadata | None = None
+
+
 class Refusal(Struct, frozen=True):
     """Stands in the place of a record that was refused."""
 
     reason: str
 
 
-Decoded = EventRecord | AmendmentRecord | PersonRecord | Refusal
+Decoded = EventRecord | AmendmentRecord | PersonRecord | ObservationRecord | Refusal
 
 _header = msgspec.msgpack.Decoder(Hello | Records | Ping | Telemetry)
 _body = msgspec.msgpack.Decoder(list[bytes])
-_record = msgspec.msgpack.Decoder(EventRecord | AmendmentRecord | PersonRecord)
+_record = msgspec.msgpack.Decoder(EventRecord | AmendmentRecord | PersonRecord | ObservationRecord)
 _DECODE_ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, ValueError)
 
 
@@ -242,6 +264,16 @@ def _check_metadata(metadata: dict[str, str | int | float | bool]) -> str | None
     return None
 
 
+def _check_embedding(r: EventRecord | AmendmentRecord | ObservationRecord) -> str | None:
+    if r.embedding is None:
+        if r.embedding_model is None and r.embedding_version is None:
+            return None
+        return "embedding_model and embedding_version: there is no embedding"
+    if len(r.embedding) % 4 or not all(map(math.isfinite, array("f", r.embedding))):
+        return "embedding: expected finite numbers, each as 4 bytes of float32"
+    return _check_name("embedding_model", r.embedding_model) or _check_name("embedding_version", r.embedding_version)
+
+
 def _check_later(r: EventRecord | AmendmentRecord) -> str | None:
     """The optional fields that an event and an amendment share."""
     if r.llm_description is not None and "\0" in r.llm_description:
@@ -252,6 +284,7 @@ def _check_later(r: EventRecord | AmendmentRecord) -> str | None:
         or _check_name("image_path", r.image_path)
         or (_check_labels(r.detections) if r.detections else None)
         or (_check_metadata(r.metadata) if r.metadata is not None else None)
+        or _check_embedding(r)
     )
 
 
@@ -278,6 +311,20 @@ def _check_person(r: PersonRecord) -> str | None:
     )
 
 
+def _check_observation(r: ObservationRecord) -> str | None:
+    if "\0" in r.content:
+        return "content: NUL"
+    return (
+        _check_id("observation_id", r.observation_id)
+        or _check_repeated_id("site", r.site)
+        or check_time("recorded_at", r.recorded_at)
+        or _check_name("source", r.source)
+        or (_check_id("event_id", r.event_id) if r.event_id is not None else None)
+        or (_check_metadata(r.metadata) if r.metadata is not None else None)
+        or _check_embedding(r)
+    )
+
+
 def check_time(field: str, value: str) -> str | None:
     # fromisoformat takes many shapes; with these characters in place it can only mean the one that sorts as text.
     if value[10] == "T" and value[19] == "." and value[23] == "Z" and value[4] == value[7] == "-" and value.isascii():
@@ -290,7 +337,12 @@ def check_time(field: str, value: str) -> str | None:
     return f"{field}: expected UTC as 2026-11-20T10:00:00.000Z, got {value!r}"
 
 
-_CHECKS: dict[type, Any] = {EventRecord: _check_event, AmendmentRecord: _check_amendment, PersonRecord: _check_person}
+_CHECKS: dict[type, Any] = {
+    EventRecord: _check_event,
+    AmendmentRecord: _check_amendment,
+    PersonRecord: _check_person,
+    ObservationRecord: _check_observation,
+}
 
 
 def decode_record(packed: bytes) -> Decoded:

@@ -276,9 +276,7 @@ class Ingest:
         if took * 1000 > self._config.log.slow_commit_ms and (held := self._slow.take()) is not None:
             log.warning("slow commit", ms=round(took * 1000, 1), records=batch.records, held_back=held)
         if duplicates:
-            self._warn(
-                "duplicate", f"event {duplicates[0]} is there already, the first is kept ({len(duplicates)} such)"
-            )
+            self._warn("duplicate", f"{duplicates[0]} is there already, the first is kept ({len(duplicates)} such)")
         for session, some in exceptions.items():
             rejected = [(seq, why) for seq, status, why in some if status == wire.REJECTED]
             if rejected:

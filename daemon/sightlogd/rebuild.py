@@ -17,12 +17,23 @@ from sightlog.encoder import format_time
 from sightlog.reader import COLUMNS
 from sightlog.records import now_utc
 
-from .decoder import EventRecord, Refusal, check_time, decode_record
+from .decoder import EventRecord, ObservationRecord, Refusal, check_time, decode_record
 from .files.catchup import line_of_row
 from .files.daylog import JSON_NAME
 from .files.days import EVENTS, folders
-from .files.lines import AMENDABLE, AmendmentLine, EventLine, Line, PersonLine, Replay, amended, decode_line
+from .files.lines import (
+    AMENDABLE,
+    AmendmentLine,
+    EventLine,
+    Line,
+    ObservationLine,
+    PersonLine,
+    Replay,
+    amended,
+    decode_line,
+)
 from .store.refill import Pending, Refill, make
+from .store.texts import Face
 from .store.unlogged import EventRow
 
 ID_MAX: Final = 2**53
@@ -36,6 +47,7 @@ class Rebuilt:
     days: int = 0
     events: int = 0
     persons: int = 0
+    observations: int = 0
     waiting: int = 0
     """Amendments without their event."""
     unstored: int = 0
@@ -60,6 +72,13 @@ def rebuild_from_logs(data_dir: Path, target: Path, progress: Callable[[str, Reb
             if sound is not None:
                 yield _row(sound, now)
 
+    def observation_rows(lines: Iterable[ObservationLine]) -> Iterator[tuple[Any, ...]]:
+        for line in lines:
+            if _is_sound_observation(line):
+                yield _observation(line, now)
+            else:
+                found.unreadable += 1
+
     def fill(refill: Refill) -> None:
         pending: list[Pending] = []
         strangers: list[AmendmentLine] = []
@@ -71,6 +90,8 @@ def rebuild_from_logs(data_dir: Path, target: Path, progress: Callable[[str, Reb
             unstored = [line for line in lines if isinstance(line, EventLine) and not line.stored]
             lost = {line.event_id: line for line in unstored if line.event_id not in events}
             refill.add_events(rows_of((*events.values(), *lost.values()), replay.first))
+            told = {line.observation_id: line for line in lines if isinstance(line, ObservationLine)}
+            refill.add_observations(observation_rows({**told, **replay.observations}.values()))
             refill.add_persons(_person(line) for line in lines if isinstance(line, PersonLine) and line.stored)
             unstored_persons = [line for line in lines if isinstance(line, PersonLine) and not line.stored]
             late_persons += [_person(line) for line in unstored_persons]
@@ -79,7 +100,7 @@ def rebuild_from_logs(data_dir: Path, target: Path, progress: Callable[[str, Reb
             found.unstored += len(lost)
             progress(day, found)
         refill.add_persons(late_persons)
-        refill.add_late_events()
+        refill.add_late()
         for line in strangers:  # the time zone was changed between the event and what was learnt of it
             row = refill.event(line.event_id)
             if row is not None and _is_sound(event := amended(line_of_row(row), line)):
@@ -87,7 +108,8 @@ def rebuild_from_logs(data_dir: Path, target: Path, progress: Callable[[str, Reb
             else:
                 found.unreadable += 1
         refill.finish(pending)
-        found.events, found.persons, found.waiting = map(refill.count, ("events", "persons", "pending_amendments"))
+        found.events, found.persons = refill.count("events"), refill.count("persons")
+        found.observations, found.waiting = refill.count("observations"), refill.count("pending_amendments")
 
     make(target, lambda: now, fill)
     return found
@@ -115,13 +137,38 @@ def _is_sound(event: EventLine) -> bool:
     return event.created_at is None or check_time("created_at", event.created_at) is None
 
 
+def _is_sound_observation(line: ObservationLine) -> bool:
+    fields = {field: getattr(line, field) for field in ObservationRecord.__struct_fields__}
+    given = {field: value for field, value in fields.items() if value is not None}
+    if isinstance(decode_record(msgspec.msgpack.encode({"kind": "observation", **given})), Refusal):
+        return False
+    return line.created_at is None or check_time("created_at", line.created_at) is None
+
+
+def _observation(line: ObservationLine, now: str) -> tuple[Any, ...]:
+    columns = {field: getattr(line, field) for field in line.__struct_fields__[:-1]}
+    columns["created_at"] = line.created_at or now
+    columns["metadata"] = _json(line.metadata)
+    columns["id"] = _sound_id(line.id)
+    return tuple(columns.values())
+
+
+def _json(metadata: Mapping[str, Any] | None) -> str | None:
+    return msgspec.json.encode(metadata).decode() if metadata else None
+
+
+def _sound_id(row_id: int | None) -> int | None:
+    return row_id if row_id is not None and 0 < row_id <= ID_MAX else None
+
+
 def _row(event: EventLine, now: str) -> EventRow:
     columns = {field: getattr(event, field) for field in COLUMNS}
     columns["created_at"] = event.created_at or now
-    columns["metadata"] = msgspec.json.encode(event.metadata).decode() if event.metadata else None
-    if event.id is not None and not 0 < event.id <= ID_MAX:
-        columns["id"] = None
-    return EventRow(tuple(columns.values()), [(box.label, box.confidence, box.bbox) for box in event.detections])
+    columns["metadata"] = _json(event.metadata)
+    columns["id"] = _sound_id(event.id)
+    boxes = [(box.label, box.confidence, box.bbox) for box in event.detections]
+    face = Face(event.embedding, event.embedding_model, event.embedding_version) if event.embedding else None
+    return EventRow(tuple(columns.values()), boxes, face)
 
 
 def _person(line: PersonLine) -> tuple[Any, ...]:

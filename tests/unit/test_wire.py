@@ -234,7 +234,7 @@ def test_detections_that_are_none_are_refused(value):
 
 @pytest.mark.parametrize("record", [None, {}, "event", 5, Detection("person", 0.5)], ids=repr)
 def test_what_is_no_record_is_refused(record):
-    with pytest.raises(InvalidRecord, match="expected an Event, Amendment or Person"):
+    with pytest.raises(InvalidRecord, match="expected an Event, Amendment, Person or Observation"):
         encode_record(record)
 
 

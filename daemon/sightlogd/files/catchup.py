@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 from sightlogd.changes import AmendmentKept
 from sightlogd.decoder import AmendmentRecord, decode_record
@@ -16,7 +16,7 @@ from sightlogd.store import Store
 from sightlogd.store.unlogged import EventRow
 
 from .daylog import DayLogs
-from .lines import AmendmentLine, Box, EventLine, Line, PersonLine, Replay, line_of
+from .lines import AmendmentLine, Box, EventLine, Line, ObservationLine, PersonLine, Replay, line_of
 
 PAGE_EVENTS: Final = 500
 MARK_EVENTS: Final = 5_000
@@ -36,6 +36,11 @@ def catch_up(store: Store, logs: DayLogs) -> Iterator[int]:
     compared = 0
     # What is committed from now on is written as it comes.
     up_to = store.last_id()
+    # Before the events: the marks that are set between those cover observations too.
+    for observations in store.observation_pages(marks["event"], up_to, PAGE_EVENTS):
+        for count in comparison.compare_observations(observations):
+            added += count
+            yield added
     for pages in (store.amended_event_pages(PAGE_EVENTS), store.event_pages(marks["event"], up_to, PAGE_EVENTS)):
         for page in pages:
             for count in comparison.compare(page):
@@ -91,6 +96,19 @@ class _Comparison:
             self._logs.write_lines(missing)
             yield len(missing)
 
+    def compare_observations(self, rows: Sequence[tuple[Any, ...]]) -> Iterator[int]:
+        """In slices; yields how many lines each added."""
+        by_day: dict[str, list[ObservationLine]] = {}
+        for line in map(line_of_observation, rows):
+            by_day.setdefault(self._logs.day_of(line.recorded_at), []).append(line)
+        for day, lines in by_day.items():
+            if day != self._day:
+                yield from self._read(day)
+            there = self._replay.observations
+            missing = [(line.recorded_at, line) for line in lines if there.get(line.observation_id) != line]
+            self._logs.write_lines(missing)
+            yield len(missing)
+
     def _read(self, day: str) -> Iterator[int]:
         self._day, self._replay = day, Replay()
         lines = self._logs.lines_of(day)
@@ -107,7 +125,20 @@ def line_of_row(row: EventRow) -> EventLine:
         columns["unlock_granted"] = bool(columns["unlock_granted"])
     columns["alert_sent"] = bool(columns["alert_sent"])
     columns["metadata"] = json.loads(columns["metadata"]) if columns["metadata"] else None
-    return EventLine(**columns, detections=[Box(*detection) for detection in row.detections])
+    return EventLine(**columns, detections=[Box(*detection) for detection in row.detections], **_face(row))
+
+
+def _face(row: EventRow) -> dict[str, Any]:
+    if row.face is None:
+        return {}
+    embedding, model, version = row.face
+    return {"embedding": embedding, "embedding_model": model, "embedding_version": version}
+
+
+def line_of_observation(row: Sequence[Any]) -> ObservationLine:
+    columns = dict(zip(ObservationLine.__struct_fields__, row, strict=False))
+    columns["metadata"] = json.loads(columns["metadata"]) if columns["metadata"] else None
+    return ObservationLine(**columns)
 
 
 def _compare_persons(store: Store, logs: DayLogs, after: int) -> int:

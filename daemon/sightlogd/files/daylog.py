@@ -16,13 +16,23 @@ from typing import Final
 import msgspec
 
 from sightlog.wire import Position
-from sightlogd.changes import Change, EventAmended, EventStored, ThumbnailSet
+from sightlogd.changes import Change, EventAmended, EventStored, ObservationStored, ThumbnailSet
 from sightlogd.decoder import Refusal
 from sightlogd.session import Parcel
 
 from . import durable, prose
 from .days import EVENTS, Days, folders
-from .lines import AmendmentLine, EventLine, Line, PersonLine, decode_line, encode_lines, line_of, unstored_line
+from .lines import (
+    AmendmentLine,
+    EventLine,
+    Line,
+    ObservationLine,
+    PersonLine,
+    decode_line,
+    encode_lines,
+    line_of,
+    unstored_line,
+)
 
 JSON_NAME: Final = "events.json"
 TEXT_NAME: Final = "events.log"
@@ -119,7 +129,7 @@ class DayLogs:
                 if isinstance(record, Refusal) or (told and Position(parcel.first.epoch, seq) <= told):
                     continue
                 line = unstored_line(record, now)
-                lines.append((line.recorded_at if isinstance(line, EventLine) else now, line))
+                lines.append((line.recorded_at if isinstance(line, (EventLine, ObservationLine)) else now, line))
             self._told[parcel.session.producer_id] = max(parcel.last, told or parcel.last)
         self.write_lines(lines)
 
@@ -267,6 +277,8 @@ def _moment(change: Change) -> str:
     if isinstance(change, EventStored):
         moment: str = change.row[4]
         return moment
+    if isinstance(change, ObservationStored):
+        return change.observation.recorded_at
     return change.subject.recorded_at if isinstance(change, (EventAmended, ThumbnailSet)) else change.at
 
 

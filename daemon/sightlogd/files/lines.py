@@ -1,9 +1,9 @@
 """Lines of events.json: what they hold, as typed structs, and how they add up to an event. No I/O.
 
 A line of kind `event` is an event as it was at that moment, and replaces what an earlier line said of it. `amendment`
-adds to the event. `person` makes a person known. `stored` is false in a line that was written while the database could
-not be: its producer still has the record. `waiting` is true in an amendment whose event has not come. What is not in
-a line has its default: null, or an empty list.
+adds to the event. `person` makes a person known. `observation` is one. Embeddings are float32 in base64. `stored` is
+false in a line that was written while the database could not be: its producer still has the record. `waiting` is true
+in an amendment whose event has not come. What is not in a line has its default: null, or an empty list.
 """
 
 from __future__ import annotations
@@ -14,8 +14,16 @@ from typing import Any
 import msgspec
 from msgspec import Struct, structs
 
-from sightlogd.changes import AmendmentKept, Change, EventAmended, EventStored, PersonStored, ThumbnailSet
-from sightlogd.decoder import AmendmentRecord, DetectionRecord, EventRecord, PersonRecord
+from sightlogd.changes import (
+    AmendmentKept,
+    Change,
+    EventAmended,
+    EventStored,
+    ObservationStored,
+    PersonStored,
+    ThumbnailSet,
+)
+from sightlogd.decoder import AmendmentRecord, DetectionRecord, EventRecord, ObservationRecord, PersonRecord
 
 Metadata = dict[str, str | int | float | bool]
 
@@ -27,7 +35,7 @@ class Box(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class EventLine(Struct, tag_field="kind", tag="event", frozen=True, omit_defaults=True, gc=False):
-    """The columns of `events` in their order, and the detections."""
+    """The columns of `events` in their order, the detections, and the face."""
 
     id: int | None
     event_id: str
@@ -49,6 +57,9 @@ class EventLine(Struct, tag_field="kind", tag="event", frozen=True, omit_default
     created_at: str | None = None
     metadata: Metadata | None = None
     detections: list[Box] = []
+    embedding: bytes | None = None
+    embedding_model: str | None = None
+    embedding_version: str | None = None
     stored: bool = True
 
 
@@ -72,6 +83,9 @@ class AmendmentLine(Struct, tag_field="kind", tag="amendment", frozen=True, omit
     alert_sent: bool | None = None
     metadata: Metadata | None = None
     detections: list[Box] = []
+    embedding: bytes | None = None
+    embedding_model: str | None = None
+    embedding_version: str | None = None
     waiting: bool = False
     producer_id: str | None = None
     epoch: int | None = None
@@ -88,7 +102,25 @@ class PersonLine(Struct, tag_field="kind", tag="person", frozen=True, omit_defau
     stored: bool = True
 
 
-Line = EventLine | AmendmentLine | PersonLine
+class ObservationLine(Struct, tag_field="kind", tag="observation", frozen=True, omit_defaults=True, gc=False):
+    """The columns of `observations` in their order."""
+
+    id: int | None
+    observation_id: str
+    site: str
+    recorded_at: str
+    event_id: str | None = None
+    content: str = ""
+    source: str = ""
+    embedding: bytes | None = None
+    embedding_model: str | None = None
+    embedding_version: str | None = None
+    metadata: Metadata | None = None
+    created_at: str | None = None
+    stored: bool = True
+
+
+Line = EventLine | AmendmentLine | PersonLine | ObservationLine
 
 AMENDABLE: tuple[str, ...] = tuple(
     field for field in AmendmentRecord.__struct_fields__ if field not in ("event_id", "site", "detections")
@@ -119,7 +151,9 @@ def line_of(change: Change) -> Line:
         found = boxes(record.detections) if record.detections else []
         # The row as it is, where it can be: a batch has a thousand of them.
         row = change.row if record.metadata is None else (*change.row[:18], record.metadata)
-        return EventLine(*(*row, found))
+        if record.embedding is None:
+            return EventLine(*(*row, found))
+        return EventLine(*(*row, found, record.embedding, record.embedding_model, record.embedding_version))
     if isinstance(change, EventAmended):
         subject = change.subject
         return _amendment(
@@ -141,7 +175,13 @@ def line_of(change: Change) -> Line:
             epoch=change.epoch,
             seq=change.seq,
         )
+    if isinstance(change, ObservationStored):
+        return _observation(change.observation, id=change.id, created_at=change.at)
     return _person(change)
+
+
+def _observation(o: ObservationRecord, **more: Any) -> ObservationLine:
+    return ObservationLine(**{field: getattr(o, field) for field in o.__struct_fields__}, **more)
 
 
 def _amendment(a: AmendmentRecord, at: str, **more: Any) -> AmendmentLine:
@@ -154,13 +194,15 @@ def _person(change: PersonStored) -> PersonLine:
     return PersonLine(change.id, person.site, person.name, person.display_name, change.at)
 
 
-def unstored_line(record: EventRecord | AmendmentRecord | PersonRecord, at: str) -> Line:
+def unstored_line(record: EventRecord | AmendmentRecord | PersonRecord | ObservationRecord, at: str) -> Line:
     """Of a record that came while the database could not be written."""
     if isinstance(record, EventRecord):
         fields = {field: getattr(record, field) for field in record.__struct_fields__}
         return EventLine(None, **{**fields, "detections": boxes(record.detections)}, stored=False)
     if isinstance(record, AmendmentRecord):
         return _amendment(record, at, stored=False)
+    if isinstance(record, ObservationRecord):
+        return _observation(record, id=None, stored=False)
     return PersonLine(None, record.site, record.name, record.display_name, at, stored=False)
 
 
@@ -169,6 +211,11 @@ def amended(event: EventLine, amendment: AmendmentLine) -> EventLine:
     changes: dict[str, Any] = {
         field: value for field in (*AMENDABLE, "thumbnail_path") if (value := getattr(amendment, field)) is not None
     }
+    if amendment.embedding is not None:  # all of a face, or nothing
+        changes["embedding_model"], changes["embedding_version"] = (
+            amendment.embedding_model,
+            amendment.embedding_version,
+        )
     if amendment.metadata:
         changes["metadata"] = {**(event.metadata or {}), **amendment.metadata}
     return structs.replace(event, **changes, detections=[*event.detections, *amendment.detections])
@@ -180,12 +227,16 @@ class Replay:
     def __init__(self, lines: Iterable[Line] = ()) -> None:
         self.first: dict[str, EventLine] = {}
         self.state: dict[str, EventLine] = {}
+        self.observations: dict[str, ObservationLine] = {}
         self._without_event: list[AmendmentLine] = []
         for line in lines:
             self.add(line)
 
     def add(self, line: Line) -> None:
         if isinstance(line, PersonLine) or not line.stored:
+            return
+        if isinstance(line, ObservationLine):
+            self.observations[line.observation_id] = line
             return
         if isinstance(line, EventLine):
             self.first.setdefault(line.event_id, line)

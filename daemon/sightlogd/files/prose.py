@@ -16,7 +16,7 @@ from typing import Final
 
 from sightlog.records import DEFAULT_SITE
 
-from .lines import AmendmentLine, EventLine, Line, PersonLine
+from .lines import AmendmentLine, EventLine, Line, ObservationLine, PersonLine
 
 # Descriptions may have line breaks and terminal codes: an entry is made of lines, and is shown by `cat`.
 _breaks = re.compile(r"[\s\x00-\x1f\x7f]+").sub
@@ -33,6 +33,11 @@ def entry(line: Line, time: str, *, debug: bool = False) -> str:
     if isinstance(line, PersonLine):
         shown = f" ({line.display_name})" if line.display_name else ""
         return f"[{time}] PERSON{note}: {line.name}{shown} is known at {line.site}\n\n"
+    if isinstance(line, ObservationLine):
+        text = f"[{time}] OBSERVATION{note} by {line.source}: {_breaks(' ', line.content).strip()}\n"
+        if line.event_id is not None:
+            text += f"  - Event: {line.event_id}\n"
+        return _safe(text) + "\n"
     objects, best, most = "", "", -1.0
     # One loop for the objects and the surest of them: a full batch has thousands.
     for box in line.detections:
@@ -49,7 +54,11 @@ def entry(line: Line, time: str, *, debug: bool = False) -> str:
     text += _details(line)
     if debug and line.metadata:
         text += "  - DEBUG: " + ", ".join(f"{_spaced(key)}: {value}" for key, value in line.metadata.items()) + "\n"
-    return (text if text.isascii() else _c1(" ", text)) + "\n"
+    return _safe(text) + "\n"
+
+
+def _safe(text: str) -> str:
+    return text if text.isascii() else _c1(" ", text)
 
 
 def _headline(event: EventLine, best: str, confidence: float) -> str:

@@ -1,14 +1,25 @@
-"""Rows of one day: counting them, and deleting them in slices."""
+"""Rows of one day, events and observations: counting them, and deleting them in slices."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import apsw
 
+TABLES: Final = ("events", "observations")
+"""With `site`, `recorded_at` and an index on both; their ids are of one sequence."""
+# One step in the index a site: DISTINCT would read all of it.
+_SITES_OF_OBSERVATIONS: Final = """
+WITH RECURSIVE found (site) AS (
+    SELECT min(site) FROM observations
+    UNION ALL SELECT (SELECT min(site) FROM observations WHERE site > found.site) FROM found WHERE site IS NOT NULL
+)
+SELECT site FROM found WHERE site IS NOT NULL"""
+
 
 def sites(connection: apsw.Connection) -> list[str]:
-    return [site for (site,) in connection.execute("SELECT DISTINCT site FROM cameras ORDER BY site")]
+    query = f"SELECT site FROM cameras UNION SELECT site FROM ({_SITES_OF_OBSERVATIONS}) ORDER BY site"
+    return [site for (site,) in connection.execute(query)]
 
 
 def count(connection: apsw.Connection, first: str, after: str) -> int:
@@ -25,12 +36,13 @@ def count(connection: apsw.Connection, first: str, after: str) -> int:
 
 
 def last_id(connection: apsw.Connection, first: str, after: str) -> int:
-    """Of the event of that time that was committed last; 0 when there is none."""
+    """Of what is of that time, the one committed last; 0 when there is nothing."""
     found: list[Any] = [
         connection.execute(
-            "SELECT max(id) FROM events WHERE site = ? AND recorded_at >= ? AND recorded_at < ?", (site, first, after)
+            f"SELECT max(id) FROM {table} WHERE site = ? AND recorded_at >= ? AND recorded_at < ?", (site, first, after)
         ).get
         for site in sites(connection)
+        for table in TABLES
     ]
     return max((row_id for row_id in found if row_id is not None), default=0)
 
@@ -38,8 +50,9 @@ def last_id(connection: apsw.Connection, first: str, after: str) -> int:
 def oldest(connection: apsw.Connection) -> str | None:
     """The earliest recorded_at there is."""
     found: list[Any] = [
-        connection.execute("SELECT min(recorded_at) FROM events WHERE site = ?", (site,)).get
+        connection.execute(f"SELECT min(recorded_at) FROM {table} WHERE site = ?", (site,)).get
         for site in sites(connection)
+        for table in TABLES
     ]
     return min((moment for moment in found if moment is not None), default=None)
 
@@ -50,16 +63,17 @@ def clock_days(connection: apsw.Connection) -> list[int]:
 
 
 def delete(connection: apsw.Connection, first: str, after: str, up_to_id: int, limit: int) -> int:
-    """Some of the events of that time with id <= `up_to_id`, and what hangs on them; returns how many."""
+    """Some of what is of that time with id <= `up_to_id`, and what hangs on it; returns how many rows."""
     for site in sites(connection):
-        connection.execute(
-            "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE site = ? AND recorded_at >= ? "
-            "AND recorded_at < ? AND id <= ? LIMIT ?)",
-            (site, first, after, up_to_id, limit),
-        )
-        deleted = connection.changes()
-        if deleted:
-            return deleted
+        for table in TABLES:
+            connection.execute(
+                f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE site = ? AND recorded_at >= ? "
+                "AND recorded_at < ? AND id <= ? LIMIT ?)",
+                (site, first, after, up_to_id, limit),
+            )
+            deleted = connection.changes()
+            if deleted:
+                return deleted
     return 0
 
 

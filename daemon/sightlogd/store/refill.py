@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import apsw
 
-from . import rows, unlogged
+from sightlog.reader import COLUMNS
+
+from . import rows, texts, unlogged
+from .amendments import INSERT_DETECTION
 from .opening import create, explained
 from .unlogged import EventRow
 
@@ -26,11 +30,12 @@ class Pending(NamedTuple):
 
 
 class Refill:
-    """What is put in. Events whose id is taken, or that have none, get new ones in `add_late_events`."""
+    """What is put in. What has no id, or one that is taken, gets a new one in `add_late`."""
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
         self._without_id: list[EventRow] = []
+        self._observations_without_id: list[Sequence[Any]] = []
         connection.execute("BEGIN")
 
     def add_events(self, events: Iterable[EventRow]) -> None:
@@ -41,27 +46,54 @@ class Refill:
                 self._insert(event)
 
     def _is_taken(self, row_id: int) -> bool:
-        return self._connection.execute("SELECT 1 FROM events WHERE id = ?", (row_id,)).get is not None
+        query = "SELECT 1 FROM events WHERE id = ?1 UNION ALL SELECT 1 FROM observations WHERE id = ?1"
+        return self._connection.execute(query, (row_id,)).get is not None
 
     def _insert(self, event: EventRow) -> None:
         self._connection.execute(f"{rows.INSERT_EVENT} ON CONFLICT (event_id) DO NOTHING", event.columns)
-        if self._connection.changes():
-            self._connection.executemany(
-                rows.INSERT_DETECTION,
-                [
-                    (self._connection.last_insert_rowid(), position, label, confidence, *(box or (None,) * 4))
-                    for position, (label, confidence, box) in enumerate(event.detections)
-                ],
-            )
+        if not self._connection.changes():
+            return
+        row_id = self._connection.last_insert_rowid()
+        self._connection.executemany(
+            INSERT_DETECTION,
+            [
+                (row_id, position, label, confidence, *(box or (None,) * 4))
+                for position, (label, confidence, box) in enumerate(event.detections)
+            ],
+        )
+        _, _, site, camera_id, *_ = event.columns
+        description = event.columns[COLUMNS.index("llm_description")]
+        if description is not None:
+            texts.index_descriptions(self._connection, [(row_id, site, camera_id, description)])
+        if event.face is not None:
+            texts.set_faces(self._connection, [(row_id, site, event.face)])
+
+    def add_observations(self, observations: Iterable[Sequence[Any]]) -> None:
+        """Rows of `observations`. The first of those with one observation_id is kept."""
+        for row in observations:
+            if row[0] is None or self._is_taken(row[0]):
+                self._observations_without_id.append(row)
+            else:
+                self._insert_observation(row)
+
+    def _insert_observation(self, row: Sequence[Any]) -> None:
+        with contextlib.suppress(apsw.ConstraintError):
+            texts.add_observation(self._connection, row)
 
     def add_persons(self, persons: Iterable[Sequence[Any]]) -> None:
         """(id, site, name, display_name, created_at); an id None is a new one."""
         self._connection.executemany("INSERT OR IGNORE INTO persons VALUES (?, ?, ?, ?, ?)", persons)
 
-    def add_late_events(self) -> None:
-        """Those that get new ids, behind all others."""
+    def add_late(self) -> None:
+        """What gets new ids, behind all others."""
+        query = "SELECT max(seq) FROM sqlite_sequence WHERE name IN ('events', 'observations')"
+        next_id = 1 + int(self._connection.execute(query).get or 0)
         for event in self._without_id:
-            self._insert(EventRow((None, *event.columns[1:]), event.detections))
+            self._insert(event._replace(columns=(next_id, *event.columns[1:])))
+            next_id += 1
+        for row in self._observations_without_id:
+            self._insert_observation((next_id, *row[1:]))
+            next_id += 1
 
     def event(self, event_id: str) -> EventRow | None:
         row_id = self._connection.execute("SELECT id FROM events WHERE event_id = ?", (event_id,)).get
@@ -83,8 +115,12 @@ class Refill:
             pending,
         )
         execute("INSERT INTO cameras SELECT site, camera_id, min(created_at) FROM events GROUP BY site, camera_id")
-        execute("INSERT INTO clock_days SELECT substr(created_at, 1, 10), min(id) FROM events GROUP BY 1")
-        unlogged.set_marks(self._connection, int(execute("SELECT coalesce(max(id), 0) FROM events").get))
+        execute(
+            "INSERT INTO clock_days SELECT substr(created_at, 1, 10), min(id) FROM "
+            "(SELECT created_at, id FROM events UNION ALL SELECT created_at, id FROM observations) GROUP BY 1"
+        )
+        last = "SELECT max(coalesce((SELECT max(id) FROM events), 0), coalesce((SELECT max(id) FROM observations), 0))"
+        unlogged.set_marks(self._connection, int(execute(last).get))
         execute("COMMIT")
         found = execute("PRAGMA integrity_check(1)").get
         if found != "ok":

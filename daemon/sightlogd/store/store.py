@@ -118,11 +118,11 @@ class Store:
         return self._read(days.count, first, after)
 
     def last_id_between(self, first: str, after: str) -> int:
-        """The largest id of the events of that time, 0 when there are none."""
+        """The largest id of what is of that time, 0 when there is nothing."""
         return self._read(days.last_id, first, after)
 
     def oldest(self) -> str | None:
-        """The earliest recorded_at of all events."""
+        """The earliest recorded_at there is."""
         return self._read(days.oldest)
 
     def clock_days(self) -> list[int]:
@@ -133,7 +133,7 @@ class Store:
         return self._rows.last_id
 
     def delete_between(self, first: str, after: str, up_to_id: int, limit: int) -> int:
-        """Some events of that time; returns how many, 0 when none are left. Raises WriteRefused, Stop."""
+        """Some of what is of that time; returns how many rows, 0 when none are left. Raises WriteRefused, Stop."""
         with self._transaction():
             return days.delete(self._connection, first, after, up_to_id, limit)
 
@@ -182,6 +182,12 @@ class Store:
         while ids := self._read(ids_of, after, up_to, limit):
             yield self._read(unlogged.events, ids)
             after = ids[-1]
+
+    def observation_pages(self, after: int, up_to: int, limit: int) -> Iterator[list[tuple[Any, ...]]]:
+        """Rows with after < id <= up_to in commit order; a page is read when it is asked for."""
+        while page := self._read(unlogged.observations, after, up_to, limit):
+            yield page
+            after = page[-1][0]
 
     def persons_since(self, after: int) -> list[tuple[Any, ...]]:
         return self._read(unlogged.persons, after)

@@ -7,11 +7,14 @@ from typing import Any, NamedTuple
 
 import apsw
 
+from .texts import Face, faces_of
+
 
 class EventRow(NamedTuple):
     columns: tuple[Any, ...]
     """Of `events`, in their order."""
     detections: list[tuple[str, float, tuple[float, float, float, float] | None]]
+    face: Face | None = None
 
 
 def marks(connection: apsw.Connection) -> dict[str, int]:
@@ -47,8 +50,9 @@ def event_ids(connection: apsw.Connection, after: int, up_to: int, limit: int) -
 def events(connection: apsw.Connection, ids: Sequence[int]) -> list[EventRow]:
     """By id."""
     marks = ",".join("?" * len(ids))
+    faces = faces_of(connection, ids)
     rows: dict[int, EventRow] = {
-        columns[0]: EventRow(columns, [])
+        columns[0]: EventRow(columns, [], faces.get(columns[0]))
         for columns in connection.execute(f"SELECT * FROM events WHERE id IN ({marks}) ORDER BY id", tuple(ids))
     }
     for event, label, confidence, x1, y1, x2, y2 in connection.execute(
@@ -58,6 +62,12 @@ def events(connection: apsw.Connection, ids: Sequence[int]) -> list[EventRow]:
     ):
         rows[event].detections.append((label, confidence, None if x1 is None else (x1, y1, x2, y2)))
     return list(rows.values())
+
+
+def observations(connection: apsw.Connection, after: int, up_to: int, limit: int) -> list[tuple[Any, ...]]:
+    """Rows of `observations` with after < id <= up_to, by id."""
+    query = "SELECT * FROM observations WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
+    return connection.execute(query, (after, up_to, limit)).fetchall()
 
 
 def persons(connection: apsw.Connection, after: int) -> list[tuple[Any, ...]]:
