@@ -1,0 +1,137 @@
+"""The daemon's database, opened to read: the only module of the client that knows sqlite3."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Self
+from urllib.parse import quote
+
+from .errors import DatabaseDamaged, DatabaseNotFound, NotNow, SchemaMismatch, SightlogError, UsageError
+
+SCHEMA_VERSION: Final = 3
+"""The newest schema this reader knows. It reads older ones too."""
+BUSY_TIMEOUT_MS: Final = 5_000
+VERSION: Final = "SELECT coalesce(max(version), 0) FROM schema_version"
+
+
+class Database:
+    """An open file and its schema. Threads may share it. Raises DatabaseNotFound, DatabaseDamaged, SchemaMismatch."""
+
+    def __init__(self, database: str | os.PathLike[str]) -> None:
+        self.path = Path(database)
+        self._lock = threading.Lock()
+        try:
+            self._file = _file_of(self.path)
+            there = self.path.is_file()
+        except OSError as error:
+            raise DatabaseNotFound(f"cannot look for {self.path}: {error.strerror}. May this user read it?") from error
+        if not there:
+            raise DatabaseNotFound(
+                f"there is no database at {self.path}. sightlogd makes it at its first start; is the path right?"
+            )
+        try:
+            # An explicit isolation_level=None: transactions are begun here, never by the module.
+            self._connection = sqlite3.connect(
+                f"file:{quote(str(self.path.absolute()))}?mode=ro",
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
+                timeout=BUSY_TIMEOUT_MS / 1000,
+            )
+        except sqlite3.Error as error:
+            raise DatabaseNotFound(f"cannot open {self.path}: {error}. May this user read it?") from error
+        self._connection.row_factory = sqlite3.Row
+        try:
+            with self._snapshot() as connection:
+                self._check_schema(connection)
+        except SightlogError:
+            self._connection.close()
+            raise
+
+    def _check_schema(self, connection: sqlite3.Connection) -> None:
+        tables = connection.execute(
+            "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ('schema_version', 'events')"
+        ).fetchone()[0]
+        if tables != 2:
+            raise SchemaMismatch(f"{self.path} is an SQLite database, but not one of sightlog's")
+        version = connection.execute(VERSION).fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise SchemaMismatch(
+                f"{self.path} has schema {version}, this reader knows {SCHEMA_VERSION} at most. Upgrade sightlog here"
+            )
+        self._event_columns = {row["name"] for row in connection.execute("PRAGMA table_info(events)")}
+        self._indexes = {
+            row["name"] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'index'")
+        }
+        # Observations, face embeddings and the index of texts came together.
+        self._has_texts = version >= 3
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if "unable to open" in str(error) or "readonly" in str(error):
+                raise DatabaseNotFound(
+                    f"cannot read {self.path}: {error}. May this user read it and the files {self.path.name}-wal and "
+                    f"{self.path.name}-shm beside it?"
+                ) from error
+            if "locked" in str(error):
+                raise NotNow(f"{self.path} is being recovered by another process. Try again") from error
+            raise DatabaseDamaged(
+                f"cannot read {self.path}: {error}. Nothing was changed; start sightlogd, it says what it finds"
+            ) from error
+        except UnicodeEncodeError as error:
+            raise UsageError(f"{error.object[:40]!r}: not valid Unicode text") from error
+        except (sqlite3.ProgrammingError, sqlite3.InterfaceError, OverflowError) as error:
+            raise UsageError(f"{error}. Is the Reader closed, or a parameter of the wrong type?") from error
+        except sqlite3.DatabaseError as error:
+            raise DatabaseDamaged(
+                f"{self.path}: {error}. Nothing was changed; see migrations/README.md for how to restore a backup"
+            ) from error
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[sqlite3.Connection]:
+        """One consistent view: an event is seen with all its detections or not at all."""
+        with self._lock, self._translated():
+            self._connection.execute("BEGIN")
+            try:
+                yield self._connection
+            finally:
+                self._connection.execute("COMMIT")
+
+    def _by(self, index: str) -> str:
+        """A hint to drive from that index, or nothing in a schema that does not have it yet."""
+        return f"INDEXED BY {index}" if index in self._indexes else ""
+
+    def _changes(self) -> int:
+        """Another number when another connection has committed: far cheaper than a query to find out."""
+        with self._lock, self._translated():
+            return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+
+    def _was_replaced(self) -> bool:
+        """Whether another file, or none, is at the path now."""
+        return _file_of(self.path) != self._file
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _file_of(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
