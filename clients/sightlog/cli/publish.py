@@ -59,7 +59,7 @@ to use the spool, 130 Ctrl-C (it is spooled)
 """
 
 
-def add_parser(commands: Commands) -> None:
+def add_parsers(commands: Commands) -> None:
     parser = add_command(commands, "publish", "report one event and wait until it is stored", _TEXT, _run)
     parser.add_argument("--camera", dest="camera_id", metavar="ID", help="which camera; needed unless --json has it")
     parser.add_argument("--type", dest="event_type", metavar="TYPE", help="motion (default), ding, …")

@@ -14,9 +14,11 @@ from sightlog.encoder import format_time
 from sightlog.errors import DatabaseNotFound
 
 from .figures import metrics_lines
-from .options import add_command, add_output, add_store, database_of, open_reader
-from .output import Terminal, age, field, json_line, printable, size, table, terminal
+from .formats import add_output
+from .options import add_command, add_store, database_of, open_reader
+from .output import Terminal, age, field, json_line, printable, size, terminal
 from .snapshot import Snapshot, accounts, last_snapshot
+from .table import table
 
 if TYPE_CHECKING:
     from .options import Commands
@@ -47,9 +49,9 @@ read it
 """
 
 
-def add_parser(commands: Commands) -> None:
+def add_parsers(commands: Commands) -> None:
     parser = add_command(commands, "status", "how the daemon, the store and the producers are", _TEXT, _run)
-    add_output(parser)
+    add_output(parser, "short", "json")
     add_store(parser)
 
 
