@@ -158,6 +158,10 @@ class Publisher:
         """Add to an event what was learnt later; `fields` are those of `Amendment`. The event may come afterwards."""
         return self.publish(Amendment(event_id, **fields), urgent=urgent)
 
+    def mark_alert_sent(self, event_id: str, site: str = "default") -> Receipt:
+        """Somebody was told about this event."""
+        return self.amend(event_id, site=site, alert_sent=True, urgent=True)
+
     def add_person(self, name: str, display_name: str | None = None, site: str = "default") -> Receipt:
         """Make a person known. A name the site has already is rejected: see the receipt."""
         return self.publish(Person(name, display_name, site))
@@ -281,12 +285,8 @@ class Publisher:
             self._context.term()
             self._spool.close()
             if self._book.failure is None:
-                self._book.fail(
-                    PublisherClosed(
-                        "the Publisher was closed before the ack came. The record is in the spool, and is sent when "
-                        "this producer starts again"
-                    )
-                )
+                why = "the Publisher was closed before the ack came. The record is in the spool; its next life sends it"
+                self._book.fail(PublisherClosed(why))
 
     def _serve(self) -> None:
         poller = zmq.Poller()

@@ -32,6 +32,8 @@ try:
     from .rebuild import Rebuilt, rebuild_from_logs
     from .storage import Storage
     from .store import DATABASE, Store
+    from .store.opening import RESTORE
+    from .store.verify import verify
 except ModuleNotFoundError as error:
     # The base install is the client alone, and brings this command all the same.
     print(f'sightlogd: the daemon needs {error.name}: pip install "sightlog[daemon]"', file=sys.stderr)
@@ -47,6 +49,7 @@ examples:
   sightlogd run --config /etc/sightlog/config.toml
   sightlogd run --data-dir ./data --endpoint ipc:///tmp/sightlog.sock
   sightlogd check-config --config config.toml
+  sightlogd verify --data-dir /var/lib/sightlog && echo sound
   sightlogd purge --dry-run
   sightlogd purge --before 2026-01-01
   sightlogd rebuild --from-logs --data-dir /var/lib/sightlog --output /tmp/events.db
@@ -68,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in (
         ("run", "run in the foreground until SIGTERM or SIGINT"),
         ("check-config", "check the configuration, print what is in force, and exit"),
+        ("verify", "look for damage in the database, while the daemon runs or not; nothing is changed"),
         ("purge", "remove the oldest days until less than 80 percent of the budget is used"),
         ("rebuild", "make a new database from the day folders; the old one is not touched"),
     ):
@@ -108,6 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "check-config":
             _print(config)
             return 0
+        if options.command == "verify":
+            return look_for_damage(config)
         if options.command == "rebuild":
             return rebuild(config, options.output)
         if options.command == "purge":
@@ -183,6 +189,22 @@ def _check_owner(data_dir: Path) -> None:
             EXIT_PERMISSION,
             f"{data_dir} belongs to another user (uid {owner}). Run this as that user, e.g. with sudo -u",
         )
+
+
+def look_for_damage(config: Config) -> int:
+    """What was found on standard output; returns the exit code. Raises Stop."""
+    database = config.data_dir / DATABASE
+    if not database.exists():
+        raise Stop(EXIT_CONFIG, f"there is no database in {config.data_dir}. Is --data-dir right?")
+    found = 0
+    for finding in verify(database):
+        print(finding, flush=True)
+        found += 1
+    if not found:
+        print(f"{database}: no damage found in its pages, references and the index of texts")
+        return 0
+    print(f"{database} is damaged. Copy the data directory before anything else; {RESTORE}")
+    return EXIT_IO_ERROR
 
 
 def rebuild(config: Config, output: Path | None) -> int:

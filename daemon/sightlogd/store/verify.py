@@ -1,0 +1,67 @@
+"""Looking for damage in a database, used or not: a read-only connection, one snapshot; nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import apsw
+
+from . import migrate
+from .opening import BUSY_TIMEOUT_MS, explained
+
+FINDINGS_MAX: Final = 20
+"""Of each kind: a damaged page makes thousands."""
+
+_FLAGS: Final = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+
+
+def verify(path: Path) -> Iterator[str]:
+    """What is wrong, one text each; nothing when all is right. Raises Stop when it cannot be looked at."""
+    with explained(path):
+        connection = apsw.Connection(f"file:{quote(str(path.absolute()))}?mode=ro", flags=_FLAGS)
+    connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+    try:
+        with explained(path):
+            migrate.check_schema(connection, migrate.packaged())
+            connection.execute("BEGIN")
+        for look in (_pages, _references, _texts):
+            try:
+                yield from look(connection)
+            except apsw.Error as error:
+                yield f"{look.__name__.strip('_')}: {error}"
+    finally:
+        connection.close()
+
+
+def _pages(connection: apsw.Connection) -> Iterator[str]:
+    for (text,) in connection.execute(f"PRAGMA integrity_check({FINDINGS_MAX})"):
+        if text != "ok":
+            yield str(text)
+
+
+def _references(connection: apsw.Connection) -> Iterator[str]:
+    for count, (table, row, parent, _) in enumerate(connection.execute("PRAGMA foreign_key_check")):
+        if count == FINDINGS_MAX:
+            return
+        yield f"row {row} of {table} refers to a row of {parent} that is not there"
+
+
+def _texts(connection: apsw.Connection) -> Iterator[str]:
+    """FTS5's own comparison with the texts is an INSERT, which only the daemon's connection may do."""
+    execute = connection.execute
+    made = str(execute("SELECT sql FROM sqlite_schema WHERE name = 'texts_index'").get)
+    execute(made.replace("texts_index", "temp.made_anew").replace("content='texts', content_rowid='id'", "content=''"))
+    execute("INSERT INTO temp.made_anew (rowid, site, origin, content) SELECT id, site, origin, content FROM texts")
+    execute("CREATE VIRTUAL TABLE temp.there USING fts5vocab (main, texts_index, instance)")
+    execute("CREATE VIRTUAL TABLE temp.wanted USING fts5vocab (temp, made_anew, instance)")
+    entries: list[Any] = [execute(f"SELECT term, doc, col, offset FROM temp.{name}") for name in ("there", "wanted")]
+    for there, wanted in zip_longest(*entries):
+        if there != wanted:
+            first = min(entry for entry in (there, wanted) if entry)  # the other one comes later, or never
+            what = "has" if first == there else "lacks"
+            yield f"the index of texts {what} the word {first[0]!r} of text {first[1]}: searching would be wrong there"
+            return
