@@ -18,6 +18,7 @@ import pytest
 from conftest import Daemon, wait_for
 
 from sightlog import Detection, Event, Observation, Publisher
+from sightlog.adapters import Face
 
 README = Path(__file__).parents[2] / "clients" / "README.md"
 CHAPTERS = ("Reading", "Cookbook for readers")
@@ -80,7 +81,8 @@ class House(NamedTuple):
 
     def at_home(self, code: str) -> str:
         """With the paths of this house instead of those of an installed one."""
-        return code.replace("/var/lib/sightlog", str(self.daemon.data_dir)).replace("/var/", f"{self.daemon.home}/")
+        places = {"/var/lib/sightlog": self.daemon.data_dir, "/var": self.daemon.home}
+        return re.sub("/var/lib/sightlog|/var", lambda place: str(places[place[0]]), code)
 
 
 def fill(publisher: Publisher) -> str:
@@ -95,14 +97,8 @@ def fill(publisher: Publisher) -> str:
     publisher.insert_events([Event("front_door", "ding") for _ in range(DINGS)])
     publisher.add_person("anna", "Anna B.")
     for place, event in enumerate(events[:4]):
-        publisher.amend(
-            event.event_id,
-            person_name="anna",
-            face_distance=0.3,
-            metadata={"face_metric": "cosine"},
-            embedding=[1.0, place / 10, 0.0],
-            embedding_model="buffalo_l",
-        )
+        face = Face("anna", 0.3, "cosine", embedding=[1.0, place / 10, 0.0], embedding_model="buffalo_l")
+        publisher.amend(event.event_id, **face.fields())
     seen = events[1].event_id
     publisher.amend(
         seen, unlock_granted=True, door_action="unlocked", llm_description="Anna in a blue jacket takes the parcel."
