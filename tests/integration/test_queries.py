@@ -14,6 +14,7 @@ import subprocess
 import sys
 import termios
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,7 +43,8 @@ EVENTS = [
     event(2, "yard", person_name="Anna", embedding=[0.9, 0.1, 0], embedding_model="face", door_action="unlocked",
           thumbnail_path="events/2026-03-01/e2.jpg"),
     event(3, "door", person_name="Ben", embedding=[0, 1, 0], embedding_model="face", unlock_granted=False),
-    event(4, "gate", llm_description=HOSTILE, person_name=HOSTILE, image_path=HOSTILE, detections=[Detection(HOSTILE, 1)]),
+    event(4, "gate", llm_description=HOSTILE, person_name=HOSTILE, image_path=HOSTILE,
+          detections=[Detection(HOSTILE, 1)]),
     event(40, "gate", llm_description=LONG, metadata={"frame": 7, "why": "wind"}),
 ]  # fmt: skip
 OBSERVATIONS = [
@@ -154,16 +156,10 @@ def test_json_and_csv_lose_nothing(home):
         # A locale that has no 門 is no reason to lose it.
         more = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
         done = subprocess.run([SIGHTLOG, *arguments], capture_output=True, env=environment(home, **more), check=True)
-        rows = list(csv.DictReader(done.stdout.decode().split("\x00"), strict=True)) if False else _rows(done.stdout)
+        rows = list(csv.DictReader(StringIO(done.stdout.decode(), newline=""), strict=True))
         assert tuple(rows[0]) == fields
         for row, one in zip(rows, expected, strict=True):
             assert {name: _text(value) for name, value in one.items()} == row
-
-
-def _rows(data: bytes) -> list[dict[str, str]]:
-    from io import StringIO
-
-    return list(csv.DictReader(StringIO(data.decode(), newline=""), strict=True))
 
 
 def _text(value: object) -> str:
@@ -209,6 +205,14 @@ def test_a_reader_that_is_gone_leaves_no_traceback(home, arguments):
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("arguments", [("events",), ("show", "e0"), ("export",)], ids=" ".join)
+def test_a_closed_standard_output_is_no_traceback(home, arguments):
+    done = subprocess.run(
+        ["bash", "-c", '"$0" "$@" >&-', SIGHTLOG, *arguments], capture_output=True, env=environment(home), check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_damaged_database_is_told(home, tmp_path):
@@ -260,9 +264,8 @@ def test_search_finds_events_and_observations(home):
         ["2026-03-01", "11:00:00", "door", "observation", "of", "vlm", "o1"],
     ]
     found = objects(run(home, "search", "blue", "shirt", "-o", "json"))
-    assert {(hit["observation"] or hit["event"])["content" if hit["observation"] else "llm_description"] for hit in found} == {
-        "a man in a blue shirt rings", "the man wears a blue shirt",
-    }  # fmt: skip
+    assert {hit["event"]["event_id"] for hit in found} == {"e0"}
+    assert [bool(hit["observation"]) for hit in found].count(True) == 1
     assert [hit["score"] for hit in found] == sorted(hit["score"] for hit in found)
 
 
@@ -331,7 +334,7 @@ def test_similar_to_nothing_says_what_to_do(home, face, said):
 def test_stats_count_days_cameras_and_persons(home):
     assert run(home, "stats").stdout.split("\n\n") == [
         "by day\n2026-03-01  5\n2026-03-03  1",
-        "by camera\ndoor  2\ngate  2\nyard  2".replace("door  2\ngate  2\nyard  2", "door  2\ngate  2\nyard  2"),
+        "by camera\ndoor  2\ngate  2\nyard  2",
         "by person\n" + "\n".join(run(home, "stats", "--by", "person").stdout.splitlines()) + "\n",
     ]
     persons = {one["person"]: one["events"] for one in objects(run(home, "stats", "--by", "person", "-o", "json"))}
@@ -412,7 +415,7 @@ def test_progress_is_told_on_a_terminal_and_only_there(large, tmp_path, columns)
     code, text = on_a_terminal(large, columns, "export", "--to", tmp_path / "out.json", errors_too=True)
     assert code == 0
     *_, last = text.removesuffix("\r\n").split("\r")
-    assert last.startswith("20,000 of 20,000" if columns == 80 else "20,000 of 20,000 (1")
+    assert last.startswith("20,000 of 20,000" if columns == 80 else "20,000 of 20,000 (…")
     assert all(cells(line) < columns for line in text.removesuffix("\r\n").split("\r"))
     code, text = on_a_terminal(large, 80, "export", "--person", "nobody", "--to", tmp_path / "n.json", errors_too=True)
     assert code == 1

@@ -103,6 +103,8 @@ def _joined(arguments: Sequence[str]) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code; raises nothing."""
+    if sys.stdout is None:  # closed by the caller; the next file to be opened would have its number
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         code = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
@@ -118,12 +120,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A name that the terminal's encoding does not have is no reason to stop.
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         verbs = [arguments[0]] if arguments and arguments[0] in _VERBS else _VERBS
         options = parser(verbs).parse_args(list(_joined(arguments)))
+        _set_encoding(is_data=getattr(options, "output", None) == "csv")
         code: int = options.run(options)
     except SystemExit as stop:  # argparse's: --help, --version, usage
         return stop.code if isinstance(stop.code, int) else USAGE
@@ -133,6 +133,13 @@ def _run(arguments: Sequence[str]) -> int:
         complain(str(error))
         return _exit_code(error)
     return code
+
+
+def _set_encoding(*, is_data: bool) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the terminal's encoding does not have is no reason to stop, and data has all of them.
+        encoding = "utf-8" if is_data and not sys.stdout.isatty() else sys.stdout.encoding
+        sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
 def _exit_code(error: SightlogError) -> int:

@@ -29,8 +29,7 @@ Writes all events that pass the filters, oldest first, with every field and time
 history takes little memory. With --observations it is the observations instead, which --since and --until choose.
 
 --to makes the file complete or not at all: it is written under another name beside it, FILE.PID.part, which a kill
-leaves behind, and renamed at the end. What is committed meanwhile is in it
-when its time is not behind what was read already.
+leaves behind, and renamed at the end. What is committed meanwhile is in it when its time lies beyond what was read.
 
 csv has detections as JSON in one column. Text that a spreadsheet would take for a formula (=…) is left as it is, so
 that an export is what was stored: import such columns as text.

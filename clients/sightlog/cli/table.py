@@ -29,12 +29,12 @@ _TIME: Final = _Column("time", 19, 19, "dim")
 _SHORT_TIME: Final = _Column("time", 11, 11, "dim")
 _ID: Final = _Column("event", 36, 36, "id")
 _COLUMNS: Final = (
-    _Column("camera", 8, 4, "bold"),
-    _Column("type", 6, 4),
-    _Column("seen", 14, 4),
-    _Column("person", 6, 4, "good"),
-    _Column("door", 6, 4),
-    _Column("description", 24, 4),
+    _Column("camera", 8, 6, "bold"),
+    _Column("type", 6, 6),
+    _Column("seen", 14, 6),
+    _Column("person", 6, 6, "good"),
+    _Column("door", 6, 6),
+    _Column("description", 24, 6),
 )
 _WIDEST: Final = 60
 """No column asks for more: one long description takes no room from the others."""
@@ -86,18 +86,14 @@ def _fitted(rows: Sequence[Sequence[str]], is_narrow: bool, room: int | None) ->
         columns[index] = replace(column, width=max(column.width, min(widest, _WIDEST)))
     if room is None:
         return columns
+    while len(columns) > 1 and _taken([replace(column, width=column.floor) for column in columns]) > room:
+        columns.pop()
     while _taken(columns) > room:
-        widest_of = max(
-            (index for index, column in enumerate(columns) if column.width > column.floor),
-            key=lambda index: columns[index].width,
-            default=None,
-        )
-        if widest_of is not None:
-            columns[widest_of] = replace(columns[widest_of], width=columns[widest_of].width - 1)
-        elif len(columns) > 1:
-            columns.pop()
-        else:
+        wide = [index for index, column in enumerate(columns) if column.width > column.floor]
+        if not wide:
             break
+        widest = max(wide, key=lambda index: columns[index].width)
+        columns[widest] = replace(columns[widest], width=columns[widest].width - 1)
     return columns
 
 
@@ -110,4 +106,6 @@ def _line(row: Sequence[str], columns: Sequence[_Column], terminal: Terminal) ->
     for text, column in zip(row, columns, strict=False):
         shown = text if terminal.width is None else cut(text, column.width)
         spans += [(shown, column.style), (" " * (column.width - cells(shown)) + GAP, "")]
-    return terminal.render(spans[:-1])
+    while spans and not spans[-1][0].strip():
+        spans.pop()
+    return terminal.render(spans)
