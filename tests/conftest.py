@@ -151,3 +151,13 @@ def idle_daemon(tmp_path: Path) -> Iterator[Daemon]:
 def daemon(idle_daemon: Daemon) -> Daemon:
     """Running."""
     return idle_daemon.start()
+
+
+@pytest.fixture
+def zurich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Local time is that of a place whose clocks change."""
+    monkeypatch.setenv("TZ", "Europe/Zurich")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()

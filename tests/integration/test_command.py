@@ -122,11 +122,12 @@ def test_json_lines_are_the_whole_event(daemon):
     event = json.loads(line)
     assert event["recorded_at"] == "2026-03-01T10:00:00.000Z"
     assert event["detections"] == [{"label": "person", "confidence": 0.95, "bbox": [1, 2, 3, 4]}]
-    assert run(daemon, "show", "e1", "-o", "json").stdout == f"{line}\n"
+    assert json.loads(run(daemon, "show", "e1", "-o", "json").stdout) == {**event, "observations": []}
     with sqlite3.connect(daemon.database) as connection:
         columns = {row[1] for row in connection.execute("PRAGMA table_info(events)")}
     connection.close()
-    assert set(event) == columns | {"detections"}
+    embedding = {"embedding", "embedding_model", "embedding_version"}
+    assert set(event) == columns | embedding | {"detections"}
 
 
 @pytest.fixture
@@ -155,6 +156,38 @@ def test_tail_follows_what_is_committed_until_ctrl_c(filled, tail):
     assert (tail.returncode, rest, errors) == (130, "", "")
 
 
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("table", ["time                 camera", "2026-03-01 11:29:00  cam1 ", "2020-01-01 00:00:00  gate "]),
+        ("csv", ["id,event_id,site,", "30,e29,default,cam1,", "32,mine,default,gate,"]),
+        ("cat", ["cam1 motion", "gate motion: dog 50%"]),
+    ],
+)
+def test_tail_prints_each_event_at_once_in_any_format(filled, form, expected):
+    command = [SIGHTLOG, "tail", "-f", "-n", "1", "-o", form, "--stranger"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(filled)) as process:
+        try:
+            *before, last = expected
+            assert [process.stdout.readline()[: len(line)] for line in before] == before
+            run(filled, "publish", "--camera", "gate", "--event-id", "not-mine", "--person", "Anna")
+            run(
+                filled,
+                "publish",
+                "--camera",
+                "gate",
+                "--event-id",
+                "mine",
+                "--at",
+                "2020-01-01",
+                "--detection",
+                "dog:0.5",
+            )
+            assert process.stdout.readline()[: len(last)] == last
+        finally:
+            process.kill()
+
+
 def test_an_event_committed_while_tail_starts_is_printed_once(filled, monkeypatch, capsys):
     # Follows what is in the newest ones already, as when they were committed behind the cursor.
     monkeypatch.setattr(Reader, "follow", lambda reader, after: reader.find_events())
@@ -170,7 +203,7 @@ def test_tail_without_f_ends(filled):
 def test_show_says_when_there_is_no_such_event(filled):
     done = run(filled, "show", "e99")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "no event e99" in done.stderr
+    assert "no event or observation e99" in done.stderr
     assert run(filled, "show", "e01", "--site", "elsewhere").returncode == 1
 
 
@@ -286,7 +319,7 @@ def test_who_may_not_read_is_told_so(filled, tmp_path, forbidden, command):
     open_to_all(tmp_path)
     filled.data_dir.chmod(0o700 if forbidden == "directory" else 0o755)
     filled.database.chmod(0o600)
-    script = f"import sightlog.cli\n{AS_NOBODY}\nsys.exit(sightlog.cli.main(sys.argv[1:]))"
+    script = f"import sightlog.cli; sightlog.cli.parser()\n{AS_NOBODY}\nsys.exit(sightlog.cli.main(sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", script, command], capture_output=True, text=True, env=environment(filled), check=False
     )

@@ -22,6 +22,7 @@ ONLY_IN = {
     "sightlog_sensors": ("clients/sensors/", "clients/sightlog/cli/"),
     "msgspec": ("daemon/",),
     "structlog": ("daemon/",),
+    "shtab": ("clients/sightlog/cli/completion.py",),
     "PIL": ("daemon/", "clients/sightlog/adapters/"),
     "cv2": ("clients/sensors/", "clients/sightlog/adapters/"),
     "numpy": ("clients/sensors/", "clients/sightlog/adapters/"),

@@ -6,7 +6,8 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from importlib import import_module
 from typing import Final
 
 from sightlog import __version__
@@ -20,7 +21,6 @@ from sightlog.errors import (
     UsageError,
 )
 
-from . import publish, reading, status
 from .moment import is_ago
 from .output import complain
 
@@ -44,6 +44,21 @@ _EXIT_CODES: Final[tuple[tuple[type[SightlogError], int], ...]] = (
     (DaemonError, IO_ERROR),
 )
 
+_VERBS: Final = {
+    "events": "reading",
+    "tail": "reading",
+    "show": "reading",
+    "search": "finding",
+    "similar": "finding",
+    "stats": "stats",
+    "export": "export",
+    "status": "status",
+    "publish": "publish",
+    "demo": "demo",
+    "completion": "completion",
+}
+"""Commands and the module that has them."""
+
 _EPILOG: Final = """
 `sightlog COMMAND --help` has examples and exit codes.
 
@@ -55,25 +70,20 @@ environment:
 """
 
 
-def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser(verbs: Iterable[str] = _VERBS) -> argparse.ArgumentParser:
+    """Of the whole command, or of some of its verbs: each loads no more than it needs itself."""
+    whole = argparse.ArgumentParser(
         prog="sightlog",
         description="What the cameras saw: list it, follow it, add to it.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"sightlog {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    reading.add_parsers(commands)
-    status.add_parser(commands)
-    publish.add_parser(commands)
-    if not arguments or arguments[0] not in commands.choices:
-        # It loads zmq, which the commands that only read start faster without.
-        from . import demo
-
-        demo.add_parser(commands)
-    return parser
+    whole.add_argument("--version", action="version", version=f"sightlog {__version__}")
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
+    for module in dict.fromkeys(_VERBS[verb] for verb in verbs):
+        import_module(f"{__name__}.{module}").add_parsers(commands)
+    return whole
 
 
 def _joined(arguments: Sequence[str]) -> Iterator[str]:
@@ -93,6 +103,8 @@ def _joined(arguments: Sequence[str]) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code; raises nothing."""
+    if sys.stdout is None:  # closed by the caller; the next file to be opened would have its number
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         code = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
@@ -108,11 +120,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A name that the terminal's encoding does not have is no reason to stop.
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        options = _parser(arguments).parse_args(list(_joined(arguments)))
+        verbs = [arguments[0]] if arguments and arguments[0] in _VERBS else _VERBS
+        options = parser(verbs).parse_args(list(_joined(arguments)))
+        _set_encoding(is_data=getattr(options, "output", None) == "csv")
         code: int = options.run(options)
     except SystemExit as stop:  # argparse's: --help, --version, usage
         return stop.code if isinstance(stop.code, int) else USAGE
@@ -122,6 +133,13 @@ def _run(arguments: Sequence[str]) -> int:
         complain(str(error))
         return _exit_code(error)
     return code
+
+
+def _set_encoding(*, is_data: bool) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the terminal's encoding does not have is no reason to stop, and data has all of them.
+        encoding = "utf-8" if is_data and not sys.stdout.isatty() else sys.stdout.encoding
+        sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
 def _exit_code(error: SightlogError) -> int:

@@ -71,7 +71,7 @@ class ProcessFailed(SightlogError):
             print(f"  {printable(line)}", file=sys.stderr)
 
 
-def add_parser(subparsers: Commands) -> None:
+def add_parsers(subparsers: Commands) -> None:
     parser = add_command(subparsers, "demo", "run sensors, daemon and reader on a video", _TEXT, run)
     parser.add_argument(
         "--source", help="a video file, rtsp://…, /dev/videoN or picamera2 (default: a drawn clip of two visitors)"

@@ -5,17 +5,30 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from sightlog.errors import UsageError
 from sightlog.reader import Reader
 from sightlog.records import DEFAULT_SITE
+
+from .moment import parse_moment
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 DEFAULT_DATA_DIR: Final = "/var/lib/sightlog"
 DATABASE: Final = "events.db"
+FOUND: Final = 0
+NONE: Final = 1
+"""The exit code when nothing matched, as grep's."""
+ALL: Final = 10**9
+"""Of anything: more than a store of some gigabytes holds."""
+CODES: Final = (
+    "2 wrong usage, 74 the database is damaged, 75 try again, 77 not allowed to read it, 78 it is of a newer version"
+)
+"""The exit codes of every command that reads, but for 0 and 1."""
 
 
 def add_command(
@@ -43,18 +56,29 @@ def add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--site", default=DEFAULT_SITE, metavar="SITE", help=f"default: {DEFAULT_SITE}")
 
 
-def add_camera(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--camera", metavar="ID", help="only this camera's")
+def add_times(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-S", "--since", type=parse_moment, metavar="TIME", help="from this time on")
+    parser.add_argument("-U", "--until", type=parse_moment, metavar="TIME", help="before this time")
 
 
-def add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-o",
-        "--output",
-        choices=("short", "json"),
-        default="short",
-        help="short: for people, local times (default); json: JSON Lines, every field, times in UTC",
-    )
+def times_of(options: argparse.Namespace) -> tuple[datetime | None, datetime | None]:
+    """--since and --until. Raises UsageError."""
+    since, until = options.since, options.until
+    if since is not None and until is not None and since >= until:
+        raise UsageError(f"--since {since:%Y-%m-%d %H:%M:%S} is not before --until {until:%Y-%m-%d %H:%M:%S}")
+    return since, until
+
+
+def add_lines(parser: argparse.ArgumentParser, text: str, default: int | None) -> None:
+    parser.add_argument("-n", "--lines", type=_lines, default=default, metavar="N", help=text)
+
+
+def _lines(text: str) -> int:
+    if text == "all":
+        return ALL
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise UsageError(f"-n {text}: expected a whole number or 'all'")
+    return int(text)
 
 
 def database_of(options: argparse.Namespace) -> Path:

@@ -43,7 +43,7 @@ The event is kept in the producer's spool on disk first. When no ack comes in ti
 with the same --producer sends it: do not publish it again (with the same --event-id that would do no harm).
 
 --json reads an object with the fields of an event, as `sightlog show -o json` prints it; what the daemon sets (id,
-thumbnail_path, created_at) is left out of it. Options given beside it beat its fields.
+thumbnail_path, created_at) and the observations are left out of it. Options given beside it beat its fields.
 
 times: {FORMS}
 
@@ -59,7 +59,7 @@ to use the spool, 130 Ctrl-C (it is spooled)
 """
 
 
-def add_parser(commands: Commands) -> None:
+def add_parsers(commands: Commands) -> None:
     parser = add_command(commands, "publish", "report one event and wait until it is stored", _TEXT, _run)
     parser.add_argument("--camera", dest="camera_id", metavar="ID", help="which camera; needed unless --json has it")
     parser.add_argument("--type", dest="event_type", metavar="TYPE", help="motion (default), ding, …")
@@ -113,8 +113,9 @@ def parse_detection(text: str) -> Detection:
     raise UsageError(f"--detection {text}: expected LABEL:CONF or LABEL:CONF:x1,y1,x2,y2, such as person:0.95")
 
 
-_SET_BY_DAEMON: Final = ("id", "thumbnail_path", "created_at")
-_FIELDS: Final = frozenset(field.name for field in fields(Event)) - {"_", "thumbnail", *_SET_BY_DAEMON}
+_LEFT_OUT: Final = ("id", "thumbnail_path", "created_at", "observations")
+"""What the daemon sets, and records of their own."""
+_FIELDS: Final = frozenset(field.name for field in fields(Event)) - {"_", "thumbnail", *_LEFT_OUT}
 
 
 def event_from_json(text: str) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def event_from_json(text: str) -> dict[str, Any]:
         raise UsageError(f"--json: not JSON: {error}") from error
     if not isinstance(given, dict):
         raise UsageError("--json: expected one object, as `sightlog show -o json` prints it")
-    event = {name: value for name, value in given.items() if name not in _SET_BY_DAEMON and value is not None}
+    event = {name: value for name, value in given.items() if name not in _LEFT_OUT and value is not None}
     if unknown := event.keys() - _FIELDS:
         raise UsageError(f"--json: unknown field {min(unknown)!r}; expected some of {', '.join(sorted(_FIELDS))}")
     if "recorded_at" in event:

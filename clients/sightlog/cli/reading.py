@@ -3,155 +3,157 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterable
 from datetime import UTC, datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
-from sightlog.errors import UsageError
-from sightlog.records import Event
-
-from .moment import FORMS, parse_moment
-from .options import add_camera, add_command, add_output, add_store, database_of, open_reader
-from .output import complain, event_details, event_line, event_object, json_line, terminal
+from .filters import add_filters, filters_of
+from .formats import add_output, event_lines
+from .moment import FORMS
+from .options import (
+    ALL,
+    CODES,
+    FOUND,
+    NONE,
+    add_command,
+    add_lines,
+    add_store,
+    add_times,
+    database_of,
+    open_reader,
+    times_of,
+)
+from .output import complain, json_line, print_lines, terminal
+from .shapes import event_object, observation_object
+from .short import event_details, observation_details
 
 if TYPE_CHECKING:
     from .options import Commands
 
-FOUND: Final = 0
-NONE: Final = 1
-ALL: Final = sys.maxsize
 EVENTS_SHOWN: Final = 20
 EVENTS_TAILED: Final = 10
+FORMATS: Final = ("short", "json", "table", "csv", "cat")
 
 _EVENTS: Final = f"""
-Prints events in the order they happened, the newest last, one a line with local times: the 20 newest, or with --since
-all of them. The event id ends the line where the terminal is wide enough, and always when the output is a file or
-a pipe.
+Prints events in the order they happened, the newest last, one a line: the 20 newest, or with --since all of them.
+Several filters are ANDed: --person Anna --label dog are the events with both. The event id ends the line where the
+terminal is wide enough, and always when the output is a file or a pipe.
 
 times: {FORMS}
 A time without a zone is local. --until itself is not included.
 
+json and csv have every field as it is stored; csv has detections as JSON in one column, and leaves text that a
+spreadsheet would take for a formula (=…) as it is: import such columns as text.
+
 examples:
   sightlog events                                   the last 20
   sightlog events -n 5 -r                           the last 5, the newest first
-  sightlog events --since today --camera front_door
-  sightlog events --since -2h --until -30m
+  sightlog events --since today --camera front_door -o table
+  sightlog events --since 'yesterday 18:00' --until 'today 07:30' --stranger
+  sightlog events --since -7d --label person --min-confidence 0.8 --unsent
   sightlog events --since yesterday --until today -o json | jq -r .person_name
 
-exit codes: 0 events were found, 1 none were, 2 usage, 74 the database is damaged, 77 not allowed to read it
+exit codes: 0 events were found, 1 none were,
+{CODES}
 """
 
-_TAIL: Final = """
+_TAIL: Final = f"""
 Prints the newest events, the newest last, and with -f goes on printing each event as it is committed, until Ctrl-C
-(exit code 130). It goes on while the daemon is stopped or started again.
+(exit code 130). It goes on while the daemon is stopped or started again. An event is printed once, as it is when it
+is committed: a name or a label that another sensor adds later does not bring it back through --person or --label.
 
 examples:
   sightlog tail -f
   sightlog tail -n 0 -f --camera front_door         only what comes from now on
+  sightlog tail -f --type ding -o cat
   sightlog tail -f -o json | while read -r event; do …; done
 
-exit codes: 0 events were found, 1 none were, 2 usage, 74 the database is damaged, 77 not allowed to read it,
+exit codes: 0 events were found, 1 none were,
+{CODES},
 130 ended by Ctrl-C
 """
 
-_SHOW: Final = """
-Prints every field of one event, and a line for each detection: label, confidence, and the corners x1, y1, x2, y2 of its
-box in pixels. Fields without a value are shown as -.
+_SHOW: Final = f"""
+Prints every field of one event, a line for each detection (label, confidence, and the corners x1, y1, x2, y2 of its box
+in pixels), and the observations about it; or every field of one observation. Fields without a value are shown as -.
 
 examples:
   sightlog show 019a9f60-3c1e-7b42-9d0a-5f6b1c2d3e4f
   sightlog show -o json 019a9f60-3c1e-7b42-9d0a-5f6b1c2d3e4f | jq .detections
+  sightlog show -o json 019a9f60-3c1e-7b42-9d0a-5f6b1c2d3e4f | jq -r '.observations[].content'
 
-exit codes: 0 found, 1 there is no such event at this site, 74 the database is damaged, 77 not allowed to read it
+exit codes: 0 found, 1 this site has no such event or observation,
+{CODES}
 """
 
 
 def add_parsers(commands: Commands) -> None:
     events = add_command(commands, "events", "list what happened", _EVENTS, _run_events)
-    events.add_argument(
-        "-n", "--lines", type=_lines, metavar="N", help="at most the N newest, or 'all' (default: 20; all with --since)"
-    )
+    add_lines(events, "at most the N newest, or 'all' (default: 20; all with --since)", None)
     events.add_argument("-r", "--reverse", action="store_true", help="newest first")
-    events.add_argument("-S", "--since", type=parse_moment, metavar="TIME", help="from this time on")
-    events.add_argument("-U", "--until", type=parse_moment, metavar="TIME", help="before this time")
+    add_times(events)
     tail = add_command(commands, "tail", "the newest events, and the next ones with -f", _TAIL, _run_tail)
     tail.add_argument("-f", "--follow", action="store_true", help="go on with each event as it is committed")
-    tail.add_argument(
-        "-n", "--lines", type=_lines, default=EVENTS_TAILED, metavar="N", help="begin with N (default: 10)"
-    )
-    show = add_command(commands, "show", "everything about one event", _SHOW, _run_show)
-    show.add_argument("event_id", metavar="EVENT_ID")
+    add_lines(tail, f"begin with N (default: {EVENTS_TAILED})", EVENTS_TAILED)
+    show = add_command(commands, "show", "everything about one event or observation", _SHOW, _run_show)
+    show.add_argument("record_id", metavar="ID", help="of an event or an observation")
     for command in (events, tail):
-        add_camera(command)
-    for command in (events, tail, show):
-        add_output(command)
+        add_output(command, *FORMATS)
         add_store(command)
-
-
-def _lines(text: str) -> int:
-    if text == "all":
-        return ALL
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise UsageError(f"-n {text}: expected a whole number or 'all'")
-    return int(text)
-
-
-def _print(events: Iterable[Event], options: argparse.Namespace, *, flush: bool = False) -> bool:
-    """False when there were none."""
-    target = terminal()
-    found = False
-    for event in events:
-        found = True
-        print(json_line(event_object(event)) if options.output == "json" else event_line(event, target), flush=flush)
-    return found
+        add_filters(command)
+    add_output(show, "short", "json")
+    add_store(show)
 
 
 def _run_events(options: argparse.Namespace) -> int:
-    since, until, lines = options.since, options.until, options.lines
-    if since is not None and until is not None and since >= until:
-        raise UsageError(f"--since {since:%Y-%m-%d %H:%M:%S} is not before --until {until:%Y-%m-%d %H:%M:%S}")
+    since, until = times_of(options)
+    query = filters_of(options).query()
+    lines = options.lines
     if lines is None:
         lines = EVENTS_SHOWN if since is None else ALL
     # The last of many are found from the end; all of them are printed as they are read.
     newest_first = options.reverse or lines != ALL
     with open_reader(options) as reader:
-        events = reader.find_events(
-            start=since, end=until, camera_id=options.camera, newest_first=newest_first, limit=lines
-        )
-        return FOUND if _print(events if options.reverse == newest_first else reversed(list(events)), options) else NONE
+        events = reader.find_events(start=since, end=until, **query, newest_first=newest_first, limit=lines)
+        in_order = events if options.reverse == newest_first else reversed(list(events))
+        return FOUND if print_lines(event_lines(in_order, options.output, terminal())) else NONE
 
 
 def _run_tail(options: argparse.Namespace) -> int:
+    filters = filters_of(options)
     with open_reader(options) as reader:
         # Before the query: what is committed between the two is then in both, and printed once.
         cursor = reader.last_id()
-        newest = list(reader.find_events(camera_id=options.camera, newest_first=True, limit=options.lines))
-        found = _print(reversed(newest), options, flush=options.follow)
+        newest = list(reader.find_events(**filters.query(), newest_first=True, limit=options.lines))[::-1]
         if not options.follow:
-            return FOUND if found else NONE
+            return FOUND if print_lines(event_lines(newest, options.output, terminal())) else NONE
         printed = {event.id for event in newest}
-        coming = (
-            event
-            for event in reader.follow(cursor)
-            if event.id not in printed and options.camera in (None, event.camera_id)
-        )
-        _print(coming, options, flush=True)
+        coming = (event for event in reader.follow(cursor) if event.id not in printed and filters.admit(event))
+        lines = event_lines(chain(newest, coming), options.output, terminal(), ahead=len(newest))
+        print_lines(lines, flush=True)
     return FOUND
 
 
 def _run_show(options: argparse.Namespace) -> int:
+    target, now = terminal(), datetime.now(UTC)
     with open_reader(options) as reader:
-        event = reader.get_event(options.event_id)
-    if event is None:
-        complain(
-            f"site {options.site} has no event {options.event_id}. `sightlog events` lists them; "
-            "--site and --data-dir say where to look"
-        )
-        return NONE
-    if options.output == "json":
-        print(json_line(event_object(event)))
+        event = reader.get_event(options.record_id)
+        about = list(reader.find_observations(event_id=event.event_id)) if event else []
+        observation = None if event else reader.get_observation(options.record_id)
+    if event is not None:
+        if options.output == "json":
+            print(json_line({**event_object(event), "observations": list(map(observation_object, about))}))
+        else:
+            print_lines(event_details(event, about, database_of(options).parent, target, now))
         return FOUND
-    for line in event_details(event, database_of(options).parent, terminal(), datetime.now(UTC)):
-        print(line)
-    return FOUND
+    if observation is not None:
+        if options.output == "json":
+            print(json_line(observation_object(observation)))
+        else:
+            print_lines(observation_details(observation, target, now))
+        return FOUND
+    complain(
+        f"site {options.site} has no event or observation {options.record_id}. `sightlog events` lists events; "
+        "--site and --data-dir say where to look"
+    )
+    return NONE

@@ -14,9 +14,11 @@ from sightlog.encoder import format_time
 from sightlog.errors import DatabaseNotFound
 
 from .figures import metrics_lines
-from .options import add_command, add_output, add_store, database_of, open_reader
-from .output import Terminal, age, field, json_line, printable, size, table, terminal
+from .formats import add_output
+from .options import add_command, add_store, database_of, open_reader
+from .output import Terminal, age, field, json_line, printable, size, terminal
 from .snapshot import Snapshot, accounts, last_snapshot
+from .table import table
 
 if TYPE_CHECKING:
     from .options import Commands
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 RUNNING: Final = 0
 NOT_RUNNING: Final = 3
 DEAD_LETTERS_SHOWN: Final = 5
+_OF_DATABASE: Final = (
+    "database", "events", "newest_event", "observations", "producers", "dead_letters", "pending_amendments",
+)  # fmt: skip
 
 _TEXT: Final = """
 First what matters: whether the daemon runs and can write, how full the storage is, when the last event came. Then, for
@@ -47,9 +52,9 @@ read it
 """
 
 
-def add_parser(commands: Commands) -> None:
+def add_parsers(commands: Commands) -> None:
     parser = add_command(commands, "status", "how the daemon, the store and the producers are", _TEXT, _run)
-    add_output(parser)
+    add_output(parser, "short", "json")
     add_store(parser)
 
 
@@ -91,7 +96,7 @@ def collect(options: argparse.Namespace) -> dict[str, Any]:
         "daemon": daemon_of(path.parent),
         "site": options.site,
         "metrics": last_snapshot(path.parent),
-        **dict.fromkeys(("database", "events", "newest_event", "producers", "dead_letters", "pending_amendments")),
+        **dict.fromkeys(_OF_DATABASE),
     }
     if not path.exists():
         return found
@@ -109,6 +114,7 @@ def collect(options: argparse.Namespace) -> dict[str, Any]:
     if newest is not None:
         found["newest_event"] = {"event_id": newest.event_id, "recorded_at": format_time(newest.recorded_at)}
     found["events"] = counts["events"]
+    found["observations"] = counts.get("observations")
     found["producers"] = accounts(found["metrics"], producers)
     found["dead_letters"] = {"counts": counts["dead_letters"], "latest": letters}
     found["pending_amendments"] = counts["pending_amendments"]
@@ -150,6 +156,8 @@ def _lines(found: Mapping[str, Any], path: Path, to: Terminal, now: datetime) ->
     newest = found["newest_event"]
     when = f", the newest {_ago(newest['recorded_at'], now)}" if newest else ""
     yield field("events", f"{found['events']} of site {found['site']}{when}", to)
+    if found["observations"]:
+        yield field("observations", str(found["observations"]), to)
     if found["producers"]:
         yield ""
         yield from _producers(found["producers"], to, now)

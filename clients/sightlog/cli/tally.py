@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from .output import complain, printable, table, terminal
+from .output import complain, printable, terminal
+from .table import table
 
 _SETTLED: Final = ("stored", "duplicates", "rejected", "missing")
 _SAID: Final = ("published", "carried_over", "spooled", "acked")

@@ -1,0 +1,147 @@
+"""`sightlog export`: everything, oldest first, for other programs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from sightlog.errors import UsageError
+
+from .filters import Filters, add_filters, filters_of
+from .formats import add_output, object_lines
+from .moment import FORMS
+from .options import CODES, FOUND, NONE, add_command, add_store, add_times, database_of, open_reader, times_of
+from .output import cut, print_lines, terminal
+from .shapes import event_object, observation_object
+
+if TYPE_CHECKING:
+    from .options import Commands
+
+PROGRESS_SECONDS: Final = 0.2
+
+_TEXT: Final = f"""
+Writes all events that pass the filters, oldest first, with every field and times in UTC, as they are read: the whole
+history takes little memory. With --observations it is the observations instead, which --since and --until choose.
+
+--to makes the file complete or not at all: it is written under another name beside it, FILE.PID.part, which a kill
+leaves behind, and renamed at the end. What is committed meanwhile is in it when its time lies beyond what was read.
+
+csv has detections as JSON in one column. Text that a spreadsheet would take for a formula (=…) is left as it is, so
+that an export is what was stored: import such columns as text.
+
+times: {FORMS}
+
+examples:
+  sightlog export --to events.json
+  sightlog export -o csv --since 2026-11-01 --until 2026-12-01 --to november.csv
+  sightlog export --person Anna | gzip > anna.json.gz
+  sightlog export --observations -o csv --to observations.csv --force
+
+exit codes: 0 something was exported, 1 nothing matched and no file was made,
+{CODES}
+"""
+
+
+def add_parsers(commands: Commands) -> None:
+    parser = add_command(commands, "export", "all events or observations, for other programs", _TEXT, _run)
+    add_output(parser, "json", "csv")
+    parser.add_argument("--to", type=Path, metavar="FILE", help="into a new file instead of standard output")
+    parser.add_argument("--force", action="store_true", help="with --to: replace FILE if it is there")
+    parser.add_argument("--observations", action="store_true", help="observations instead of events")
+    add_times(parser)
+    add_store(parser)
+    add_filters(parser)
+
+
+def _run(options: argparse.Namespace) -> int:
+    since, until = times_of(options)
+    filters = filters_of(options)
+    if options.observations and filters != Filters():
+        raise UsageError("--observations: they are chosen by --since and --until only. Leave the events' filters out")
+    if options.to is not None:
+        _check(options.to, database_of(options), options.force)
+    elif options.force:
+        raise UsageError("--force: to replace which file? Give --to FILE too")
+    with open_reader(options) as reader:
+        is_all = (since, until, filters, options.observations) == (None, None, Filters(), False)
+        total = reader.count_events() if is_all else None
+        objects = (
+            map(observation_object, reader.find_observations(start=since, end=until))
+            if options.observations
+            else map(event_object, reader.find_events(start=since, end=until, **filters.query()))
+        )
+        lines = object_lines(_told(objects, total, options.to), options.output, terminal())
+        return FOUND if (print_lines(lines) if options.to is None else _write(lines, options.to.resolve())) else NONE
+
+
+# -- the file --------------------------------------------------------------------------------------------------------
+
+
+def _check(target: Path, database: Path, force: bool) -> None:
+    """Raises UsageError when nothing may be written there."""
+    if not target.exists():
+        return
+    if not target.is_file():
+        raise UsageError(f"--to {target}: not a file. Give a file's name, or leave --to out and redirect the output")
+    if database.exists() and target.samefile(database):
+        raise UsageError(f"--to {target}: that is the database itself. Give another name")
+    if not force:
+        raise UsageError(f"{target} is there already. Give another name, or --force to replace it")
+
+
+def _write(lines: Iterable[str], target: Path) -> bool:
+    """False when there were none; then there is no file. Raises OSError, and UsageError when it cannot be made."""
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        file = part.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+    except OSError as error:
+        raise UsageError(f"cannot make {target}: {error.strerror}. Give another --to") from error
+    try:
+        with file:
+            for line in lines:
+                file.write(f"{line}\n")
+            is_empty = file.tell() == 0
+            file.flush()
+            # Else a power cut after the rename could leave the name with nothing behind it.
+            os.fsync(file.fileno())
+        if not is_empty:
+            part.replace(target)
+        return not is_empty
+    finally:
+        part.unlink(missing_ok=True)
+
+
+# -- progress --------------------------------------------------------------------------------------------------------
+
+
+def _told(objects: Iterable[Mapping[str, Any]], total: int | None, target: Path | None) -> Iterator[Mapping[str, Any]]:
+    """The same objects. Where standard error is a terminal that the output does not go to, it counts them."""
+    if not sys.stderr.isatty() or (target is None and sys.stdout.isatty()):
+        yield from objects
+        return
+    began = shown = time.monotonic()
+    count = 0
+    try:
+        for one in objects:
+            yield one
+            count += 1
+            now = time.monotonic()
+            if now - shown >= PROGRESS_SECONDS:
+                _show(count, total, now - began)
+                shown = now
+    finally:
+        _show(count, total, time.monotonic() - began)
+        print(file=sys.stderr)
+
+
+def _show(count: int, total: int | None, seconds: float) -> None:
+    share = f" of {total:,} ({min(count / total, 1):.0%})" if total else ""
+    rate = f", {count / seconds:,.0f} a second" if seconds else ""
+    # Blanks cover what is left of a longer line; the last cell stays free, or the terminal begins a new line.
+    room = os.get_terminal_size(sys.stderr.fileno()).columns - 1
+    print(f"\r{cut(f'{count:,}{share}{rate}', room):<{room}}", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,67 @@
+"""Databases with the rows a test wants, made without a daemon."""
+
+from __future__ import annotations
+
+import json
+import sys
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from sightlog import Event, Observation
+from sightlog.encoder import format_time
+from sightlogd.store.opening import create
+
+STORED_AT = "2026-11-20T12:00:00.000Z"
+_EVENT = (
+    "event_id", "site", "camera_id", "recorded_at", "event_type", "recording_id", "motion_confidence", "person_name",
+    "face_confidence", "face_distance", "unlock_granted", "door_action", "thumbnail_path", "image_path",
+    "llm_description", "alert_sent", "metadata",
+)  # fmt: skip
+_OBSERVATION = (
+    "observation_id", "site", "recorded_at", "event_id", "content", "source", "embedding", "embedding_model",
+    "embedding_version", "metadata",
+)  # fmt: skip
+
+
+def write(path: Path, events: Sequence[Event] = (), observations: Sequence[Observation] = ()) -> Path:
+    """Makes the database at `path`. Rows get their `id` in this order, from 1: events, then observations."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    create(path, lambda: STORED_AT)
+    connection = apsw.Connection(str(path))
+    connection.execute("BEGIN")
+    for key, event in enumerate(events, 1):
+        _insert(connection, "events", {"id": key, "created_at": STORED_AT, **_columns(event, _EVENT)})
+        for position, detection in enumerate(event.detections):
+            row = (key, position, detection.label, detection.confidence, *(detection.bbox or (None,) * 4))
+            connection.execute("INSERT INTO detections VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        if event.embedding is not None:
+            names = ("site", "embedding", "embedding_model", "embedding_version")
+            _insert(connection, "face_embeddings", {"event_id": key, **_columns(event, names)})
+    for key, observation in enumerate(observations, len(events) + 1):
+        _insert(connection, "observations", {"id": key, "created_at": STORED_AT, **_columns(observation, _OBSERVATION)})
+    connection.execute("COMMIT")
+    connection.execute("INSERT INTO texts_index (texts_index) VALUES ('rebuild')")
+    connection.close()
+    return path
+
+
+def _columns(record: Event | Observation, names: Sequence[str]) -> dict[str, Any]:
+    values = {name: getattr(record, name) for name in names}
+    values["recorded_at"] = format_time(record.recorded_at)
+    if values.get("metadata") is not None:
+        values["metadata"] = json.dumps(values["metadata"])
+    if values.get("embedding") is not None:
+        numbers = array("f", values["embedding"])
+        if sys.byteorder == "big":
+            numbers.byteswap()
+        values["embedding"] = numbers.tobytes()
+    return {name: value for name, value in values.items() if name in names}
+
+
+def _insert(connection: apsw.Connection, table: str, values: dict[str, Any]) -> None:
+    marks = ", ".join("?" * len(values))
+    connection.execute(f"INSERT INTO {table} ({', '.join(values)}) VALUES ({marks})", tuple(values.values()))
