@@ -33,8 +33,10 @@ def are_marked(database: Path) -> bool:
     """Whether the daemon has found the logs to be complete, and made them durable."""
     connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
     try:
-        query = "SELECT last_id = (SELECT coalesce(max(id), 0) FROM events) FROM day_log_marks WHERE kind = 'event'"
-        return bool(connection.execute(query).fetchone()[0])
+        query = "SELECT max(seq) FROM sqlite_sequence WHERE name IN ('events', 'observations')"
+        last = connection.execute(query).fetchone()[0] or 0
+        query = "SELECT last_id >= ? FROM day_log_marks WHERE kind = 'event'"
+        return bool(connection.execute(query, (last,)).fetchone()[0])
     finally:
         connection.close()
 
