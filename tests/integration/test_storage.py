@@ -13,7 +13,7 @@ import daylogs
 import pytest
 from conftest import fill_the_disk, small_file_system, wait_for
 
-from sightlog import DatabaseWriteError, Event
+from sightlog import DatabaseWriteError, Event, Observation
 
 NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
 
@@ -88,6 +88,27 @@ def test_what_is_counted_is_what_the_disk_says(idle_daemon):
     shown = purge(daemon, "--dry-run").stdout
     megabytes = float(re.match(r"Storage: ([\d.]+)MB / 1GB", shown)[1])
     assert megabytes * 10**6 == pytest.approx(taken(daemon), rel=0.05)
+
+
+def test_observations_go_with_their_day_and_cannot_be_found_any_more(idle_daemon, tmp_path):
+    daemon = idle_daemon.start(config=config(1.0))
+    fill_a_day(daemon, 2, count=5)
+    at = NOON - timedelta(days=2)
+    # Of a site that no camera has: it is known by its observations alone.
+    texts = [Observation(f"package {n}", "llm", site="cabin", recorded_at=at, embedding=[n, 1]) for n in range(300)]
+    with daemon.publisher() as publisher:
+        publisher.publish_many(texts).wait(10)
+        publisher.publish(Observation("package of today", "llm", site="cabin")).wait(10)
+        publisher.publish(Observation("package of an older day", "llm", recorded_at=at - timedelta(days=1))).wait(10)
+    wait_for(lambda: len(daylogs.lines(daemon.data_dir)) == 307, "all is logged")
+    done = purge(daemon, "--before", day(0), "--force")
+    assert f"removed {day(2)}" in done.stdout
+    assert f"removed {day(3)}" in done.stdout
+    assert [hit.observation.content for hit in daemon.reader("cabin").search("package")] == ["package of today"]
+    assert daemon.reader().search("package") == []
+    assert len(list(daemon.reader("cabin").find_observations())) == 1
+    assert daemon.stop() == 0
+    daylogs.assert_the_logs_have_everything(daemon.data_dir, tmp_path / "new.db", purged=True)
 
 
 def test_persons_stay_when_the_day_they_became_known_goes(idle_daemon, tmp_path):

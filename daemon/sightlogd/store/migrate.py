@@ -98,8 +98,9 @@ def check_schema(connection: apsw.Connection, migrations: list[Migration]) -> No
 
 
 def _objects(connection: apsw.Connection) -> dict[str, str]:
-    # ANALYZE and FTS make tables of their own, named sqlite_*.
+    # ANALYZE makes tables of its own, named sqlite_*, and FTS5 those that it keeps its index in, as its version likes.
     rows = connection.execute(
-        "SELECT type || ' ' || name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND substr(name, 1, 7) <> 'sqlite_'"
+        "SELECT type || ' ' || name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND substr(name, 1, 7) <> 'sqlite_' "
+        "AND name NOT IN (SELECT name FROM pragma_table_list WHERE type = 'shadow')"
     )
     return {name: " ".join(sql.split()) for name, sql in rows}
