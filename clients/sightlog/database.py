@@ -105,6 +105,15 @@ class Database:
             finally:
                 self._connection.execute("COMMIT")
 
+    @contextmanager
+    def _scratch(self) -> Iterator[sqlite3.Connection]:
+        """An empty database in memory."""
+        connection = sqlite3.connect(":memory:")
+        try:
+            yield connection
+        finally:
+            connection.close()
+
     def _by(self, index: str) -> str:
         """A hint to drive from that index, or nothing in a schema that does not have it yet."""
         return f"INDEXED BY {index}" if index in self._indexes else ""

@@ -6,16 +6,18 @@ runs, after it was killed and while it is stopped. Every query is one short read
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
-from . import queries, rows
+from . import queries, rows, search, words
 from .database import VERSION, Database
 from .encoder import format_time
-from .errors import DatabaseNotFound, UsageError
+from .errors import DatabaseNotFound, SchemaMismatch, UsageError
+from .hits import SearchHit
 from .records import DEFAULT_SITE, Event, Observation
 
 FOLLOW_SECONDS: Final = 0.05
@@ -30,6 +32,8 @@ _OBSERVATIONS: Final = (
     "SELECT id, observation_id, site, recorded_at, event_id, content, source, embedding, embedding_model, "
     "embedding_version, metadata, created_at FROM observations"
 )
+_BY_EVENT_ID: Final = "sqlite_autoindex_events_1"
+"""The index of UNIQUE (event_id)."""
 _PAGE_ROWS: Final = 500
 
 
@@ -178,6 +182,59 @@ class Reader(Database):
         span = queries.times(start, end)
         left = None if limit is None else _count("limit", limit)
         return self._pages(self._observations, wanted, span, left, newest_first=newest_first)
+
+    def search(
+        self,
+        text: str,
+        limit: int = 20,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        camera_id: str | None = None,
+        *,
+        marks: tuple[str, str] = ("[", "]"),
+    ) -> list[SearchHit]:
+        """Descriptions and observations that have all words of `text`, best first; never an error, whatever it is.
+
+        Words are compared by their stem and without accents; "words in quotes" have to be side by side, and word* is
+        how a (stemmed) word begins. At most 32 words count. since <= recorded_at < until; an observation is of the
+        camera of its event. In the excerpt `marks` are around the words.
+
+        Ranked, by FTS5's bm25, are the texts found, with each other alone: all of them up to 500; of a more common
+        word the 500 committed last, or as many as `limit`.
+
+        Raises SchemaMismatch when the database has no index of texts yet.
+        """
+        times = queries.times(since, until)
+        _count("limit", limit)
+        if not isinstance(text, str):
+            raise UsageError(f"text={text!r:.80}: expected what to look for, as text")
+        if not self._has_texts:
+            raise SchemaMismatch(f"{self.path} has no index of texts yet: start this version of sightlogd on it once")
+        match = words.match_of(text)
+        if not match:
+            return []
+        with self._snapshot() as connection, self._scratch() as scratch:
+            texts = search.candidates(connection, match, site=self.site, camera_id=camera_id, times=times, enough=limit)
+            found = search.ranked(scratch, texts, match, limit, marks)
+            at = self._at(connection, [hit.id for hit in found])
+        return [SearchHit(*at[hit.id], hit.excerpt, hit.score) for hit in found]
+
+    def _at(
+        self, connection: rows.Connection, ids: Sequence[int]
+    ) -> dict[int, tuple[Event | None, Observation | None]]:
+        """By id, the event; or the observation, with the event that it is about."""
+        # Left alone, SQLite reads the whole site and looks for each row in the list.
+        some = (json.dumps(ids),)
+        found = self._observations(connection, f"AND id {rows.ANY_OF}", some, "NOT INDEXED")
+        about = (json.dumps([one.event_id for one in found if one.event_id is not None]),)
+        events = self._events(connection, f"AND event_id {rows.ANY_OF}", about, f"INDEXED BY {_BY_EVENT_ID}")
+        named = {event.event_id: event for event in events}
+        at: dict[int, tuple[Event | None, Observation | None]] = {
+            one.id or 0: (named.get(one.event_id or ""), one) for one in found
+        }
+        for event in self._events(connection, f"AND id {rows.ANY_OF}", some, "NOT INDEXED"):
+            at[event.id or 0] = event, None
+        return at
 
     def count_events(self) -> int:
         """How many events this site has."""

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import sys
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final, Protocol
 
 from .records import Detection, Event, Observation
 
-# SQLite binds 32,766 variables at most (SQLITE_MAX_VARIABLE_NUMBER); this is far below and keeps statements few.
-_AT_ONCE: Final = 500
+ANY_OF: Final = "IN (SELECT value FROM json_each(?))"
+"""Of any number of values, bound as one JSON text: SQLite binds 32,766 variables at most."""
 
 
 class Connection(Protocol):
     """What is needed of an sqlite3.Connection whose rows are sqlite3.Row."""
 
     def execute(self, sql: str, parameters: Sequence[object] = ..., /) -> Any: ...
+    def executemany(self, sql: str, parameters: Iterable[Sequence[object]], /) -> Any: ...
 
 
 def floats(blob: bytes) -> array[float]:
@@ -29,30 +30,22 @@ def floats(blob: bytes) -> array[float]:
     return numbers
 
 
-def in_slices(connection: Connection, query: str, values: Sequence[object]) -> Iterator[Any]:
-    """The rows of a query with `IN (…)` for any number of values."""
-    for start in range(0, len(values), _AT_ONCE):
-        some = values[start : start + _AT_ONCE]
-        yield from connection.execute(query.replace("(…)", f"({','.join('?' * len(some))})"), some)
-
-
 def events(connection: Connection, query: str, parameters: Sequence[object], *, with_faces: bool) -> list[Event]:
     """The events of a query that gives all columns, with their detections and, where the schema has them, faces."""
     rows = connection.execute(query, parameters).fetchall()
-    ids = [row["id"] for row in rows]
-    detections: dict[int, list[Detection]] = {number: [] for number in ids}
-    for event, label, confidence, x1, y1, x2, y2 in in_slices(
-        connection,
+    detections: dict[int, list[Detection]] = {row["id"]: [] for row in rows}
+    ids = (json.dumps(list(detections)),)
+    for event, label, confidence, x1, y1, x2, y2 in connection.execute(
         "SELECT event_id, label, confidence, bbox_x1, bbox_y1, bbox_x2, bbox_y2 FROM detections "
-        "WHERE event_id IN (…) ORDER BY event_id, position",
+        f"WHERE event_id {ANY_OF} ORDER BY event_id, position",
         ids,
     ):
         detections[event].append(Detection(label, confidence, None if x1 is None else (x1, y1, x2, y2)))
     faces: dict[int, dict[str, Any]] = {}
     if with_faces:
-        for event, blob, model, version in in_slices(
-            connection,
-            "SELECT event_id, embedding, embedding_model, embedding_version FROM face_embeddings WHERE event_id IN (…)",
+        for event, blob, model, version in connection.execute(
+            "SELECT event_id, embedding, embedding_model, embedding_version FROM face_embeddings "
+            f"WHERE event_id {ANY_OF}",
             ids,
         ):
             faces[event] = {"embedding": floats(blob), "embedding_model": model, "embedding_version": version}

@@ -1,0 +1,61 @@
+"""What a person types, as a query that FTS5 takes whatever it is. No I/O."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+
+WORDS_MAX: Final = 32
+"""Words of one search: FTS5 refuses expressions that nest too deep. What is behind them is left out."""
+
+
+def match_of(text: str) -> str:
+    """An FTS5 expression: all words have to be there, "words in quotes" side by side, word* is how a word begins.
+
+    Everything else (operators, colons, brackets, an open quote) only parts words, as it does in the texts themselves.
+    Empty when there is no word.
+    """
+    terms: dict[str, str] = {}
+    left = WORDS_MAX
+    for words, begins in _phrases(text):
+        some = words[:left]
+        term = f'"{" ".join(some)}"{" *" if begins else ""}'
+        if term.lower() not in terms:
+            terms[term.lower()] = term
+            left -= len(some)
+        if not left:
+            break
+    # Side by side means AND, and lets go of a word that FTS5 does not know as one; the operator AND would not.
+    return " ".join(terms.values())
+
+
+def phrase_of(name: str) -> str:
+    """The tokens of a site's or camera's name, side by side; empty when it has none."""
+    words = " ".join(word for word, _ in _words(name))
+    return f'"{words}"' if words else ""
+
+
+def _phrases(text: str) -> Iterator[tuple[list[str], bool]]:
+    """The words in one pair of quotes, or one word, each with whether a star follows."""
+    parts = text.split('"')
+    for number, part in enumerate(parts):
+        # Odd ones are inside quotes, but for what is behind one that nobody closed.
+        if number % 2 == 0 or number == len(parts) - 1:
+            yield from (([word], begins) for word, begins in _words(part))
+        elif words := [word for word, _ in islice(_words(part), WORDS_MAX)]:
+            yield words, parts[number + 1].startswith("*")
+
+
+def _words(text: str) -> Iterator[tuple[str, bool]]:
+    start = None
+    for at, character in enumerate(f"{text} "):
+        # As FTS5's unicode61 has it: letters, digits, marks on them, and what a font maker defined.
+        category = unicodedata.category(character)
+        if category[0] in "LNM" or category == "Co":
+            if start is None:
+                start = at
+        elif start is not None:
+            yield text[start:at], character == "*" and not text[at + 1 : at + 2].isalnum()
+            start = None
