@@ -25,6 +25,7 @@ class Database:
     def __init__(self, database: str | os.PathLike[str]) -> None:
         self.path = Path(database)
         self._lock = threading.Lock()
+        self._vectors: bool | None = None
         try:
             self._file = _file_of(self.path)
             there = self.path.is_file()
@@ -113,6 +114,21 @@ class Database:
             yield connection
         finally:
             connection.close()
+
+    def _measures_vectors(self) -> bool:
+        """Whether this connection has sqlite-vec's functions. Call it with the lock held."""
+        if self._vectors is None:
+            try:
+                import sqlite_vec
+
+                self._connection.enable_load_extension(True)
+                sqlite_vec.load(self._connection)
+                self._connection.enable_load_extension(False)
+                self._vectors = True
+            except (ImportError, AttributeError, sqlite3.Error):
+                # Not installed, a Python built without extensions, or a library for another machine.
+                self._vectors = False
+        return self._vectors
 
     def _by(self, index: str) -> str:
         """A hint to drive from that index, or nothing in a schema that does not have it yet."""

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
-from . import queries, rows, search, words
+from . import counting, queries, rows, search, similarity, words
 from .database import VERSION, Database
 from .encoder import format_time
 from .errors import DatabaseNotFound, SchemaMismatch, UsageError
-from .hits import SearchHit
-from .records import DEFAULT_SITE, Event, Observation
+from .hits import SearchHit, SimilarHit
+from .records import DEFAULT_SITE, Embedding, Event, Observation
 
 FOLLOW_SECONDS: Final = 0.05
 
@@ -219,6 +219,28 @@ class Reader(Database):
             at = self._at(connection, [hit.id for hit in found])
         return [SearchHit(*at[hit.id], hit.excerpt, hit.score) for hit in found]
 
+    def similar(
+        self, embedding: Embedding, k: int = 5, model: str | None = None, *, version: str | None = None
+    ) -> list[SimilarHit]:
+        """The k embeddings, of observations and of faces, that point most nearly the same way, nearest first.
+
+        Only those of one model, version and length can be compared: UsageError, saying what is there, when it has to be
+        named, or the length is another one. Those that are all zeros are never near to anything. A look at every
+        embedding of the model: 40 ms for 16,000 of 64 numbers with sqlite-vec (`pip install sightlog[vec]`) or NumPy,
+        eight times that without.
+        """
+        query = similarity.vector_of(embedding)
+        _count("k", k)
+        if not self._has_texts:
+            return []
+        with self._snapshot() as connection:
+            kind = similarity.chosen(similarity.kinds(connection, self.site), len(query), model, version)
+            if kind is None:
+                return []
+            found = similarity.nearest(connection, self.site, kind, query, k, in_sqlite=self._measures_vectors())
+            at = self._at(connection, [number for _, number in found])
+        return [SimilarHit(*at[number], distance) for distance, number in found]
+
     def _at(
         self, connection: rows.Connection, ids: Sequence[int]
     ) -> dict[int, tuple[Event | None, Observation | None]]:
@@ -241,6 +263,16 @@ class Reader(Database):
         with self._snapshot() as connection:
             count: int = connection.execute("SELECT count(*) FROM events WHERE site = ?", (self.site,)).fetchone()[0]
         return count
+
+    def counts(self, by: str, start: datetime | None = None, end: datetime | None = None) -> counting.Counts:
+        """How many events with start <= recorded_at < end there are of each, as (name, count), in one view.
+
+        By "day" (local ones with events, as YYYY-MM-DD, in their order), or, the largest first, by "camera", "person"
+        (None is a stranger), "type", or "label" (events that have a detection of it).
+        """
+        times = queries.times(start, end)
+        with self._snapshot() as connection:
+            return counting.counts(connection, by, self.site, times, self._by)
 
     def follow(self, after: int | None = None, poll_seconds: float = FOLLOW_SECONDS) -> Iterator[Event]:
         """Committed events in commit order, for ever: those with `id` > `after`, then new ones as they are committed.

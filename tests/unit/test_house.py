@@ -25,8 +25,11 @@ ONLY_IN = {
     "shtab": ("clients/sightlog/cli/completion.py",),
     "PIL": ("daemon/", "clients/sightlog/adapters/"),
     "cv2": ("clients/sensors/", "clients/sightlog/adapters/"),
-    "numpy": ("clients/sensors/", "clients/sightlog/adapters/"),
+    "numpy": ("clients/sensors/", "clients/sightlog/adapters/", "clients/sightlog/similarity.py"),
+    "sqlite_vec": ("clients/sightlog/database.py",),
 }
+OPTIONAL = ("numpy", "sqlite_vec")
+"""Taken where they are there."""
 MAY_PRINT = ("clients/sightlog/cli/", "clients/sensors/")
 
 
@@ -66,7 +69,8 @@ def test_the_client_needs_pyzmq_and_msgpack_and_nothing_else():
         if file.startswith("clients/sightlog/") and not within(
             file, ("clients/sightlog/adapters/", "clients/sightlog/cli/")
         ):
-            assert imported(file) <= known, file
+            optional = {package for package in OPTIONAL if within(file, ONLY_IN[package])}
+            assert imported(file) <= known | optional, file
 
 
 def test_the_store_knows_nothing_of_the_files_beside_it():

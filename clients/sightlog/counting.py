@@ -1,0 +1,94 @@
+"""How many events there are of each day, camera, person, type and label. Whoever calls holds the transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple
+
+from .encoder import format_time
+from .errors import UsageError
+from .queries import Span
+from .rows import Connection
+
+Counts = list[tuple[str | None, int]]
+Hint = Callable[[str], str]
+"""To drive from the index of that name, or nothing where the schema does not have it."""
+_WITHIN: Final = "WHERE site = ? AND recorded_at >= ? AND recorded_at < ?"
+
+
+class _Group(NamedTuple):
+    column: str
+    drive: str
+    condition: str = ""
+    """Of the partial index."""
+    left_out: tuple[str | None, ...] = ()
+    """What that has no rows of: it is what is left of all events."""
+
+
+_GROUPS: Final = {
+    "camera": _Group("camera_id", "events_by_camera"),
+    "person": _Group("person_name", "events_by_person", "AND person_name IS NOT NULL", (None,)),
+    "type": _Group("event_type", "events_by_type", "AND event_type <> 'motion'", ("motion",)),
+}
+
+
+def counts(connection: Connection, by: str, site: str, times: Span, hint: Hint) -> Counts:
+    """Days in their order, all others the largest first. Raises UsageError for what cannot be counted by."""
+    bounds = (site, times.low[0], times.high[0])
+    if by == "day":
+        return list(_days(connection, *bounds, hint("events_by_time")))
+    if by == "label":
+        found = _labels(connection, *bounds, hint("events_by_time"))
+    elif by in _GROUPS:
+        group = _GROUPS[by]
+        found = connection.execute(
+            f"SELECT {group.column}, count(*) FROM events {hint(group.drive)} {_WITHIN} {group.condition} "
+            f"GROUP BY {group.column}",
+            bounds,
+        ).fetchall()
+        for name in group.left_out:
+            left = _count(connection, *bounds, hint("events_by_time")) - sum(count for _, count in found)
+            found += [(name, left)] if left else []
+    else:
+        raise UsageError(f"by={by!r:.80}: expected one of day, label, {', '.join(_GROUPS)}")
+    return sorted(((name, count) for name, count in found), key=lambda one: (-one[1], one[0] or ""))
+
+
+def _count(connection: Connection, site: str, start: str, end: str, by_time: str) -> int:
+    query = f"SELECT count(*) FROM events {by_time} {_WITHIN}"
+    return int(connection.execute(query, (site, start, end)).fetchone()[0])
+
+
+def _labels(connection: Connection, site: str, start: str, end: str, by_time: str) -> Counts:
+    """Events that have it, however often."""
+    return list(
+        connection.execute(
+            f"SELECT label, count(*) FROM events {by_time} CROSS JOIN detections ON detections.event_id = events.id "
+            f"{_WITHIN} AND NOT EXISTS (SELECT 1 FROM detections AS before WHERE before.event_id = detections.event_id "
+            "AND before.position < detections.position AND before.label = detections.label) GROUP BY label",
+            (site, start, end),
+        )
+    )
+
+
+def _days(connection: Connection, site: str, start: str, end: str, by_time: str) -> Iterator[tuple[str, int]]:
+    """Each day from midnight to midnight; where nothing happened, on to the next event."""
+    first = f"SELECT recorded_at FROM events {by_time} {_WITHIN} ORDER BY recorded_at LIMIT 1"
+    while row := connection.execute(first, (site, start, end)).fetchone():
+        day, midnight = _day_of(datetime.fromisoformat(row[0]))
+        until = min(end, midnight)
+        yield day, _count(connection, site, row[0], until, by_time)
+        start = until
+
+
+def _day_of(moment: datetime) -> tuple[str, str]:
+    """The local day that a moment is in, and when it ends: a day may have 23 hours, or 25."""
+    try:
+        local = moment.astimezone()
+        # Without a zone it is local time; where a clock is set forward at midnight, the day begins then.
+        following = datetime(local.year, local.month, local.day) + timedelta(days=1)  # noqa: DTZ001
+        end = format_time(following.astimezone())
+    except (OverflowError, ValueError):  # at the ends of the calendar
+        return moment.date().isoformat(), "~"
+    return local.date().isoformat(), end

@@ -1,0 +1,173 @@
+"""Embeddings that point the same way. Whoever calls holds the transaction."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import sys
+from array import array
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from .errors import UsageError
+from .records import Embedding
+from .rows import Connection, floats
+
+_MORE: Final = 32
+"""Rows beyond k that are compared in double precision: float32 may have changed their order."""
+_AT_ONCE: Final = 2_000
+_TABLES: Final = (("observations", "id", "embedding IS NOT NULL"), ("face_embeddings", "event_id", "1"))
+"""Table, its column with the id of an observation or event, and the condition of its partial index."""
+_OF: Final = "FROM {0} INDEXED BY {0}_by_model WHERE site = ? AND {1}"
+_LIKE: Final = "AND embedding_model IS ? AND embedding_version IS ? AND length(embedding) = ?"
+
+
+class Kind(NamedTuple):
+    """What embeddings can be compared with each other."""
+
+    model: str | None
+    version: str | None
+    numbers: int
+
+    def __str__(self) -> str:
+        version = "" if self.version is None else f" version {self.version}"
+        return f"{'no model' if self.model is None else self.model}{version} ({self.numbers} numbers)"
+
+
+def vector_of(embedding: Embedding) -> array[float]:
+    """As float32. Raises UsageError for what is none, or has no direction."""
+    try:
+        numbers = array("f", map(float, embedding))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"the embedding: {error}; expected numbers in one dimension") from error
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise UsageError(f"the embedding has {len(numbers)} numbers: expected one or more, finite as float32")
+    if not any(numbers):
+        raise UsageError("the embedding is all zeros: it has no direction that others could be near to")
+    return numbers
+
+
+def kinds(connection: Connection, site: str) -> list[Kind]:
+    """What the site has embeddings of."""
+    found = {
+        Kind(model, version, size // 4)
+        for table, _, condition in _TABLES
+        for model, version, size in connection.execute(
+            f"SELECT DISTINCT embedding_model, embedding_version, length(embedding) {_OF.format(table, condition)}",
+            (site,),
+        )
+    }
+    return sorted(found, key=lambda kind: tuple(map(str, kind)))
+
+
+def chosen(there: list[Kind], numbers: int, model: str | None, version: str | None) -> Kind | None:
+    """The one kind that a vector of so many numbers is compared with; None: there is none of that model and version.
+
+    Raises UsageError, saying what is there, when there are several, or none has as many numbers.
+    """
+    of_model = [kind for kind in there if model in (None, kind.model)]
+    if len({kind.model for kind in of_model}) > 1:
+        raise UsageError(f"there are embeddings of several models: {_list(of_model)}. Name one with model=")
+    wanted = [kind for kind in of_model if version in (None, kind.version)]
+    if len({kind.version for kind in wanted}) > 1:
+        raise UsageError(f"there are embeddings of several versions: {_list(wanted)}. Name one with version=")
+    fitting = [kind for kind in wanted if kind.numbers == numbers]
+    if wanted and not fitting:
+        raise UsageError(f"the embedding has {numbers} numbers, but there is {_list(wanted)}. Is it of the same model?")
+    return fitting[0] if fitting else None
+
+
+def _list(some: list[Kind]) -> str:
+    return ", ".join(map(str, some))
+
+
+def nearest(
+    connection: Connection, site: str, kind: Kind, query: array[float], k: int, *, in_sqlite: bool
+) -> list[tuple[float, int]]:
+    """(1 - cos, id) of the k nearest, the smaller id first where they are equal.
+
+    Measured quickly (by sqlite-vec where it is loaded, else NumPy, else one by one), then the first of them again, in
+    double precision: so it is the same answer everywhere.
+    """
+    measure = _by_sqlite if in_sqlite else _by_numpy if _has_numpy() else _one_by_one
+    final: list[tuple[float, int]] = []
+    for table, key, condition in _TABLES:
+        source = f"{_OF.format(table, condition)} {_LIKE}"
+        of_kind = (site, kind.model, kind.version, kind.numbers * 4)
+        unclear: list[int] = []
+        nearby = heapq.nsmallest(k + _MORE, _clear(measure(connection, key, source, of_kind, query), unclear))
+        for number in (*unclear, *(number for _, number in nearby)):
+            blob = connection.execute(f"SELECT embedding FROM {table} WHERE {key} = ?", (number,)).fetchone()[0]
+            distance = _distance(query, floats(blob))
+            if distance is not None:
+                final.append((distance, number))
+    return heapq.nsmallest(k, final)
+
+
+_Measured = Iterator[tuple[float | None, int]]
+
+
+def _clear(measured: _Measured, unclear: list[int]) -> Iterator[tuple[float, int]]:
+    """Without those whose squares got lost in float32, because they are tiny, huge or all zeros: None, exactly 1, or no
+    distance at all."""
+    for distance, number in measured:
+        if distance is None or distance == 1 or not -0.01 < distance < 2.01:
+            unclear.append(number)
+        else:
+            yield distance, number
+
+
+def _by_sqlite(
+    connection: Connection, key: str, source: str, of_kind: tuple[object, ...], query: array[float]
+) -> _Measured:
+    blob = _unit(query)
+    if sys.byteorder == "big":
+        blob.byteswap()
+    yield from (
+        (distance, number)
+        for distance, number in connection.execute(
+            f"SELECT vec_distance_cosine(embedding, ?), {key} {source}", (blob.tobytes(), *of_kind)
+        )
+    )
+
+
+def _by_numpy(
+    connection: Connection, key: str, source: str, of_kind: tuple[object, ...], query: array[float]
+) -> _Measured:
+    import numpy as np
+
+    vector = np.array(_unit(query), np.float64)
+    rows = connection.execute(f"SELECT {key}, embedding {source}", of_kind)
+    while some := rows.fetchmany(_AT_ONCE):
+        matrix = np.frombuffer(b"".join(blob for _, blob in some), "<f4").reshape(len(some), -1).astype(np.float64)
+        lengths = np.sqrt(np.einsum("ij,ij->i", matrix, matrix))
+        lengths[lengths == 0] = np.nan
+        yield from zip((1 - matrix @ vector / lengths).tolist(), (number for number, _ in some), strict=True)
+
+
+def _one_by_one(
+    connection: Connection, key: str, source: str, of_kind: tuple[object, ...], query: array[float]
+) -> _Measured:
+    for number, blob in connection.execute(f"SELECT {key}, embedding {source}", of_kind):
+        yield _distance(query, floats(blob)), number
+
+
+def _unit(query: array[float]) -> array[float]:
+    length = math.hypot(*query)
+    return array("f", (number / length for number in query))
+
+
+def _distance(one: array[float], other: array[float]) -> float | None:
+    """1 - cos, from 0 to 2, whatever the order of summation; None when one has no direction."""
+    lengths = math.sqrt(math.fsum(a * a for a in one)) * math.sqrt(math.fsum(b * b for b in other))
+    if not lengths:
+        return None
+    return min(2.0, max(0.0, 1 - math.fsum(a * b for a, b in zip(one, other, strict=True)) / lengths))
+
+
+def _has_numpy() -> bool:
+    try:
+        import numpy  # noqa: F401
+    except ImportError:
+        return False
+    return True
