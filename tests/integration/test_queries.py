@@ -410,6 +410,18 @@ def test_ctrl_c_leaves_no_half_of_an_export(large, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_export_that_meets_damage_is_not_there(large, tmp_path):
+    whole = (large / "events.db").read_bytes()
+    middle = len(whole) // 2 // 4096 * 4096
+    damaged = whole[:middle] + b"\xa5" * 4096 * 64 + whole[middle + 4096 * 64 :]
+    (tmp_path / "events.db").write_bytes(damaged)
+    (tmp_path / "out").mkdir()
+    done = run(tmp_path, "export", "--to", tmp_path / "out" / "out.json")
+    assert done.returncode == 74
+    assert "malformed" in done.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 @pytest.mark.parametrize("columns", [20, 80])
 def test_progress_is_told_on_a_terminal_and_only_there(large, tmp_path, columns):
     code, text = on_a_terminal(large, columns, "export", "--to", tmp_path / "out.json", errors_too=True)

@@ -29,7 +29,8 @@ _BEGIN, _END = "\x02", "\x03"
 _SEARCH: Final = f"""
 Finds descriptions of events and observations that have all the words, the best first. Case, accents and endings of
 English words do not matter. A word that ends in * is a beginning; words in double quotes stand next to each other
-(the shell needs quotes around those). Hit words are bold on a terminal, and in [brackets] elsewhere.
+(the shell needs quotes around those). Hit words are bold on a terminal, and in [brackets] elsewhere. Of what is in more
+than 500 texts, the 500 that were stored last are ranked, or as many as -n says.
 
 times: {FORMS}
 
