@@ -328,6 +328,12 @@ def test_similar_to_nothing_says_what_to_do(home, face, said):
     assert "`sightlog events" in done.stderr
 
 
+def test_of_many_that_are_the_same_no_more_are_shown_than_asked_for(tmp_path):
+    stored.write(tmp_path / "events.db", [event(number, embedding=[1, 2]) for number in range(4)])
+    assert len(objects(run(tmp_path, "similar", "--face", "e3", "-n", "1", "-o", "json"))) == 1
+    assert len(objects(run(tmp_path, "similar", "--face", "e3", "-n", "all", "-o", "json"))) == 3
+
+
 # -- stats -----------------------------------------------------------------------------------------------------------
 
 
@@ -349,7 +355,8 @@ def test_stats_count_days_cameras_and_persons(home):
 def test_bars_where_they_can_be_shown(home):
     assert "█" in on_a_terminal(home, 80, "stats").text
     assert "█" not in run(home, "stats").stdout
-    assert "█" not in on_a_terminal(home, 80, "stats", PYTHONIOENCODING="ascii").text
+    plain = on_a_terminal(home, 80, "stats", "--by", "camera", PYTHONIOENCODING="ascii", NO_COLOR="1").text
+    assert plain == run(home, "stats", "--by", "camera").stdout.replace("\n", "\r\n")
 
 
 # -- export ----------------------------------------------------------------------------------------------------------

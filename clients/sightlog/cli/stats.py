@@ -54,7 +54,7 @@ def _run(options: argparse.Namespace) -> int:
     since, until = times_of(options)
     kinds = USUAL if options.by is None else (options.by,)
     with open_reader(options) as reader:
-        found = {kind: reader.counts(kind, since, until) for kind in kinds}
+        found: dict[str, Counts] = {kind: reader.counts(kind, since, until) for kind in kinds}
     lines = _objects(found) if options.output == "json" else _chapters(found, terminal(), has_blocks())
     return FOUND if print_lines(lines) else NONE
 
