@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
-from array import array
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final, Protocol
 
+from .embedding import unpack
 from .records import Detection, Event, Observation
 
 ANY_OF: Final = "IN (SELECT value FROM json_each(?))"
@@ -20,14 +19,6 @@ class Connection(Protocol):
 
     def execute(self, sql: str, parameters: Sequence[object] = ..., /) -> Any: ...
     def executemany(self, sql: str, parameters: Iterable[Sequence[object]], /) -> Any: ...
-
-
-def floats(blob: bytes) -> array[float]:
-    """float32, little-endian, as an `array("f")`."""
-    numbers = array("f", blob)
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return numbers
 
 
 def events(connection: Connection, query: str, parameters: Sequence[object], *, with_faces: bool) -> list[Event]:
@@ -48,7 +39,7 @@ def events(connection: Connection, query: str, parameters: Sequence[object], *, 
             f"WHERE event_id {ANY_OF}",
             ids,
         ):
-            faces[event] = {"embedding": floats(blob), "embedding_model": model, "embedding_version": version}
+            faces[event] = {"embedding": unpack(blob), "embedding_model": model, "embedding_version": version}
     return [Event(detections=detections[row["id"]], **_fields(row), **faces.get(row["id"], {})) for row in rows]
 
 
@@ -58,7 +49,7 @@ def observations(connection: Connection, query: str, parameters: Sequence[object
     for row in connection.execute(query, parameters):
         fields = _fields(row)
         if fields["embedding"] is not None:
-            fields["embedding"] = floats(fields["embedding"])
+            fields["embedding"] = unpack(fields["embedding"])
         found.append(Observation(**fields))
     return found
 

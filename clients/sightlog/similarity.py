@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import heapq
 import math
-import sys
 from array import array
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from .embedding import pack, unpack
 from .errors import UsageError
 from .records import Embedding
-from .rows import Connection, floats
+from .rows import Connection
 
 _MORE: Final = 32
 """Rows beyond k that are compared in double precision: float32 may have changed their order."""
@@ -35,13 +35,8 @@ class Kind(NamedTuple):
 
 
 def vector_of(embedding: Embedding) -> array[float]:
-    """As float32. Raises UsageError for what is none, or has no direction."""
-    try:
-        numbers = array("f", map(float, embedding))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UsageError(f"the embedding: {error}; expected numbers in one dimension") from error
-    if not numbers or not all(map(math.isfinite, numbers)):
-        raise UsageError(f"the embedding has {len(numbers)} numbers: expected one or more, finite as float32")
+    """As it would be stored. Raises UsageError for what could not be, or has no direction."""
+    numbers = unpack(pack(embedding))
     if not any(numbers):
         raise UsageError("the embedding is all zeros: it has no direction that others could be near to")
     return numbers
@@ -98,7 +93,7 @@ def nearest(
         nearby = heapq.nsmallest(k + _MORE, _clear(measure(connection, key, source, of_kind, query), unclear))
         for number in (*unclear, *(number for _, number in nearby)):
             blob = connection.execute(f"SELECT embedding FROM {table} WHERE {key} = ?", (number,)).fetchone()[0]
-            distance = _distance(query, floats(blob))
+            distance = _distance(query, unpack(blob))
             if distance is not None:
                 final.append((distance, number))
     return heapq.nsmallest(k, final)
@@ -120,14 +115,8 @@ def _clear(measured: _Measured, unclear: list[int]) -> Iterator[tuple[float, int
 def _by_sqlite(
     connection: Connection, key: str, source: str, of_kind: tuple[object, ...], query: array[float]
 ) -> _Measured:
-    blob = _unit(query)
-    if sys.byteorder == "big":
-        blob.byteswap()
-    yield from (
-        (distance, number)
-        for distance, number in connection.execute(
-            f"SELECT vec_distance_cosine(embedding, ?), {key} {source}", (blob.tobytes(), *of_kind)
-        )
+    yield from connection.execute(
+        f"SELECT vec_distance_cosine(embedding, ?), {key} {source}", (_unit(query).tobytes(), *of_kind)
     )
 
 
@@ -149,7 +138,7 @@ def _one_by_one(
     connection: Connection, key: str, source: str, of_kind: tuple[object, ...], query: array[float]
 ) -> _Measured:
     for number, blob in connection.execute(f"SELECT {key}, embedding {source}", of_kind):
-        yield _distance(query, floats(blob)), number
+        yield _distance(query, unpack(blob)), number
 
 
 def _unit(query: array[float]) -> array[float]:
