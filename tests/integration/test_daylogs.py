@@ -30,7 +30,9 @@ def publish_a_bit_of_everything(daemon, seed: int = 0) -> None:
         camera.add_person(f"anna {seed}", "Anna").wait(10)
         for number, event in enumerate(events[::3]):
             fields = {"person_name": "Anna", "metadata": {"face_ms": number}, "detections": [Detection("hat", 0.5)]}
-            if number % 2:
+            if number % 3 == 1:
+                fields |= {"embedding": [number, 0.1]}  # of no model, whatever the event's face was of
+            elif number % 3:
                 fields |= {"embedding": [0.1, number], "embedding_model": "arcface", "embedding_version": "2"}
             detector.amend(event.event_id, site=event.site, **fields)
         observations = [random_observation(seed * 1000 + number, event) for number, event in enumerate(events)]
