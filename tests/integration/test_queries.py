@@ -186,7 +186,10 @@ def test_nothing_that_was_stored_commands_a_terminal_or_leaves_its_line(home, ar
     assert all(line.isprintable() for line in text.split("\r\n"))
     if not {"json", "csv", "cat"} & set(arguments):
         assert max(map(cells, lines)) <= columns
-    assert "\x1b[" in on_a_terminal(home, columns, "events").text
+
+
+def test_a_terminal_has_colours(home):
+    assert "\x1b[" in on_a_terminal(home, 80, "events").text
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
