@@ -212,10 +212,8 @@ def amended(event: EventLine, amendment: AmendmentLine) -> EventLine:
         field: value for field in (*AMENDABLE, "thumbnail_path") if (value := getattr(amendment, field)) is not None
     }
     if amendment.embedding is not None:  # all of a face, or nothing
-        changes["embedding_model"], changes["embedding_version"] = (
-            amendment.embedding_model,
-            amendment.embedding_version,
-        )
+        changes["embedding_model"] = amendment.embedding_model
+        changes["embedding_version"] = amendment.embedding_version
     if amendment.metadata:
         changes["metadata"] = {**(event.metadata or {}), **amendment.metadata}
     return structs.replace(event, **changes, detections=[*event.detections, *amendment.detections])
