@@ -51,6 +51,8 @@ class Reader(Database):
         super().__init__(database)
         self.site = site
         columns = (name if name in self._event_columns else f"NULL AS {name}" for name in COLUMNS)
+        # Those of older schemas tell no site.
+        self._letters = "WHERE site = :site OR site IS NULL" if self._has_texts else ""
         self._select = f"SELECT {', '.join(columns)} FROM events"
 
     def _events(
@@ -317,25 +319,32 @@ class Reader(Database):
             return [dict(row) for row in connection.execute("SELECT * FROM producers ORDER BY last_seen_at DESC")]
 
     def dead_letters(self, limit: int = 20) -> list[dict[str, Any]]:
-        """Records that were not stored, the latest first: received_at, producer (its name, or None), producer_id,
-        epoch, seq, status, reason."""
+        """Records of this site that were not stored, and those whose site could not be told, the latest first:
+        received_at, producer (its name, or None), producer_id, epoch, seq, status, reason."""
         with self._snapshot() as connection:
             rows = connection.execute(
                 "SELECT received_at, name AS producer, producer_id, dead_letters.epoch, seq, status, reason "
-                "FROM dead_letters LEFT JOIN producers USING (producer_id) ORDER BY id DESC LIMIT ?",
-                (_count("limit", limit),),
+                f"FROM dead_letters LEFT JOIN producers USING (producer_id) {self._letters} "
+                "ORDER BY id DESC LIMIT :limit",
+                {"site": self.site, "limit": _count("limit", limit)},
             ).fetchall()
         return [dict(row) for row in rows]
 
     def status(self) -> dict[str, Any]:
-        """schema_version, events (of the site), dead_letters (count by status), pending_amendments: one view."""
+        """schema_version; events, observations, dead_letters (count by status) and pending_amendments of the site."""
         with self._snapshot() as connection:
             get = connection.execute
+            of = {"site": self.site}
+            letters = f"SELECT status, count(*) FROM dead_letters {self._letters} GROUP BY status"
+            counted = (
+                ("events", "observations", "pending_amendments")
+                if self._has_texts
+                else ("events", "pending_amendments")
+            )
             return {
                 "schema_version": get(VERSION).fetchone()[0],
-                "events": get("SELECT count(*) FROM events WHERE site = ?", (self.site,)).fetchone()[0],
-                "dead_letters": dict(get("SELECT status, count(*) FROM dead_letters GROUP BY status").fetchall()),
-                "pending_amendments": get("SELECT count(*) FROM pending_amendments").fetchone()[0],
+                **{name: get(f"SELECT count(*) FROM {name} WHERE site = :site", of).fetchone()[0] for name in counted},
+                "dead_letters": dict(get(letters, of).fetchall()),
             }
 
 

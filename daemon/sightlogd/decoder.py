@@ -171,6 +171,10 @@ class ObservationRecord(Struct, tag_field="kind", tag="observation", frozen=True
     metadata: Metadata | None = None
 
 
+class _Sited(Struct, frozen=True):
+    site: Id
+
+
 class Refusal(Struct, frozen=True):
     """Stands in the place of a record that was refused."""
 
@@ -181,6 +185,7 @@ Decoded = EventRecord | AmendmentRecord | PersonRecord | ObservationRecord | Ref
 
 _header = msgspec.msgpack.Decoder(Hello | Records | Ping | Telemetry)
 _body = msgspec.msgpack.Decoder(list[bytes])
+_sited = msgspec.msgpack.Decoder(_Sited)
 _record = msgspec.msgpack.Decoder(EventRecord | AmendmentRecord | PersonRecord | ObservationRecord)
 _DECODE_ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, ValueError)
 
@@ -335,6 +340,15 @@ def check_time(field: str, value: str) -> str | None:
         else:
             return None
     return f"{field}: expected UTC as 2026-11-20T10:00:00.000Z, got {value!r}"
+
+
+def site_of(packed: bytes) -> str | None:
+    """Of a record that need not be right in anything else; None when it cannot be told."""
+    try:
+        site: str = _sited.decode(packed).site
+    except _DECODE_ERRORS:
+        return None
+    return site if _is_id(site) else None
 
 
 _CHECKS: dict[type, Any] = {

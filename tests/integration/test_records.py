@@ -154,6 +154,21 @@ def test_records_of_one_site_are_invisible_to_every_call_of_another(daemon):
     assert daemon.reader("elsewhere").count_events() == 0
 
 
+def test_what_was_not_stored_is_shown_at_its_own_site(daemon):
+    with daemon.publisher() as publisher:
+        for site in ("cabin", "default"):
+            publisher.add_person("Anna", site=site).wait(10)
+            publisher.add_person("Anna", site=site).wait(10)
+            publisher.amend("never", site=site, person_name="Anna").wait(10)
+        publisher.insert_events([event := Event("door", site="cabin"), event])
+    for site, wanted in (("cabin", ["duplicate", "rejected"]), ("default", ["rejected"]), ("elsewhere", [])):
+        reader = daemon.reader(site)
+        assert [letter["status"] for letter in reader.dead_letters()] == wanted
+        assert all(site in letter["reason"] for letter in reader.dead_letters() if letter["status"] == "rejected")
+        assert sum(reader.status()["dead_letters"].values()) == len(wanted)
+        assert reader.status()["pending_amendments"] == len(wanted[:1])
+
+
 def test_a_second_record_with_a_known_id_is_a_duplicate_and_the_first_is_kept(daemon):
     with daemon.publisher() as publisher:
         first = Event("front_door", person_name="Anna", detections=[Detection("person", 0.9)])

@@ -40,6 +40,9 @@ CREATE TABLE face_embeddings (
 CREATE INDEX face_embeddings_by_model
     ON face_embeddings (site, embedding_model, embedding_version, length(embedding));
 
+-- Of the record, as far as that could be read; NULL in rows that are older, and for messages that could not be taken apart.
+ALTER TABLE dead_letters ADD COLUMN site TEXT;
+
 -- Filters of what is rare: the index holds no other rows. A query has to repeat the condition for SQLite to take it.
 CREATE INDEX events_by_person ON events (site, person_name, recorded_at) WHERE person_name IS NOT NULL;
 CREATE INDEX events_by_type ON events (site, event_type, recorded_at) WHERE event_type <> 'motion';

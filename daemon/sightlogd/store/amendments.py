@@ -143,19 +143,19 @@ class Amendments:
         execute = self._connection.execute
         # As one JSON text: a batch may have more events than SQLite takes variables.
         waiting: list[Any] = execute(
-            "SELECT p.id, p.producer_id, p.epoch, p.seq, p.record FROM pending_amendments p "
+            "SELECT p.id, p.producer_id, p.epoch, p.seq, p.site, p.record FROM pending_amendments p "
             "JOIN events e ON e.event_id = p.event_id AND e.site = p.site "
             "WHERE p.event_id IN (SELECT value FROM json_each(?)) ORDER BY p.id",
             (json.dumps(event_ids),),
         ).fetchall()
         letters = []
-        for row_id, producer_id, epoch, seq, packed in waiting:
+        for row_id, producer_id, epoch, seq, site, packed in waiting:
             record: Decoded = decode_record(packed)
             outcome = self._amend(record, now) if isinstance(record, AmendmentRecord) else "unreadable"
             if isinstance(outcome, EventAmended):
                 changes.append(outcome)
             else:
-                letters.append((now, producer_id, epoch, seq, REJECTED, outcome or "its event is gone", packed))
+                letters.append((now, producer_id, epoch, seq, REJECTED, outcome or "its event is gone", site, packed))
             execute("DELETE FROM pending_amendments WHERE id = ?", (row_id,))
             self._pending -= 1
         settled.bury(self._connection, letters)
@@ -166,14 +166,15 @@ class Amendments:
 
     def _expire(self, condition: str, parameters: tuple[str, ...], now: str) -> int:
         expired = self._connection.execute(
-            f"DELETE FROM pending_amendments WHERE {condition} RETURNING producer_id, epoch, seq, event_id, record",
+            f"DELETE FROM pending_amendments WHERE {condition} "
+            "RETURNING producer_id, epoch, seq, event_id, site, record",
             parameters,
         ).fetchall()
         settled.bury(
             self._connection,
             [
-                (now, producer_id, epoch, seq, "expired", f"no event {event_id} came for this amendment", record)
-                for producer_id, epoch, seq, event_id, record in expired
+                (now, producer_id, epoch, seq, "expired", f"no event {event_id} came for this amendment", site, record)
+                for producer_id, epoch, seq, event_id, site, record in expired
             ],
         )
         self._pending -= len(expired)

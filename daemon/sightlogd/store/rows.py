@@ -87,7 +87,7 @@ class Rows:
             settled.count(self._connection, parcel, exceptions, skipped.pop(parcel.session, 0), now)
         settled.bury(
             self._connection,
-            [(now, letter.producer_id, 0, 0, REJECTED, letter.reason, letter.message) for letter in dead_letters],
+            [(now, letter.producer_id, 0, 0, REJECTED, letter.reason, None, letter.message) for letter in dead_letters],
         )
         return written
 
@@ -157,12 +157,12 @@ class Rows:
             except apsw.ConstraintError as error:
                 parcel = parcels[index]
                 if "events.event_id" in str(error):
-                    status, reason, kept = DUPLICATE, f"event {record.event_id} is there already", None
+                    status, reason = DUPLICATE, f"event {record.event_id} is there already"
                     written.duplicates.append(f"event {record.event_id}")
                 else:
-                    status, reason, kept = REJECTED, f"constraint: {error}", parcel.packed[seq - parcel.first.seq]
+                    status, reason = REJECTED, f"constraint: {error}"
                 written.exceptions[index].append((seq, status, reason))
-                letters.append(settled.letter(parcel, seq, status, reason, kept, now))
+                letters.append(settled.letter(parcel, seq, status, reason, now))
             else:
                 yield event_row
         settled.bury(self._connection, letters)
@@ -185,8 +185,7 @@ class Rows:
             if reason is not None:
                 seq = parcel.first.seq + offset
                 exceptions.append((seq, status, reason))
-                kept = parcel.packed[offset] if status == REJECTED else None
-                letters.append(settled.letter(parcel, seq, status, reason, kept, now))
+                letters.append(settled.letter(parcel, seq, status, reason, now))
         settled.bury(self._connection, letters)
         exceptions.sort()
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 import apsw
 
 from sightlog.wire import DUPLICATE, REJECTED
+from sightlogd.decoder import site_of
 from sightlogd.session import Exceptions, Parcel
 
 DEAD_LETTERS_MAX: Final = 10_000
@@ -42,8 +43,8 @@ def bury(connection: apsw.Connection, letters: Sequence[tuple[Any, ...]]) -> Non
     if not letters:
         return
     connection.executemany(
-        "INSERT INTO dead_letters (received_at, producer_id, epoch, seq, status, reason, record) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO dead_letters (received_at, producer_id, epoch, seq, status, reason, site, record) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         [(*told, record and record[:DEAD_LETTER_BYTES_MAX]) for *told, record in letters],
     )
     connection.execute(
@@ -52,6 +53,9 @@ def bury(connection: apsw.Connection, letters: Sequence[tuple[Any, ...]]) -> Non
 
 
 def letter(
-    parcel: Parcel, seq: int, status: str, reason: str, record: bytes | None, now: str
-) -> tuple[str, str, int, int, str, str, bytes | None]:
-    return now, parcel.session.producer_id, parcel.first.epoch, seq, status, reason, record
+    parcel: Parcel, seq: int, status: str, reason: str, now: str
+) -> tuple[str, str, int, int, str, str, str | None, bytes | None]:
+    """Of a duplicate only that it was one: the first is there."""
+    packed = parcel.packed[seq - parcel.first.seq]
+    kept = packed if status == REJECTED else None
+    return now, parcel.session.producer_id, parcel.first.epoch, seq, status, reason, site_of(packed), kept
