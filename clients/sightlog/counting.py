@@ -14,6 +14,8 @@ from .rows import Connection
 Counts = list[tuple[str | None, int]]
 Hint = Callable[[str], str]
 """To drive from the index of that name, or nothing where the schema does not have it."""
+_SECOND: Final = timedelta(seconds=1)
+_TWO_DAYS: Final = timedelta(hours=50)
 _WITHIN: Final = "WHERE site = ? AND recorded_at >= ? AND recorded_at < ?"
 
 
@@ -83,12 +85,19 @@ def _days(connection: Connection, site: str, start: str, end: str, by_time: str)
 
 
 def _day_of(moment: datetime) -> tuple[str, str]:
-    """The local day that a moment is in, and when it ends: a day may have 23 hours, or 25."""
+    """The local day that a moment is in, and when it ends.
+
+    Looked for with the clock itself: a day may have 23 hours or 25, begin at 01:00, or be left out.
+    """
     try:
-        local = moment.astimezone()
-        # Without a zone it is local time; where a clock is set forward at midnight, the day begins then.
-        following = datetime(local.year, local.month, local.day) + timedelta(days=1)  # noqa: DTZ001
-        end = format_time(following.astimezone())
+        day = moment.astimezone().date()
+        inside, beyond = moment.replace(microsecond=0), moment.replace(microsecond=0) + _TWO_DAYS
+        while beyond - inside > _SECOND:
+            middle = inside + (beyond - inside) // _SECOND // 2 * _SECOND
+            if middle.astimezone().date() == day:
+                inside = middle
+            else:
+                beyond = middle
     except (OverflowError, ValueError):  # at the ends of the calendar
         return moment.date().isoformat(), "~"
-    return local.date().isoformat(), end
+    return day.isoformat(), format_time(beyond)

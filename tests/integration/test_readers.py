@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -93,3 +94,38 @@ def test_follow_yields_committed_events_in_commit_order_and_resumes_from_a_curso
     assert [event.event_id for event in found] == [event.event_id for event in events]
     resumed = reader.follow(after=found[1100].id)
     assert [next(resumed).event_id for _ in range(99)] == [event.event_id for event in events[1101:]]
+
+
+def test_follow_passes_over_other_sites_once_and_resumes_without_gap_or_repetition(daemon):
+    sites = ("default", "shed")
+    with daemon.publisher() as publisher:
+        events = [Event("door", site=sites[n % 3 % 2]) for n in range(900)]
+        for start in range(0, 900, 90):
+            publisher.insert_events(events[start : start + 90])
+        ours = [event.event_id for event in events if event.site == "default"]
+        found: list[Event] = []
+        while len(found) < len(ours):
+            # Each time another reader, from the last event dealt with.
+            following = daemon.reader().follow(after=found[-1].id if found else 0)
+            found += [next(following) for _ in range(min(70, len(ours) - len(found)))]
+        assert [event.event_id for event in found] == ours
+
+        reader = daemon.reader("shed")
+        following = reader.follow(after=reader.last_id())
+        asked: list[str] = []
+        read: list[str] = []
+        reader._connection.set_trace_callback(asked.append)
+        thread = threading.Thread(target=lambda: read.append(next(following).event_id))
+        thread.start()
+        publisher.insert_event(Event("door"))
+        gone_by = daemon.reader().last_id()
+
+        def asks_behind_it() -> bool:
+            publisher.insert_event(Event("door"))
+            return any(int(found[1]) >= gone_by for query in asked if (found := re.search(r" id > (\d+)", query)))
+
+        wait_for(asks_behind_it, "what another site committed is not read again")
+        publisher.insert_event(theirs := Event("door", site="shed"))
+        thread.join(20)
+        reader._connection.set_trace_callback(None)
+    assert read == [theirs.event_id]
