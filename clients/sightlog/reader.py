@@ -263,7 +263,8 @@ class Reader(Database):
     def count_events(self) -> int:
         """How many events this site has."""
         with self._snapshot() as connection:
-            count: int = connection.execute("SELECT count(*) FROM events WHERE site = ?", (self.site,)).fetchone()[0]
+            query = f"SELECT count(*) FROM events {self._by('events_by_time')} WHERE site = ?"
+            count: int = connection.execute(query, (self.site,)).fetchone()[0]
         return count
 
     def counts(self, by: str, start: datetime | None = None, end: datetime | None = None) -> counting.Counts:
