@@ -1,4 +1,4 @@
-"""Every query of a Reader is answered by the index meant for it, in a million events: asserted on what it really runs."""
+"""Every query of a Reader on a million events is answered by the index meant for it: what really runs is asserted."""
 
 from __future__ import annotations
 
