@@ -1,4 +1,4 @@
-"""Every query of a Reader is answered by the index meant for it, in a million events: asserted on what it really runs."""
+"""Every query of a Reader is answered by the index meant for it, in a million events: seen in what it really runs."""
 
 from __future__ import annotations
 
