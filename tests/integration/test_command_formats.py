@@ -6,12 +6,14 @@ import csv
 import json
 import os
 import subprocess
+from datetime import UTC, datetime
 from io import StringIO
 
 import pytest
+import stored
 from commands import SIGHTLOG, environment, event_ids, objects, on_a_terminal, run
 
-from sightlog import Reader
+from sightlog import Event, Observation, Reader
 from sightlog.cli.output import cells
 from sightlog.cli.shapes import EVENT_FIELDS, OBSERVATION_FIELDS, event_object, observation_object
 
@@ -143,3 +145,60 @@ def test_show_of_an_observation(home):
     (whole,) = objects(run(home, "show", "o1", "-o", "json"))
     assert (whole["observation_id"], whole["embedding"]) == ("o1", [1, 1, 0])
     assert run(home, "show", "o1", "--site", "elsewhere").returncode == 1
+
+
+# -- the ends of the calendar ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory):
+    """The first and the last moment that can be stored."""
+    data_dir = tmp_path_factory.mktemp("ends")
+    moments = {"first": datetime.min.replace(tzinfo=UTC), "last": datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)}
+    events = [
+        Event("door", event_id=name, recorded_at=moment, llm_description="dog", embedding=[1, 0])
+        for name, moment in moments.items()
+    ]
+    texts = [
+        Observation("dog", "vlm", name, [1, 1], observation_id=f"o-{name}", recorded_at=moment)
+        for name, moment in moments.items()
+    ]
+    stored.write(data_dir / "events.db", events, texts)
+    return data_dir
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Pacific/Kiritimati"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(("events", "-o", form) for form in ("short", "json", "table", "csv", "cat")), ("tail",), ("show", "first"),
+        ("show", "last"), ("show", "o-first"), ("show", "o-last"), ("search", "dog"), ("similar", "--face", "first"),
+        ("stats",), ("export",), ("export", "--observations", "-o", "csv"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_the_first_and_the_last_year_are_shown_in_every_zone(ends, zone, arguments):
+    done = run(ends, *arguments, TZ=zone)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert on_a_terminal(ends, 40, *arguments, TZ=zone).code == 0
+
+
+def test_where_local_time_has_no_such_day_it_is_utc(ends):
+    both = ["0001-01-01 00:00:00", "9999-12-31 23:59:59"]
+    assert [line[:19] for line in run(ends, "events", TZ="UTC").stdout.splitlines()] == both
+    west, east = (
+        run(ends, "events", "-o", "table", TZ=zone).stdout.splitlines()[1:]
+        for zone in ("America/New_York", "Pacific/Kiritimati")
+    )
+    assert west[0][:19] == both[0]
+    assert west[1][:19] == "9999-12-31 18:59:59"
+    assert east[1][:19] == both[1]
+    shown = run(ends, "show", "first", TZ="America/New_York").stdout
+    assert "0001-01-01 00:00:00.000+00:00" in shown
+
+
+def test_the_status_of_a_store_whose_newest_event_is_of_the_last_year(ends):
+    for zone in ("America/New_York", "Pacific/Kiritimati"):
+        done = run(ends, "status", TZ=zone)
+        assert (done.returncode, done.stderr) == (3, "")
+        assert "in the future" in done.stdout
