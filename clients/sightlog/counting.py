@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Final, NamedTuple
 
 from .encoder import format_time
@@ -98,6 +98,7 @@ def _day_of(moment: datetime) -> tuple[str, str]:
                 inside = middle
             else:
                 beyond = middle
-    except (OverflowError, ValueError):  # at the ends of the calendar
-        return moment.date().isoformat(), "~"
+    except (OverflowError, ValueError):  # at the ends of the calendar UTC has to do
+        last = moment.date()
+        return last.isoformat(), "~" if last == date.max else f"{last + timedelta(days=1)}T00:00:00.000Z"
     return day.isoformat(), format_time(beyond)

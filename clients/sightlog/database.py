@@ -26,6 +26,7 @@ class Database:
         self.path = Path(database)
         self._lock = threading.Lock()
         self._vectors: bool | None = None
+        self._schema = -1
         try:
             self._file = _file_of(self.path)
             there = self.path.is_file()
@@ -48,13 +49,17 @@ class Database:
             raise DatabaseNotFound(f"cannot open {self.path}: {error}. May this user read it?") from error
         self._connection.row_factory = sqlite3.Row
         try:
-            with self._snapshot() as connection:
-                self._check_schema(connection)
+            with self._snapshot():
+                pass
         except SightlogError:
             self._connection.close()
             raise
 
     def _check_schema(self, connection: sqlite3.Connection) -> None:
+        """At first, and when it changed: the daemon was upgraded meanwhile."""
+        changes = connection.execute("PRAGMA schema_version").fetchone()[0]
+        if changes == self._schema:
+            return
         tables = connection.execute(
             "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ('schema_version', 'events')"
         ).fetchone()[0]
@@ -69,8 +74,9 @@ class Database:
         self._indexes = {
             row["name"] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'index'")
         }
-        # Observations, face embeddings and the index of texts came together.
+        # Observations, face embeddings, the site of dead letters and the index of texts came together.
         self._has_texts = version >= 3
+        self._schema = changes
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -102,6 +108,7 @@ class Database:
         with self._lock, self._translated():
             self._connection.execute("BEGIN")
             try:
+                self._check_schema(self._connection)
                 yield self._connection
             finally:
                 self._connection.execute("COMMIT")
@@ -122,8 +129,10 @@ class Database:
                 import sqlite_vec
 
                 self._connection.enable_load_extension(True)
-                sqlite_vec.load(self._connection)
-                self._connection.enable_load_extension(False)
+                try:
+                    sqlite_vec.load(self._connection)
+                finally:
+                    self._connection.enable_load_extension(False)
                 self._vectors = True
             except (ImportError, AttributeError, sqlite3.Error):
                 # Not installed, a Python built without extensions, or a library for another machine.

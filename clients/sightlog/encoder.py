@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 import msgpack
@@ -31,6 +31,7 @@ from .records import (
     Observation,
     Person,
     Record,
+    utc_text,
 )
 
 _is_id = re.compile(ID_PATTERN).fullmatch
@@ -169,14 +170,11 @@ def _detections(detections: Sequence[Detection]) -> list[tuple[Any, ...]]:
 
 
 def format_time(moment: datetime) -> str:
-    """UTC, ISO 8601, fixed width, milliseconds (cut, not rounded): `2026-11-20T10:00:00.000Z`.
-
-    Raises InvalidRecord for a datetime without a time zone.
-    """
+    """As `utc_text` does. Raises InvalidRecord for a datetime without a time zone."""
     if not isinstance(moment, datetime) or moment.utcoffset() is None:
         raise InvalidRecord(f"{moment!r:.80}: expected a datetime with a time zone, e.g. datetime.now(timezone.utc)")
     try:
-        return moment.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+        return utc_text(moment)
     except OverflowError as error:
         raise InvalidRecord(f"{moment!r:.80}: outside the years 1 to 9999 in UTC") from error
 

@@ -285,7 +285,7 @@ class Publisher:
             self._context.term()
             self._spool.close()
             if self._book.failure is None:
-                why = "the Publisher was closed before the ack came. The record is in the spool; its next life sends it"
+                why = "closed before the ack came. The record is in the spool: this producer's next start sends it"
                 self._book.fail(PublisherClosed(why))
 
     def _serve(self) -> None:

@@ -50,15 +50,12 @@ class Reader(Database):
     def __init__(self, database: str | os.PathLike[str], site: str = DEFAULT_SITE) -> None:
         super().__init__(database)
         self.site = site
-        columns = (name if name in self._event_columns else f"NULL AS {name}" for name in COLUMNS)
-        # Those of older schemas tell no site.
-        self._letters = "WHERE site = :site OR site IS NULL" if self._has_texts else ""
-        self._select = f"SELECT {', '.join(columns)} FROM events"
 
     def _events(
         self, connection: rows.Connection, rest: str, parameters: Sequence[object], hint: str = ""
     ) -> list[Event]:
-        query = f"{self._select} {hint} WHERE site = ? {rest}"
+        columns = ", ".join(name if name in self._event_columns else f"NULL AS {name}" for name in COLUMNS)
+        query = f"SELECT {columns} FROM events {hint} WHERE site = ? {rest}"
         return rows.events(connection, query, (self.site, *parameters), with_faces=self._has_texts)
 
     def _observations(
@@ -89,8 +86,10 @@ class Reader(Database):
 
     def get_events_by_camera(self, camera_id: str, limit: int = 20) -> list[Event]:
         """One camera's events, newest first."""
+        if not isinstance(camera_id, str):
+            raise UsageError(f"camera_id={camera_id!r:.80}: expected the id of a camera, as text")
         return self._page(
-            self._events, queries.events_filter(camera_id=camera_id or ""), queries.ALWAYS, _count("limit", limit)
+            self._events, queries.events_filter(camera_id=camera_id), queries.ALWAYS, _count("limit", limit)
         )
 
     def find_events(
@@ -135,7 +134,8 @@ class Reader(Database):
         )
         span = queries.narrowed(queries.times(start, end), after=after, before=before, newest_first=newest_first)
         left = None if limit is None else _count("limit", limit)
-        _count("offset", offset)
+        if _count("offset", offset) and (after is not None or before is not None):
+            raise UsageError("a cursor says where to begin; leave offset out")
         if before is None or left is None:
             return self._pages(self._events, wanted, span, left, offset, newest_first=newest_first)
         # The nearest to its end: read from there, and turned round.
@@ -210,12 +210,12 @@ class Reader(Database):
         _count("limit", limit)
         if not isinstance(text, str):
             raise UsageError(f"text={text!r:.80}: expected what to look for, as text")
-        if not self._has_texts:
-            raise SchemaMismatch(f"{self.path} has no index of texts yet: start this version of sightlogd on it once")
         match = words.match_of(text)
-        if not match:
-            return []
         with self._snapshot() as connection, self._scratch() as scratch:
+            if not self._has_texts:
+                raise SchemaMismatch(f"{self.path} has no index of texts yet: start this version of sightlogd on it")
+            if not match:
+                return []
             texts = search.candidates(connection, match, site=self.site, camera_id=camera_id, times=times, enough=limit)
             found = search.ranked(scratch, texts, match, limit, marks)
             at = self._at(connection, [hit.id for hit in found])
@@ -227,15 +227,15 @@ class Reader(Database):
         """The k embeddings, of observations and of faces, that point most nearly the same way, nearest first.
 
         Only those of one model, version and length can be compared: UsageError, saying what is there, when it has to be
-        named, or the length is another one. Those that are all zeros are never near to anything. A look at every
-        embedding of the model: 40 ms for 16,000 of 64 numbers with sqlite-vec (`pip install sightlog[vec]`) or NumPy,
-        eight times that without.
+        named, or the length is another one; "" names those of no model or version. Those that are all zeros are never
+        near to anything. It looks at every embedding of the model: 50 ms on a PC for 16,000 of 64 numbers with
+        sqlite-vec (`pip install sightlog[vec]`) or NumPy, seven times that without.
         """
         query = similarity.vector_of(embedding)
         _count("k", k)
-        if not self._has_texts:
-            return []
         with self._snapshot() as connection:
+            if not self._has_texts:
+                return []
             kind = similarity.chosen(similarity.kinds(connection, self.site), len(query), model, version)
             if kind is None:
                 return []
@@ -263,7 +263,8 @@ class Reader(Database):
     def count_events(self) -> int:
         """How many events this site has."""
         with self._snapshot() as connection:
-            count: int = connection.execute("SELECT count(*) FROM events WHERE site = ?", (self.site,)).fetchone()[0]
+            query = f"SELECT count(*) FROM events {self._by('events_by_time')} WHERE site = ?"
+            count: int = connection.execute(query, (self.site,)).fetchone()[0]
         return count
 
     def counts(self, by: str, start: datetime | None = None, end: datetime | None = None) -> counting.Counts:
@@ -312,6 +313,11 @@ class Reader(Database):
         """The `id` of the event committed last, of any site, 0 when there is none: a cursor for `follow`."""
         with self._snapshot() as connection:
             return _last_id(connection)
+
+    @property
+    def _letters(self) -> str:
+        """Which dead letters are shown; those of older schemas tell no site."""
+        return "WHERE site = :site OR site IS NULL" if self._has_texts else ""
 
     def producers(self) -> list[dict[str, Any]]:
         """Every producer the store knows, the one heard last first: name, counters, position."""

@@ -63,6 +63,11 @@ def now_utc() -> datetime:
     return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
 
+def utc_text(moment: datetime) -> str:
+    """UTC, ISO 8601, fixed width, milliseconds (cut, not rounded): `2026-11-20T10:00:00.000Z`. Raises OverflowError."""
+    return f"{moment.astimezone(UTC).isoformat(timespec='milliseconds')[:-6]}Z"
+
+
 @dataclass(frozen=True, slots=True)
 class Detection:
     """A labelled box on an event.
@@ -83,7 +88,7 @@ class Event:
     `person_name` None means a stranger, or that nobody looked. `metadata` is what else the sensor knows, such as a
     frame's number or how long an inference took: text, numbers and truth values by name. `thumbnail` is an encoded
     image that travels with the event; what is stored of it is `thumbnail_path`, relative to the data directory.
-    `embedding` is of the face that `person_name` and `face_distance` are about. The last three fields are set by the
+    `embedding` is of the face that was seen. The last three fields are set by the
     daemon: a producer leaves them alone.
     """
 
@@ -120,7 +125,7 @@ class Event:
     @property
     def cursor(self) -> str:
         """The event's place among all in the order of time, for `after=` and `before=` of `Reader.find_events`."""
-        return f"{self.recorded_at.astimezone(UTC).isoformat(timespec='milliseconds')[:-6]}Z/{self.id or 0}"
+        return f"{utc_text(self.recorded_at)}/{self.id or 0}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,7 @@ class Amendment:
     """What another sensor learns later about an event. It may arrive before the event does.
 
     A field that is None is left as it is; `detections` are added behind those the event has, `metadata` to what it has.
+    An `embedding` replaces the one before, with its model and version.
     """
 
     event_id: str

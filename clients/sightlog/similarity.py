@@ -14,7 +14,9 @@ from .records import Embedding
 from .rows import Connection
 
 _MORE: Final = 32
-"""Rows beyond k that are compared in double precision: float32 may have changed their order."""
+"""Rows beyond k that are compared in double precision: float32 may have changed the order of so many at the end."""
+_SAFE: Final = 1e-15
+"""A number of this size, or its inverse, keeps its square in float32."""
 _AT_ONCE: Final = 2_000
 _TABLES: Final = (("observations", "id", "embedding IS NOT NULL"), ("face_embeddings", "event_id", "1"))
 """Table, its column with the id of an observation or event, and the condition of its partial index."""
@@ -58,14 +60,15 @@ def kinds(connection: Connection, site: str) -> list[Kind]:
 def chosen(there: list[Kind], numbers: int, model: str | None, version: str | None) -> Kind | None:
     """The one kind that a vector of so many numbers is compared with; None: there is none of that model and version.
 
-    Raises UsageError, saying what is there, when there are several, or none has as many numbers.
+    A model or version None is any of them, "" is none. Raises UsageError, saying what is there, when there are several,
+    or none has as many numbers.
     """
-    of_model = [kind for kind in there if model in (None, kind.model)]
+    of_model = [kind for kind in there if model in (None, kind.model or "")]
     if len({kind.model for kind in of_model}) > 1:
-        raise UsageError(f"there are embeddings of several models: {_list(of_model)}. Name one with model=")
-    wanted = [kind for kind in of_model if version in (None, kind.version)]
+        raise UsageError(f"there are embeddings of several models: {_list(of_model)}. Name one with model=, '' is none")
+    wanted = [kind for kind in of_model if version in (None, kind.version or "")]
     if len({kind.version for kind in wanted}) > 1:
-        raise UsageError(f"there are embeddings of several versions: {_list(wanted)}. Name one with version=")
+        raise UsageError(f"there are several versions: {_list(wanted)}. Name one with version=, '' is none")
     fitting = [kind for kind in wanted if kind.numbers == numbers]
     if wanted and not fitting:
         raise UsageError(f"the embedding has {numbers} numbers, but there is {_list(wanted)}. Is it of the same model?")
@@ -88,40 +91,40 @@ def nearest(
     final: list[tuple[float, int]] = []
     for table, key, condition in _TABLES:
         source = f"{_OF.format(table, condition)} {_LIKE}"
-        of_kind = (site, kind.model, kind.version, kind.numbers * 4)
-        unclear: list[int] = []
-        nearby = heapq.nsmallest(k + _MORE, _clear(measure(connection, key, source, of_kind, query), unclear))
-        for number in (*unclear, *(number for _, number in nearby)):
-            blob = connection.execute(f"SELECT embedding FROM {table} WHERE {key} = ?", (number,)).fetchone()[0]
-            distance = _distance(query, unpack(blob))
-            if distance is not None:
-                final.append((distance, number))
+        one = f"SELECT embedding FROM {table} WHERE {key} = ?"
+        measured = measure(connection, key, source, one, (site, kind.model, kind.version, kind.numbers * 4), query)
+        for _, number in heapq.nsmallest(k + _MORE, measured):
+            final.append((_distance(query, _vector(connection, one, number)), number))
     return heapq.nsmallest(k, final)
 
 
-_Measured = Iterator[tuple[float | None, int]]
+_Measured = Iterator[tuple[float, int]]
 
 
-def _clear(measured: _Measured, unclear: list[int]) -> Iterator[tuple[float, int]]:
-    """Without those whose squares got lost in float32, because they are tiny, huge or all zeros: None, exactly 1, or no
-    distance at all."""
-    for distance, number in measured:
-        if distance is None or distance == 1 or not -0.01 < distance < 2.01:
-            unclear.append(number)
-        else:
-            yield distance, number
+def _vector(connection: Connection, query: str, number: int) -> array[float]:
+    return unpack(connection.execute(query, (number,)).fetchone()[0])
 
 
 def _by_sqlite(
-    connection: Connection, key: str, source: str, of_kind: tuple[object, ...], query: array[float]
+    connection: Connection, key: str, source: str, one: str, of_kind: tuple[object, ...], query: array[float]
 ) -> _Measured:
-    yield from connection.execute(
+    for distance, number in connection.execute(
         f"SELECT vec_distance_cosine(embedding, ?), {key} {source}", (_unit(query).tobytes(), *of_kind)
-    )
+    ):
+        if distance is not None and -0.01 < distance < 2.01 and distance != 1:
+            yield distance, number
+            continue
+        # Tiny and huge numbers lose their squares in float32; what is at right angles is exactly 1 as well.
+        vector = _vector(connection, one, number)
+        largest = max(max(vector), -min(vector))
+        if distance == 1 and _SAFE < largest < 1 / _SAFE:
+            yield 1.0, number
+        elif largest:
+            yield _distance(query, vector), number
 
 
 def _by_numpy(
-    connection: Connection, key: str, source: str, of_kind: tuple[object, ...], query: array[float]
+    connection: Connection, key: str, source: str, _one: str, of_kind: tuple[object, ...], query: array[float]
 ) -> _Measured:
     import numpy as np
 
@@ -130,15 +133,19 @@ def _by_numpy(
     while some := rows.fetchmany(_AT_ONCE):
         matrix = np.frombuffer(b"".join(blob for _, blob in some), "<f4").reshape(len(some), -1).astype(np.float64)
         lengths = np.sqrt(np.einsum("ij,ij->i", matrix, matrix))
-        lengths[lengths == 0] = np.nan
-        yield from zip((1 - matrix @ vector / lengths).tolist(), (number for number, _ in some), strict=True)
+        directed = lengths > 0
+        distances = 1 - (matrix[directed] @ vector) / lengths[directed]
+        numbers = np.array([number for number, _ in some])[directed]
+        yield from zip(distances.tolist(), numbers.tolist(), strict=True)
 
 
 def _one_by_one(
-    connection: Connection, key: str, source: str, of_kind: tuple[object, ...], query: array[float]
+    connection: Connection, key: str, source: str, _one: str, of_kind: tuple[object, ...], query: array[float]
 ) -> _Measured:
     for number, blob in connection.execute(f"SELECT {key}, embedding {source}", of_kind):
-        yield _distance(query, unpack(blob)), number
+        vector = unpack(blob)
+        if any(vector):
+            yield _distance(query, vector), number
 
 
 def _unit(query: array[float]) -> array[float]:
@@ -146,11 +153,9 @@ def _unit(query: array[float]) -> array[float]:
     return array("f", (number / length for number in query))
 
 
-def _distance(one: array[float], other: array[float]) -> float | None:
-    """1 - cos, from 0 to 2, whatever the order of summation; None when one has no direction."""
+def _distance(one: array[float], other: array[float]) -> float:
+    """1 - cos, from 0 to 2, whatever the order of summation. Both have a direction."""
     lengths = math.sqrt(math.fsum(a * a for a in one)) * math.sqrt(math.fsum(b * b for b in other))
-    if not lengths:
-        return None
     return min(2.0, max(0.0, 1 - math.fsum(a * b for a, b in zip(one, other, strict=True)) / lengths))
 
 

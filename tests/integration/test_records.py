@@ -119,6 +119,19 @@ def test_the_same_observation_again_is_a_duplicate_and_its_neighbours_are_stored
     assert len(set(ids) | {event.id for event in daemon.reader().find_events()}) == 3  # one sequence for both
 
 
+def test_an_observation_whose_id_is_taken_by_damage_is_rejected_and_kept(daemon):
+    with daemon.publisher() as publisher:
+        publisher.publish(Observation("a dog", "llm")).wait(10)
+        daemon.stop()
+        with contextlib.closing(sqlite3.connect(daemon.database)) as connection, connection:
+            connection.execute("UPDATE sqlite_sequence SET seq = 0")
+        daemon.start()
+        receipt = publisher.publish(Observation("a cat", "llm"))
+        assert receipt.wait(10) == "rejected"
+    (letter,) = daemon.reader().dead_letters()
+    assert "constraint" in letter["reason"]
+
+
 @pytest.mark.parametrize("kind", ["events", "observations"])
 def test_ids_of_what_was_removed_are_not_given_again(daemon, kind):
     with daemon.publisher() as publisher:

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sightlog import InvalidRecord, Reader, UsageError
+from sightlog import InvalidRecord, Reader, SchemaMismatch, UsageError
 from sightlog.encoder import format_time
+from sightlogd.store import Store
 
 SHAPE = generated.Shape(events=3000, days=30, observed=0.3)
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -242,3 +243,21 @@ def test_every_released_schema_can_be_read(fixture, tmp_path):
         assert list(reader.find_observations()) == []
         assert reader.get_observation("none") is None
         assert door.embedding is None
+
+
+def test_a_reader_that_was_open_before_a_migration_reads_what_came_with_it(tmp_path):
+    shutil.copy(FIXTURES / "schema_002.db", tmp_path / "events.db")
+    with Reader(tmp_path / "events.db") as reader:
+        with pytest.raises(SchemaMismatch, match="no index of texts yet"):
+            reader.search("anything")
+        before = reader.get_recent_events()
+        store = Store(tmp_path)
+        store.close()
+        assert reader.search("anything") == []
+        assert reader.status()["observations"] == 0
+        assert reader.get_recent_events() == before
+
+
+def test_a_cursor_and_an_offset_are_one_too_many(reader, everything):
+    with pytest.raises(UsageError, match="leave offset out"):
+        reader.find_events(after=everything[0].cursor, offset=1)

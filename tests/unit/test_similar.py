@@ -232,3 +232,16 @@ def test_sqlite_vec_numpy_and_neither_give_the_same(vectors, tmp_path):
     assert len(answers["plain"]) == 5 * 40
     assert answers["numpy"] == answers["plain"]
     assert answers["sqlite-vec"] == answers["plain"]
+
+
+def test_those_without_a_model_or_a_version_can_be_named(vectors, reader):
+    plain = vectors.observation([1, 0], model=None)
+    old = vectors.observation([1, 0])
+    new = vectors.observation([1, 0], version="2")
+    with pytest.raises(UsageError, match="several models"):
+        reader.similar([1, 0])
+    with pytest.raises(UsageError, match="several versions"):
+        reader.similar([1, 0], model="m")
+    assert names(reader.similar([1, 0], model="")) == [plain]
+    assert names(reader.similar([1, 0], model="m", version="")) == [old]
+    assert names(reader.similar([1, 0], model="m", version="2")) == [new]

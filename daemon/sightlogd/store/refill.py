@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,8 +76,7 @@ class Refill:
                 self._insert_observation(row)
 
     def _insert_observation(self, row: Sequence[Any]) -> None:
-        with contextlib.suppress(apsw.ConstraintError):
-            texts.add_observation(self._connection, row)
+        texts.add_observation(self._connection, row, "ON CONFLICT (observation_id) DO NOTHING")
 
     def add_persons(self, persons: Iterable[Sequence[Any]]) -> None:
         """(id, site, name, display_name, created_at); an id None is a new one."""

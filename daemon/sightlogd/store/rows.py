@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import apsw
 
-from sightlog.wire import DUPLICATE, REJECTED
+from sightlog.wire import DUPLICATE, REJECTED, STORED
 from sightlogd.changes import Change, EventStored, ObservationStored, PersonStored, ThumbnailSet
 from sightlogd.decoder import AmendmentRecord, EventRecord, ObservationRecord, PersonRecord, Refusal
 from sightlogd.session import DeadLetter, Parcel
@@ -179,7 +179,7 @@ class Rows:
             elif isinstance(record, PersonRecord):
                 reason = self._add_person(record, now, written.changes)
             elif isinstance(record, ObservationRecord):
-                status, reason = DUPLICATE, self._add_observation(record, now, written)
+                status, reason = self._add_observation(record, now, written)
             else:
                 reason = record.reason if isinstance(record, Refusal) else f"unexpected {record!r}"
             if reason is not None:
@@ -200,20 +200,22 @@ class Rows:
         changes.append(PersonStored(person_id, person, now))
         return None
 
-    def _add_observation(self, o: ObservationRecord, now: str, written: Written) -> str | None:
-        """The id is its only constraint that the decoder does not know."""
+    def _add_observation(self, o: ObservationRecord, now: str, written: Written) -> tuple[str, str | None]:
+        """A status, and the reason when it was not stored."""
         row = (
             self._next_id, o.observation_id, o.site, o.recorded_at, o.event_id, o.content, o.source, o.embedding,
             o.embedding_model, o.embedding_version, o.metadata and json_text(o.metadata), now,
         )  # fmt: skip
         try:
             texts.add_observation(self._connection, row)
-        except apsw.ConstraintError:
+        except apsw.ConstraintError as error:
+            if "observations.observation_id" not in str(error):
+                return REJECTED, f"constraint: {error}"
             written.duplicates.append(f"observation {o.observation_id}")
-            return f"observation {o.observation_id} is there already"
+            return DUPLICATE, f"observation {o.observation_id} is there already"
         written.changes.append(ObservationStored(self._next_id, o, now))
         self._next_id += 1
-        return None
+        return STORED, None
 
     # -- what became of events later ---------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import apsw
 _INSERT_TEXT: Final = "INSERT INTO texts_index (rowid, site, origin, content) VALUES (?, ?, ?, ?)"
 _OBSERVATION_ORIGIN: Final = "observation"
 
-INSERT_OBSERVATION: Final = f"INSERT INTO observations VALUES ({', '.join('?' * 12)})"
+_INSERT_OBSERVATION: Final = f"INSERT INTO observations VALUES ({', '.join('?' * 12)})"
 
 
 class Face(NamedTuple):
@@ -27,10 +27,16 @@ def index_descriptions(connection: apsw.Connection, texts: Sequence[tuple[int, s
         connection.executemany(_INSERT_TEXT, texts)
 
 
-def add_observation(connection: apsw.Connection, row: Sequence[Any]) -> None:
-    """The columns of `observations` in their order. Raises apsw.ConstraintError, and has done nothing then."""
-    connection.execute(INSERT_OBSERVATION, row)
+def add_observation(connection: apsw.Connection, row: Sequence[Any], conflict: str = "") -> bool:
+    """The columns of `observations` in their order; False when `conflict`, an ON CONFLICT clause, left it out.
+
+    Raises apsw.ConstraintError, and has done nothing then.
+    """
+    connection.execute(f"{_INSERT_OBSERVATION} {conflict}", row)
+    if not connection.changes():
+        return False
     connection.execute(_INSERT_TEXT, (row[0], row[2], _OBSERVATION_ORIGIN, row[5]))
+    return True
 
 
 def set_faces(connection: apsw.Connection, faces: Sequence[tuple[int, str, Face]]) -> None:

@@ -1,4 +1,4 @@
-"""Looking for damage in a database, used or not: a read-only connection, one snapshot; nothing is changed."""
+"""Looking for damage in a database, used or not: a read-only connection; nothing is changed."""
 
 from __future__ import annotations
 
@@ -16,25 +16,30 @@ from .opening import BUSY_TIMEOUT_MS, explained
 FINDINGS_MAX: Final = 20
 """Of each kind: a damaged page makes thousands."""
 
-_FLAGS: Final = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-
 
 def verify(path: Path) -> Iterator[str]:
     """What is wrong, one text each; nothing when all is right. Raises Stop when it cannot be looked at."""
     with explained(path):
-        connection = apsw.Connection(f"file:{quote(str(path.absolute()))}?mode=ro", flags=_FLAGS)
-    connection.set_busy_timeout(BUSY_TIMEOUT_MS)
-    try:
-        with explained(path):
-            migrate.check_schema(connection, migrate.packaged())
-            connection.execute("BEGIN")
-        for look in (_pages, _references, _texts):
-            try:
-                yield from look(connection)
-            except apsw.Error as error:
-                yield f"{look.__name__.strip('_')}: {error}"
-    finally:
+        connection = _open(path)
+        migrate.check_schema(connection, migrate.packaged())
         connection.close()
+    for look in (_pages, _references, _texts):
+        # One view each: as long as it lasts, the WAL of a running daemon can only grow.
+        connection = _open(path)
+        try:
+            connection.execute("BEGIN")
+            yield from look(connection)
+        except apsw.Error as error:
+            yield f"{look.__name__.strip('_')}: {error}"
+        finally:
+            connection.close(True)
+
+
+def _open(path: Path) -> apsw.Connection:
+    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    connection = apsw.Connection(f"file:{quote(str(path.absolute()))}?mode=ro", flags=flags)
+    connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+    return connection
 
 
 def _pages(connection: apsw.Connection) -> Iterator[str]:
