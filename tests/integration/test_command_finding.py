@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 import stored
 from commands import objects, on_a_terminal, run
@@ -87,6 +90,37 @@ def test_of_many_that_are_the_same_no_more_are_shown_than_asked_for(tmp_path):
     stored.write(tmp_path / "events.db", [event(number, embedding=[1, 2]) for number in range(4)])
     assert len(objects(run(tmp_path, "similar", "--face", "e3", "-n", "1", "-o", "json"))) == 1
     assert len(objects(run(tmp_path, "similar", "--face", "e3", "-n", "all", "-o", "json"))) == 3
+
+
+def test_similar_compares_exactly_what_the_event_says_of_its_embedding(tmp_path):
+    """Also where it names no model, or no version, and others do."""
+    kinds = [{}, {"embedding_model": "a"}, {"embedding_model": "a", "embedding_version": "2"}, {"embedding_model": "b"}]
+    faces = [event(number, embedding=[1, number], **kind) for number, kind in enumerate(kinds * 2)]
+    stored.write(tmp_path / "events.db", faces)
+    for number in range(4):
+        done = run(tmp_path, "similar", "--face", f"e{number}", "-o", "json")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert [hit["event"]["event_id"] for hit in objects(done)] == [f"e{number + 4}"]
+
+
+def test_an_embedding_of_zeros_is_named(tmp_path):
+    stored.write(tmp_path / "events.db", [event(0, embedding=[0, 0]), event(1, embedding=[1, 0])])
+    done = run(tmp_path, "similar", "--face", "e0")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the embedding of event e0 is all zeros" in done.stderr
+
+
+def test_search_in_a_store_that_no_new_daemon_has_opened_says_what_to_do(tmp_path):
+    shutil.copy(Path(__file__).parents[1] / "fixtures" / "schema_002.db", tmp_path / "events.db")
+    assert run(tmp_path, "events").returncode == 0
+    done = run(tmp_path, "search", "blue")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "start this version of sightlogd on it" in done.stderr
+    for command in ("events", "tail", "show", "search", "similar", "stats", "export"):
+        assert (
+            "78 it is of another version of sightlog, or not one of sightlog's"
+            in run(tmp_path, command, "--help").stdout
+        )
 
 
 # -- stats -------------------------------------------------------------------------------------------------------------
