@@ -11,12 +11,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sample
+import stored
 
-from sightlog import Publisher, Reader
+from sightlog import Event, Publisher, Reader
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout: float = 20.0) -> Any:
@@ -151,6 +154,33 @@ def idle_daemon(tmp_path: Path) -> Iterator[Daemon]:
 def daemon(idle_daemon: Daemon) -> Daemon:
     """Running."""
     return idle_daemon.start()
+
+
+@pytest.fixture
+def filled(daemon: Daemon) -> Daemon:
+    """Thirty events, a minute apart, of two cameras: e00 is the oldest."""
+    with daemon.publisher() as publisher:
+        base = datetime(2026, 3, 1, 10, tzinfo=UTC)
+        publisher.insert_events(
+            Event(f"cam{n % 2}", event_id=f"e{n:02}", recorded_at=base.replace(minute=n)) for n in range(30)
+        )
+    return daemon
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory with `sample`'s events; nobody may write to it."""
+    data_dir = tmp_path_factory.mktemp("home")
+    stored.write(data_dir / "events.db", sample.EVENTS, sample.OBSERVATIONS)
+    return data_dir
+
+
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory with a store of nothing."""
+    data_dir = tmp_path_factory.mktemp("empty")
+    stored.write(data_dir / "events.db")
+    return data_dir
 
 
 @pytest.fixture

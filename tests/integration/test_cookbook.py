@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import pytest
 from conftest import Daemon, wait_for
@@ -185,28 +185,40 @@ Publisher.mark_alert_sent = lambda *_: os.kill(os.getpid(), {int(signal.SIGKILL)
 def test_the_bot_sends_every_ding_once_and_again_only_after_a_crash_in_between(house, tmp_path):
     code = house.at_home(of("python", bot=True)[0].code)
     reader = house.daemon.reader()
-    dings = [event.event_id for event in reader.find_events(event_type="ding")]
     cursor = house.daemon.home / "lib" / "alert-bot" / "cursor"
     cursor.parent.mkdir(parents=True)
-    cursor.write_text("0")
+    dings = [Event("front_door", "ding") for _ in range(DINGS)]
+    expected = [ding.event_id for ding in dings]
 
-    crashed = house.run(sys.executable, "-c", DIES_BEFORE_THE_MARK + code, work=tmp_path)
-    assert crashed.returncode == -signal.SIGKILL
-    assert crashed.stdout.split()[2] == dings[0]
-    assert not reader.get_event(dings[0]).alert_sent
+    def start(code: str, sent: IO[str]) -> subprocess.Popen[str]:
+        command = [sys.executable, "-W", "error", "-c", code]
+        return subprocess.Popen(
+            command, stdout=sent, stderr=subprocess.PIPE, text=True, env=house.environment(), cwd=tmp_path
+        )
 
-    with open(tmp_path / "sent", "w") as sent:
-        bot = subprocess.Popen(
-            [sys.executable, "-c", code], stdout=sent, stderr=subprocess.PIPE, text=True, env=house.environment()
-        )
-    try:
-        wait_for(
-            lambda: bot.poll() is not None or all(reader.get_event(ding).alert_sent for ding in dings),
-            "all dings are marked",
-        )
-        wait_for(lambda: bot.poll() is not None or int(cursor.read_text()) == reader.last_id(), "the cursor is kept")
-        assert bot.poll() is None, bot.stderr.read()
-    finally:
-        bot.kill()
-        bot.communicate()
-    assert [line.split()[2] for line in (tmp_path / "sent").read_text().splitlines()] == dings
+    with open(tmp_path / "sent", "w+") as sent, house.daemon.publisher("bell") as bell:
+        # Its first life ever, which ends at the first ding it sees.
+        first = start(DIES_BEFORE_THE_MARK + code, sent)
+        try:
+            wait_for(lambda: first.poll() is not None or cursor.exists(), "the place where it begins is kept")
+            assert first.poll() is None, first.stderr.read()
+            bell.insert_event(dings[0])
+            assert first.wait(30) == -signal.SIGKILL, first.stderr.read()
+        finally:
+            first.kill()
+            first.communicate()
+        assert not reader.get_event(expected[0]).alert_sent
+        bell.insert_events(dings[1:])
+
+        second = start(code, sent)
+        try:
+            wait_for(
+                lambda: second.poll() is not None or all(reader.get_event(ding).alert_sent for ding in expected),
+                "all dings are marked",
+            )
+            wait_for(lambda: second.poll() is not None or int(cursor.read_text()) == reader.last_id(), "it is through")
+            assert second.poll() is None, second.stderr.read()
+        finally:
+            second.kill()
+            second.communicate()
+    assert [line.split()[2] for line in (tmp_path / "sent").read_text().splitlines()] == [expected[0], *expected]

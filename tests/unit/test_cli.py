@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+import stored
 
-from sightlog import Detection, Event, UsageError
+from sightlog import Detection, Event, Reader, UsageError
 from sightlog.cli import main
 from sightlog.cli.output import json_line
 from sightlog.cli.publish import event_from_json, parse_detection
@@ -93,7 +94,14 @@ def test_json_that_is_not_an_event_is_refused(text, said):
         (["events", "--label", "dog", "--min-confidence", "1.5"], "from 0 to 1"),
         (["tail", "--label", "dog", "--min-confidence", "nan"], "from 0 to 1"),
         (["tail", "--door", "ajar"], "invalid choice"),
+        (["export", "--unlock", "maybe"], "invalid choice"),
+        (["export", "--observations", "--unlock", "granted"], "--since and --until only"),
         (["search"], "required"),
+        (["search", "x", "-2h"], "unrecognized arguments: -2h"),
+        (["search", "x", "-n", "-2h"], "expected one argument"),
+        (["show", "e1", "-2h"], "unrecognized arguments: -2h"),
+        (["events", "--since"], "expected one argument"),
+        (["events", "--since", "--reverse"], "expected one argument"),
         (["search", "dog", "--until", "soon"], "not a time"),
         (["similar"], "required"),
         (["stats", "--by", "colour"], "invalid choice"),
@@ -131,7 +139,24 @@ def test_without_a_lock_file_nobody_runs(tmp_path):
     assert daemon_of(tmp_path) == nobody
 
 
-@pytest.mark.parametrize("option", ["--since", "-S"])
-def test_a_relative_time_may_follow_its_option(option, tmp_path, capsys):
-    assert main(["events", option, "-2h", "--data-dir", str(tmp_path)]) == 1
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["events", option, "-2h"] for option in ("--since", "-S", "--until", "-U")),
+        ["search", "--since", "-2h", "--until", "-1h", "--", "-2h"],
+        ["search", "--", "--since", "-2h"],
+    ],
+    ids=" ".join,
+)
+def test_a_relative_time_may_follow_its_option(arguments, tmp_path, capsys):
+    assert main([arguments[0], "--data-dir", str(tmp_path), *arguments[1:]]) == 1
     assert "no database" in capsys.readouterr().err
+
+
+def test_a_word_behind_two_dashes_is_left_as_it_is(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Reader, "search", lambda reader, words, *_, **__: asked.append(words) or [])
+    stored.write(tmp_path / "events.db")
+    for words in (["--", "-2h"], ["x", "--", "--since", "-2h"]):
+        assert main(["search", "--data-dir", str(tmp_path), *words]) == 1
+    assert asked == ["-2h", "x --since -2h"]

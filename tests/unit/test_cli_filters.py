@@ -50,6 +50,7 @@ def filters(draw):
         event_type=draw(st.sampled_from([None, *TYPES])),
         label=label,
         min_confidence=draw(st.sampled_from([None, *SURE])) if label else None,
+        unlock_granted=draw(st.sampled_from([None, False, True])),
         door_action=draw(st.sampled_from([None, "none", "locked", "unlocked"])),
         alert_sent=draw(st.sampled_from([None, False, True])),
         **who,
@@ -67,6 +68,7 @@ def test_the_events_tell_the_filters_apart(reader):
     for filters in (
         Filters(camera_id="door"), Filters(event_type="ding"), Filters(person="Anna"), Filters(stranger=True),
         Filters(label="dog"), Filters(door_action="none"), Filters(alert_sent=False),
+        Filters(unlock_granted=True), Filters(unlock_granted=False),
     ):  # fmt: skip
         assert 0 < sum(map(filters.admit, events())) < everything
     sure = Filters(label="dog", min_confidence=0.5)

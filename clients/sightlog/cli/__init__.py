@@ -29,7 +29,7 @@ USAGE: Final = 2
 IO_ERROR: Final = 74
 TRY_AGAIN: Final = 75
 NO_PERMISSION: Final = 77
-OTHER_VERSION: Final = 78
+OTHER_SCHEMA: Final = 78
 INTERRUPTED: Final = 130
 """As a shell reports a program that SIGINT ended."""
 NOBODY_READS: Final = 141
@@ -38,7 +38,7 @@ NOBODY_READS: Final = 141
 _EXIT_CODES: Final[tuple[tuple[type[SightlogError], int], ...]] = (
     (DatabaseNotFound, FAILED),
     (RecordRejected, FAILED),
-    (SchemaMismatch, OTHER_VERSION),
+    (SchemaMismatch, OTHER_SCHEMA),
     (UsageError, USAGE),
     (NotNow, TRY_AGAIN),
     (DaemonError, IO_ERROR),
@@ -58,6 +58,9 @@ _VERBS: Final = {
     "completion": "completion",
 }
 """Commands and the module that has them."""
+
+_OF_TIMES: Final = ("-S", "--since", "-U", "--until", "--at")
+"""Options whose value may be a time that begins with a dash."""
 
 _EPILOG: Final = """
 `sightlog COMMAND --help` has examples and exit codes.
@@ -88,17 +91,15 @@ def parser(verbs: Iterable[str] = _VERBS) -> argparse.ArgumentParser:
 
 def _joined(arguments: Sequence[str]) -> Iterator[str]:
     """`--since -2h` as `--since=-2h`: argparse takes what begins with a dash for an option."""
-    waiting: str | None = None
-    for argument in arguments:
-        if waiting is not None and is_ago(argument):
-            yield f"{waiting}={argument}" if waiting.startswith("--") else f"{waiting}{argument}"
-            waiting = None
-            continue
-        if waiting is not None:
-            yield waiting
-        waiting = argument
-    if waiting is not None:
-        yield waiting
+    coming = iter(arguments)
+    for argument in coming:
+        if argument == "--":
+            yield from (argument, *coming)
+        elif argument in _OF_TIMES and (value := next(coming, None)) is not None:
+            glue = "=" if argument.startswith("--") else ""
+            yield from (f"{argument}{glue}{value}",) if is_ago(value) else (argument, value)
+        else:
+            yield argument
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -24,6 +24,7 @@ from sightlog.publisher import Publisher
 from sightlog.reader import Reader
 from sightlog.records import Event
 
+from .moment import local
 from .options import DATABASE, add_command
 from .output import Span, complain, printable, terminal
 from .tally import Producers, print_status_line, print_tally
@@ -375,7 +376,7 @@ class _View:
         )
 
     def _print(self, event: Event, spans: list[Span]) -> None:
-        at = f"{event.recorded_at.astimezone():%H:%M:%S.%f}"[:12]
+        at = f"{local(event.recorded_at):%H:%M:%S.%f}"[:12]
         print(self._terminal.render([(f"{at} …{event.event_id[-6:]}  ", "dim"), *spans]), flush=True)
 
 

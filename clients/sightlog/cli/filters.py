@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Final
 
 from sightlog.errors import UsageError
 from sightlog.records import DOOR_ACTIONS, Event
@@ -20,6 +20,7 @@ class Filters:
     stranger: bool = False
     label: str | None = None
     min_confidence: float | None = None
+    unlock_granted: bool | None = None
     door_action: str | None = None
     alert_sent: bool | None = None
 
@@ -35,6 +36,7 @@ class Filters:
             and self.person in (None, event.person_name)
             and not (self.stranger and event.person_name is not None)
             and (self.label is None or self._is_seen(event))
+            and self.unlock_granted in (None, event.unlock_granted)
             and self.door_action in (None, event.door_action)
             and self.alert_sent in (None, event.alert_sent)
         )
@@ -44,6 +46,10 @@ class Filters:
             detection.label == self.label and detection.confidence >= (self.min_confidence or 0)
             for detection in event.detections
         )
+
+
+_NAMES: Final = frozenset(field.name for field in fields(Filters))
+_UNLOCK: Final = {"granted": True, "refused": False}
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +64,9 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
         "--min-confidence", type=_confidence, metavar="X", help="with --label: at least so sure, from 0 to 1"
     )
     group.add_argument(
+        "--unlock", choices=tuple(_UNLOCK), metavar="ANSWER", help="where unlocking was granted or refused"
+    )
+    group.add_argument(
         "--door", dest="door_action", choices=DOOR_ACTIONS, metavar="ACTION", help="unlocked, locked or none"
     )
     group.add_argument(
@@ -69,7 +78,8 @@ def filters_of(options: argparse.Namespace) -> Filters:
     """Raises UsageError."""
     if options.min_confidence is not None and options.label is None:
         raise UsageError("--min-confidence: of what? Give --label too, such as --label person")
-    return Filters(**{field.name: getattr(options, field.name) for field in fields(Filters)})
+    given = {name: value for name, value in vars(options).items() if name in _NAMES}
+    return Filters(**given, unlock_granted=_UNLOCK.get(options.unlock))
 
 
 def _confidence(text: str) -> float:

@@ -54,7 +54,7 @@ examples:
   sightlog similar --face events/2026-11-20/019a9f60-3c1e-7b42-9d0a-5f6b1c2d3e4f.jpg -n 20
   sightlog similar --face $id -o json | jq 'select(.distance < 0.4) | .event.person_name'
 
-exit codes: 0 something was found, 1 nothing was, there is no such event, or it has no embedding,
+exit codes: 0 something was found, 1 nothing was, there is no such event, or it has no embedding to compare,
 {CODES}
 """
 
@@ -103,10 +103,15 @@ def _run_similar(options: argparse.Namespace) -> int:
                 "`sightlog events -n all -o json | jq -r 'select(.embedding) | .event_id'` lists those that have one"
             )
             return NONE
-        # One more: the event itself is the nearest of all.
-        found = reader.similar(
-            event.embedding, options.lines + 1, event.embedding_model, version=event.embedding_version
-        )
+        if not any(event.embedding):
+            complain(
+                f"the embedding of event {event.event_id} is all zeros: it has no direction that others could be near "
+                "to. Give --face another event of this face, and look at what the recogniser sends"
+            )
+            return NONE
+        # One more: the event itself is the nearest of all. Its own model and version, also where it has none.
+        model, version = event.embedding_model or "", event.embedding_version or ""
+        found = reader.similar(event.embedding, options.lines + 1, model, version=version)
     hits = [hit for hit in found if hit.observation or (hit.event and hit.event.event_id != event.event_id)]
     hits = hits[: options.lines]
     if options.output == "json":

@@ -25,9 +25,8 @@ NONE: Final = 1
 """The exit code when nothing matched, as grep's."""
 ALL: Final = 10**9
 """Of anything: more than a store of some gigabytes holds."""
-CODES: Final = (
-    "2 wrong usage, 74 the database is damaged, 75 try again, 77 not allowed to read it, 78 it is of a newer version"
-)
+CODES: Final = """2 wrong usage, 74 the database is damaged, 75 try again, 77 not allowed to read it,
+78 it is of another version of sightlog, or not one of sightlog's"""
 """The exit codes of every command that reads, but for 0 and 1."""
 
 

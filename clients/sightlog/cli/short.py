@@ -9,6 +9,7 @@ from typing import Final
 
 from sightlog.records import Event, Observation
 
+from .moment import local
 from .output import Span, Terminal, age, cells, printable, wrap
 from .shapes import EVENT_FIELDS, OBSERVATION_FIELDS
 
@@ -17,7 +18,9 @@ NARROW: Final = 60
 
 
 def local_time(moment: datetime, is_narrow: bool) -> str:
-    return f"{moment.astimezone():%m-%d %H:%M}" if is_narrow else f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
+    # Not strftime, which leaves out the zeros of the year 1.
+    text = local(moment).isoformat(" ", "seconds")[:19]
+    return text[5:16] if is_narrow else text
 
 
 def one_line(text: str) -> str:
@@ -155,7 +158,7 @@ def _shown(name: str, value: object, now: datetime) -> str:
     if value is None:
         return "-"
     if isinstance(value, datetime):
-        return f"{value.astimezone().isoformat(sep=' ', timespec='milliseconds')} ({age(value, now)})"
+        return f"{local(value).isoformat(sep=' ', timespec='milliseconds')} ({age(value, now)})"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
