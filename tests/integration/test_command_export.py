@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 import stored
@@ -12,6 +15,8 @@ from commands import SIGHTLOG, environment, on_a_terminal, run
 from conftest import wait_for
 from sample import EVENTS, event
 
+from sightlog import Reader
+from sightlog.cli import main
 from sightlog.cli.output import cells
 
 
@@ -32,6 +37,57 @@ def test_an_export_is_complete_or_not_there(home, tmp_path):
     assert run(home, "export", "--to", target, "--force").returncode == 0
     assert len(target.read_text().splitlines()) == len(EVENTS)
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.fixture(params=["hard links", "no hard links"])
+def file_system(request, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")  # what FAT says
+
+    if request.param == "no hard links":
+        monkeypatch.setattr(os, "link", refuse)
+
+
+@pytest.mark.usefixtures("file_system")
+@pytest.mark.parametrize("force", [False, True])
+def test_a_file_that_somebody_makes_meanwhile_is_theirs(home, tmp_path, monkeypatch, capsys, force):
+    target = tmp_path / "out.json"
+    find_events = Reader.find_events
+
+    def then_somebody_else_is_there(reader, **filters):
+        yield from find_events(reader, **filters)
+        target.write_text("theirs")
+
+    monkeypatch.setattr(Reader, "find_events", then_somebody_else_is_there)
+    code = main(["export", "--to", str(target), "--data-dir", str(home), *["--force"][: int(force)]])
+    if force:
+        assert (code, target.read_text().count("\n")) == (0, len(EVENTS))
+    else:
+        assert (code, target.read_text()) == (2, "theirs")
+        assert "was made by somebody else meanwhile" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.usefixtures("file_system")
+def test_an_export_has_one_name_on_every_file_system(home, tmp_path):
+    target = tmp_path / "out.json"
+    assert main(["export", "--to", str(target), "--data-dir", str(home)]) == 0
+    assert target.read_text().count("\n") == len(EVENTS)
+    assert target.stat().st_nlink == 1
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_an_export_that_is_there_survives_a_power_cut(home, tmp_path, monkeypatch):
+    """The file before it gets its name, the directory after."""
+    target, synced, fsync = tmp_path / "out.json", [], os.fsync
+
+    def watched(descriptor):
+        synced.append((Path(f"/proc/self/fd/{descriptor}").readlink().suffix, target.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    assert main(["export", "--to", str(target), "--data-dir", str(home)]) == 0
+    assert synced == [(".part", False), ("", True)]
 
 
 def test_an_export_goes_nowhere_by_mistake(home, tmp_path):

@@ -76,7 +76,9 @@ def _run(options: argparse.Namespace) -> int:
             else map(event_object, reader.find_events(start=since, end=until, **filters.query()))
         )
         lines = object_lines(_told(objects, total, options.to), options.output, terminal())
-        return FOUND if (print_lines(lines) if options.to is None else _write(lines, options.to.resolve())) else NONE
+        if options.to is None:
+            return FOUND if print_lines(lines) else NONE
+        return FOUND if _write(lines, options.to.resolve(), replace=options.force) else NONE
 
 
 # -- the file --------------------------------------------------------------------------------------------------------
@@ -94,8 +96,9 @@ def _check(target: Path, database: Path, force: bool) -> None:
         raise UsageError(f"{target} is there already. Give another name, or --force to replace it")
 
 
-def _write(lines: Iterable[str], target: Path) -> bool:
-    """False when there were none; then there is no file. Raises OSError, and UsageError when it cannot be made."""
+def _write(lines: Iterable[str], target: Path, *, replace: bool) -> bool:
+    """False when there were none; then there is no file. Raises OSError, and UsageError when it cannot be made, or is
+    there by now and `replace` is not said."""
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         file = part.open("w", encoding="utf-8", errors="backslashreplace", newline="")
@@ -109,11 +112,42 @@ def _write(lines: Iterable[str], target: Path) -> bool:
             file.flush()
             # Else a power cut after the rename could leave the name with nothing behind it.
             os.fsync(file.fileno())
-        if not is_empty:
+        if is_empty:
+            return False
+        if replace:
             part.replace(target)
-        return not is_empty
+        else:
+            _give_name(part, target)
+        _sync_directory(target.parent)
+        return True
+    except FileExistsError as error:
+        raise UsageError(
+            f"{target} was made by somebody else meanwhile. Give another name, or --force to replace it"
+        ) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _give_name(part: Path, target: Path) -> None:
+    """The file gets the name `target` if nobody has it, else FileExistsError."""
+    try:
+        os.link(part, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        # FAT and some network file systems know no second name of a file. There an empty file takes the name first,
+        # which a kill between the two leaves behind.
+        target.touch(exist_ok=False)
+        part.replace(target)
+
+
+def _sync_directory(directory: Path) -> None:
+    """A power cut may take the new name back until then."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 # -- progress --------------------------------------------------------------------------------------------------------
