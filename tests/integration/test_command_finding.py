@@ -18,8 +18,8 @@ def test_search_finds_events_and_observations(home):
     assert "the man wears a [blue] [shirt]" in done.stdout
     heads = [line.split() for line in done.stdout.splitlines() if not line.startswith("    ")]
     assert sorted(heads) == [
-        ["2026-03-01", "11:00:00", "door", "ding", "e0"],
-        ["2026-03-01", "11:00:00", "door", "observation", "of", "vlm", "o1"],
+        ["2026-03-01", "11:00:00", "door", "ding", "Anna", "e0"],
+        ["2026-03-01", "11:00:00", "door", "observation", "of", "vlm", "Anna", "o1"],
     ]
     found = objects(run(home, "search", "blue", "shirt", "-o", "json"))
     assert {hit["event"]["event_id"] for hit in found} == {"e0"}
@@ -69,7 +69,7 @@ def test_similar_faces_are_the_nearest_first_without_the_event_itself(home, face
     ]
     assert [hit["distance"] for hit in found] == pytest.approx([0.0061, 0.2929, 1.0], abs=1e-4)
     lines = run(home, "similar", "--face", face, "-n", "2").stdout.splitlines()
-    assert lines[0].split() == ["cosine", "0.0061", "2026-03-01", "13:00:00", "yard", "motion", "e2"]
+    assert lines[0].split() == ["cosine", "0.0061", "2026-03-01", "13:00:00", "yard", "motion", "Anna", "unlocked", "e2"]
     assert lines[1].strip() == "yard motion: Anna, unlocked"
     assert lines[2].split()[:2] == ["cosine", "0.2929"]
     assert len(lines) == 4

@@ -235,3 +235,21 @@ def test_who_may_not_read_is_told_so(filled, tmp_path, forbidden, command):
     )
     assert (done.returncode, done.stdout) == (77, ""), done.stderr
     assert done.stderr.startswith("sightlog: cannot ")
+
+
+def test_following_ends_when_nobody_reads_any_more_and_not_with_the_next_event(filled):
+    command = [SIGHTLOG, "tail", "-f", "-n", "1", "--data-dir", str(filled.data_dir)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(filled)
+    )
+    with process:
+        assert "e29" in process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(20) == 141
+        assert process.stderr.read() == ""
+
+
+def test_a_person_is_told_that_nothing_was_found(filled):
+    code, shown = on_a_terminal(filled, 80, "events", "--camera", "cam7")
+    assert (code, "nothing found" in shown) == (1, True)
+    assert run(filled, "events", "--camera", "cam7").stderr == ""

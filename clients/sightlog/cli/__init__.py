@@ -22,7 +22,7 @@ from sightlog.errors import (
 )
 
 from .moment import is_ago
-from .output import complain
+from .output import NOBODY_READS, complain
 
 FAILED: Final = 1
 USAGE: Final = 2
@@ -32,8 +32,6 @@ NO_PERMISSION: Final = 77
 OTHER_SCHEMA: Final = 78
 INTERRUPTED: Final = 130
 """As a shell reports a program that SIGINT ended."""
-NOBODY_READS: Final = 141
-"""As a shell reports a program that SIGPIPE ended."""
 
 _EXIT_CODES: Final[tuple[tuple[type[SightlogError], int], ...]] = (
     (DatabaseNotFound, FAILED),

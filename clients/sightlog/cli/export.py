@@ -50,7 +50,7 @@ exit codes: 0 something was exported, 1 nothing matched and no file was made,
 def add_parsers(commands: Commands) -> None:
     parser = add_command(commands, "export", "all events or observations, for other programs", _TEXT, _run)
     add_output(parser, "json", "csv")
-    parser.add_argument("--to", type=Path, metavar="FILE", help="into a new file instead of standard output")
+    parser.add_argument("--to", type=Path, metavar="FILE", help="into a new file; - is standard output, the default")
     parser.add_argument("--force", action="store_true", help="with --to: replace FILE if it is there")
     parser.add_argument("--observations", action="store_true", help="observations instead of events")
     add_times(parser)
@@ -63,6 +63,8 @@ def _run(options: argparse.Namespace) -> int:
     filters = filters_of(options)
     if options.observations and filters != Filters():
         raise UsageError("--observations: they are chosen by --since and --until only. Leave the events' filters out")
+    if options.to == Path("-"):
+        options.to = None
     if options.to is not None:
         _check(options.to, database_of(options), options.force)
     elif options.force:

@@ -8,7 +8,8 @@ from typing import Any, Final
 from .output import Terminal, duration, field, size
 from .snapshot import Snapshot
 
-_SPREADS: Final = {"commit": ("commit_ms", " ms"), "batch": ("batch_records", ""), "latency": ("latency_ms", " ms")}
+_SPREADS: Final = {"commit": "commit_ms", "batch": "batch_records", "latency": "latency_ms"}
+_LONG_MS: Final = 10_000
 _TROUBLES: Final = {
     "db_write_errors": "batches not written",
     "file_write_errors": "files not written",
@@ -23,11 +24,12 @@ def metrics_lines(metrics: Snapshot, to: Terminal) -> Iterator[str]:
     """What is not known has no line."""
     get = metrics.get
     yield field("writing", f"{_share(get('availability'))} of {duration(get('uptime_seconds') or 0)}", to)
-    for name, (key, unit) in _SPREADS.items():
+    for name, key in _SPREADS.items():
         if spread := get(key):
-            yield field(name, _spread(spread, unit), to)
+            yield field(name, _spread(spread, in_ms=key.endswith("_ms")), to)
     for inference in get("inference_ms") or []:
-        yield field("inference", f"{inference['producer']} {inference['name']}: {_spread(inference['ms'], ' ms')}", to)
+        took = _spread(inference["ms"], in_ms=True)
+        yield field("inference", f"{inference['producer']} {inference['name']}: {took}", to)
     if get("frames_processed"):
         rate = f" ({metrics['motion_hit_rate']:.2%})" if get("motion_hit_rate") is not None else ""
         yield field("frames", f"{metrics['frames_processed']:,}, motion in {metrics['motion_detected']:,}{rate}", to)
@@ -57,8 +59,13 @@ def _process(metrics: Snapshot) -> Iterator[str]:
     yield f"{size(metrics.get('written_bytes') or 0)} written{f' ({size(round(each))} a record)' if each else ''}"
 
 
-def _spread(spread: Mapping[str, Any], unit: str) -> str:
-    return f"p95 {spread['p95']:g}{unit}, average {spread['average']:g}, {spread['min']:g} to {spread['max']:g}"
+def _spread(spread: Mapping[str, Any], *, in_ms: bool) -> str:
+    p95, average, least, most = (
+        duration(spread[key] / 1000) if in_ms and spread["max"] >= _LONG_MS else f"{spread[key]:g}"
+        for key in ("p95", "average", "min", "max")
+    )
+    unit = " ms" if in_ms and spread["max"] < _LONG_MS else ""
+    return f"p95 {p95}{unit}, average {average}, {least} to {most}"
 
 
 def _share(share: float | None) -> str:

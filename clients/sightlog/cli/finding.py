@@ -13,10 +13,10 @@ from sightlog.hits import SearchHit, SimilarHit
 
 from .formats import add_output
 from .moment import FORMS
-from .options import CODES, FOUND, NONE, add_command, add_lines, add_store, add_times, open_reader, times_of
+from .options import CODES, FOUND, NONE, add_command, add_lines, add_store, add_times, none_found, open_reader, times_of
 from .output import Span, Terminal, complain, json_line, print_lines, printable, terminal, wrap
 from .shapes import event_object, observation_object
-from .short import event_head, event_says, observation_head, one_line, with_id
+from .short import event_head, event_says, observation_head, one_line, who_and_door, with_id
 
 if TYPE_CHECKING:
     from .options import Commands
@@ -84,7 +84,7 @@ def _run_search(options: argparse.Namespace) -> int:
         lines = (json_line({"score": hit.score, "excerpt": hit.excerpt, **_records(hit)}) for hit in hits)
     else:
         lines = (line for hit in hits for line in _search_lines(hit, target))
-    return FOUND if print_lines(lines) else NONE
+    return FOUND if print_lines(lines) else none_found()
 
 
 def _run_similar(options: argparse.Namespace) -> int:
@@ -119,7 +119,7 @@ def _run_similar(options: argparse.Namespace) -> int:
     else:
         target = terminal()
         lines = (line for hit in hits for line in _similar_lines(hit, target))
-    return FOUND if print_lines(lines) else NONE
+    return FOUND if print_lines(lines) else none_found()
 
 
 def _records(hit: SearchHit | SimilarHit) -> dict[str, Any]:
@@ -133,9 +133,11 @@ def _head(hit: SearchHit | SimilarHit, target: Terminal) -> tuple[list[Span], st
     """Of what was found: the spans that begin its line, its id, and what it says."""
     if hit.observation is not None:
         spans = observation_head(hit.observation, hit.event, target)
+        if hit.event is not None:
+            spans += who_and_door(hit.event)
         return spans, hit.observation.observation_id, printable(one_line(hit.observation.content))
     assert hit.event is not None
-    return event_head(hit.event, target), hit.event.event_id, event_says(hit.event)
+    return [*event_head(hit.event, target), *who_and_door(hit.event)], hit.event.event_id, event_says(hit.event)
 
 
 def _search_lines(hit: SearchHit, target: Terminal) -> Iterator[str]:

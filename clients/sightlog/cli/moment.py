@@ -8,7 +8,7 @@ from typing import Final
 
 from sightlog.errors import UsageError
 
-FORMS: Final = """2026-11-20, '2026-11-20 10:00', 2026-11-20T10:00:00Z, 10:00, now, today, yesterday, 'yesterday 18:00',
+FORMS: Final = """2026-11-20, '2026-11-20 10:00', 2026-11-20T10:00:00Z, 10:00, now, today, tomorrow, 'yesterday 18:00',
 tuesday, 'tue 18:00', '2 hours ago', '1h 30min ago', -30m, -2h, -3d"""
 
 _NAMES: Final = {
@@ -21,6 +21,7 @@ _NAMES: Final = {
 _UNITS: Final = {name: unit for unit, names in _NAMES.items() for name in names}
 _AMOUNT: Final = rf"([0-9]{{1,9}}) ?({'|'.join(sorted(_UNITS, key=len, reverse=True))})"
 _SPAN: Final = f"{_AMOUNT}(?: ?{_AMOUNT})*"
+_DAYS: Final = {"yesterday": -1, "today": 0, "tomorrow": 1}
 _WEEKDAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 _ago = re.compile(f"-{_SPAN}|{_SPAN} ago").fullmatch
@@ -58,8 +59,8 @@ def parse_moment(text: str, now: datetime | None = None) -> datetime:
             return _local(datetime.combine(now.date(), _time(text)))
         word, space, clock = text.lower().partition(" ")
         at = _time(clock) if space else time.min
-        if word in ("today", "yesterday"):
-            return _local(datetime.combine(now.date() - timedelta(days=word == "yesterday"), at))
+        if word in _DAYS:
+            return _local(datetime.combine(now.date() + timedelta(days=_DAYS[word]), at))
         for number, name in enumerate(_WEEKDAYS):
             if word in (name, name[:3]):
                 latest = datetime.combine(now.date() - timedelta(days=(now.weekday() - number) % 7), at)

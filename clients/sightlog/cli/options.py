@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from sightlog.reader import Reader
 from sightlog.records import DEFAULT_SITE
 
 from .moment import parse_moment
+from .output import complain
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -64,7 +66,10 @@ def times_of(options: argparse.Namespace) -> tuple[datetime | None, datetime | N
     """--since and --until. Raises UsageError."""
     since, until = options.since, options.until
     if since is not None and until is not None and since >= until:
-        raise UsageError(f"--since {since:%Y-%m-%d %H:%M:%S} is not before --until {until:%Y-%m-%d %H:%M:%S}")
+        raise UsageError(
+            f"--since {since:%Y-%m-%d %H:%M:%S} is not before --until {until:%Y-%m-%d %H:%M:%S}. A weekday is the "
+            "latest one that is past; the end of today is tomorrow"
+        )
     return since, until
 
 
@@ -78,6 +83,13 @@ def _lines(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise UsageError(f"-n {text}: expected a whole number or 'all'")
     return int(text)
+
+
+def none_found() -> int:
+    """The exit code for that, as grep's; a person is told, a script is not."""
+    if sys.stdout.isatty():
+        complain("nothing found")
+    return NONE
 
 
 def database_of(options: argparse.Namespace) -> Path:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import stat
 import sys
+import threading
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
+
+NOBODY_READS: Final = 141
+"""As a shell reports a program that SIGPIPE ended."""
 
 Span = tuple[str, str]
 """A text without control characters, and the name of its style."""
@@ -55,6 +61,23 @@ def print_lines(lines: Iterable[str], *, flush: bool = False) -> bool:
         found = True
         print(line, flush=flush)
     return found
+
+
+def end_when_nobody_reads() -> None:
+    """At once, as `tail` does, and not with the next line: that may be hours away. For pipes; a file has no reader."""
+    try:
+        fd = sys.stdout.fileno()
+    except OSError:  # within another program
+        return
+    poller = select.poll()
+    poller.register(fd, 0)  # POLLERR comes unasked
+
+    def watch() -> None:
+        poller.poll()
+        os._exit(NOBODY_READS)
+
+    if stat.S_ISFIFO(os.fstat(fd).st_mode):
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def complain(text: str) -> None:

@@ -20,10 +20,11 @@ from .options import (
     add_store,
     add_times,
     database_of,
+    none_found,
     open_reader,
     times_of,
 )
-from .output import complain, json_line, print_lines, terminal
+from .output import complain, end_when_nobody_reads, json_line, print_lines, terminal
 from .shapes import event_object, observation_object
 from .short import event_details, observation_details
 
@@ -116,7 +117,7 @@ def _run_events(options: argparse.Namespace) -> int:
     with open_reader(options) as reader:
         events = reader.find_events(start=since, end=until, **query, newest_first=newest_first, limit=lines)
         in_order = events if options.reverse == newest_first else reversed(list(events))
-        return FOUND if print_lines(event_lines(in_order, options.output, terminal())) else NONE
+        return FOUND if print_lines(event_lines(in_order, options.output, terminal())) else none_found()
 
 
 def _run_tail(options: argparse.Namespace) -> int:
@@ -126,9 +127,10 @@ def _run_tail(options: argparse.Namespace) -> int:
         cursor = reader.last_id()
         newest = list(reader.find_events(**filters.query(), newest_first=True, limit=options.lines))[::-1]
         if not options.follow:
-            return FOUND if print_lines(event_lines(newest, options.output, terminal())) else NONE
+            return FOUND if print_lines(event_lines(newest, options.output, terminal())) else none_found()
         printed = {event.id for event in newest}
         coming = (event for event in reader.follow(cursor) if event.id not in printed and filters.admit(event))
+        end_when_nobody_reads()
         lines = event_lines(chain(newest, coming), options.output, terminal(), ahead=len(newest))
         print_lines(lines, flush=True)
     return FOUND

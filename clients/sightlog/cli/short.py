@@ -94,6 +94,13 @@ def _taken(spans: Sequence[Span]) -> int:
 def _summary(event: Event) -> Iterator[Span]:
     for label in seen(event):
         yield f"  {label}", ""
+    yield from who_and_door(event)
+    if event.alert_sent:
+        yield "  alert sent", "warn"
+
+
+def who_and_door(event: Event) -> Iterator[Span]:
+    """Who it was, and what the lock did."""
     if event.person_name is not None:
         sure = f" {event.face_confidence:.0%}" if event.face_confidence is not None else ""
         yield f"  {printable(event.person_name)}{sure}", "good"
@@ -101,8 +108,6 @@ def _summary(event: Event) -> Iterator[Span]:
         yield "  unlock refused", "bad"
     if event.door_action in ("unlocked", "locked"):
         yield f"  {event.door_action}", "good"
-    if event.alert_sent:
-        yield "  alert sent", "warn"
 
 
 def event_says(event: Event) -> str:
