@@ -95,6 +95,10 @@ class Database:
             ) from error
         except UnicodeEncodeError as error:
             raise UsageError(f"{error.object[:40]!r}: not valid Unicode text") from error
+        except ValueError as error:  # a time, a number or a text that the daemon never wrote
+            raise DatabaseDamaged(
+                f"{self.path} has something that cannot be read: {error}. Nothing was changed; run sightlogd verify"
+            ) from error
         except (sqlite3.ProgrammingError, sqlite3.InterfaceError, OverflowError) as error:
             raise UsageError(f"{error}. Is the Reader closed, or a parameter of the wrong type?") from error
         except sqlite3.DatabaseError as error:

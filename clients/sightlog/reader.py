@@ -118,8 +118,9 @@ class Reader(Database):
         `after` and `before` are `Event.cursor` of events shown already: `after` gives what comes behind it in the order
         asked for, `before` what comes in front of it, and with a limit the ones nearest to it: the page before.
 
-        Read in pages, each in a transaction of its own: the whole history takes little memory and never holds up a
-        checkpoint. An event committed meanwhile is missed when its time is in what went by already.
+        Read in pages, each in a transaction of its own: the whole history takes little memory and holds up no
+        checkpoint. A label that is rare is looked for in all events: a second in a million of them on a PC. An event
+        committed meanwhile is missed when its time is in what went by already.
         """
         wanted = queries.events_filter(
             camera_id=camera_id,

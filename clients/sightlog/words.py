@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
 WORDS_MAX: Final = 32
 """Words of one search: FTS5 refuses expressions that nest too deep. What is behind them is left out."""
+CHARS_MAX: Final = 1_000
+"""Of one piece of what was typed: each may be a word to FTS5."""
+# ASCII alone: what else parts words FTS5 knows by a table of its own, older or newer than Python's, and does so itself,
+# as it did in the texts.
+_word = re.compile(r"([^\x00-/:-@\[-`{-\x7f]+)(\*(?![A-Za-z0-9]))?").finditer
+_has_token = re.compile(r"[A-Za-z0-9]").search
 
 
 def match_of(text: str) -> str:
     """An FTS5 expression: all words have to be there, "words in quotes" side by side, word* is how a word begins.
 
-    Everything else (operators, colons, brackets, an open quote) only parts words, as it does in the texts themselves.
-    Empty when there is no word.
+    Everything else (operators, colons, brackets, an open quote) only parts words. Empty when there is no word.
     """
     terms: dict[str, str] = {}
     left = WORDS_MAX
@@ -34,7 +39,7 @@ def match_of(text: str) -> str:
 def phrase_of(name: str) -> str:
     """The tokens of a site's or camera's name, side by side; empty when it has none."""
     words = " ".join(word for word, _ in _words(name))
-    return f'"{words}"' if words else ""
+    return f'"{words}"' if _has_token(words) else ""
 
 
 def _phrases(text: str) -> Iterator[tuple[list[str], bool]]:
@@ -49,13 +54,5 @@ def _phrases(text: str) -> Iterator[tuple[list[str], bool]]:
 
 
 def _words(text: str) -> Iterator[tuple[str, bool]]:
-    start = None
-    for at, character in enumerate(f"{text} "):
-        # As FTS5's unicode61 has it: letters, digits, marks on them, and what a font maker defined.
-        category = unicodedata.category(character)
-        if category[0] in "LNM" or category == "Co":
-            if start is None:
-                start = at
-        elif start is not None:
-            yield text[start:at], character == "*" and not text[at + 1 : at + 2].isalnum()
-            start = None
+    for found in _word(text[:CHARS_MAX].encode(errors="replace").decode()):
+        yield found[1], found[2] is not None

@@ -52,7 +52,7 @@ class Budget:
         self._recount_at = time.monotonic() + RECOUNT_SECONDS
         self._wants_ballast = False
         self.warnings = 0
-        self.events_total = 0
+        self.events_total = self.observations_total = 0
         self.over_limit: WriteRefused | None = None
         """Why nothing may be written."""
         self.removing = bool(purge.unfinished(config.data_dir))
@@ -130,11 +130,12 @@ class Budget:
     def recount(self) -> Iterator[None]:
         """Look at every file: what was added up since the last time drifts."""
         yield from self._storage.recount()
-        total = 0
+        total = others = 0
         for day in sorted(self._storage.days):
-            total += self._store.count_between(*self._days.range_of(day))
+            of_day = self._store.count_between(*self._days.range_of(day))
+            total, others = total + of_day[0], others + of_day[1]
             yield
-        self.events_total = total
+        self.events_total, self.observations_total = total, others
         self.counted = True
 
     def purge(self, days: Sequence[Day], tell: Callable[[str], None] | None = None) -> Iterator[None]:
@@ -149,8 +150,11 @@ class Budget:
             self.removing = False
             self._storage.forget(day.name)
             self.events_total = max(0, self.events_total - day.events)
-            text = f"removed {day.name}: {retention.gigabytes(day.bytes)} freed, {day.events} events"
-            log.warning(text, day=day.name, mb=round(day.bytes / 10**6, 1), events=day.events)
+            self.observations_total = max(0, self.observations_total - day.observations)
+            text = f"removed {day.name}: {retention.gigabytes(day.bytes)} freed, {day.contents}"
+            log.warning(
+                text, day=day.name, mb=round(day.bytes / 10**6, 1), events=day.events, observations=day.observations
+            )
             if tell is not None:
                 tell(text)
 
@@ -186,10 +190,11 @@ class Budget:
 
     def _day(self, name: str) -> Day:
         first, after = self._days.range_of(name)
-        events = self._store.count_between(first, after)
-        rows = self._store.bytes * events // max(events, self.events_total, 1)
-        last_id = self._store.last_id_between(first, after) if events else 0
-        return Day(name, self._storage.days.get(name, 0) + rows, events, last_id)
+        events, others = self._store.count_between(first, after)
+        total = max(events + others, self.events_total + self.observations_total, 1)
+        rows = self._store.bytes * (events + others) // total
+        last_id = self._store.last_id_between(first, after)
+        return Day(name, self._storage.days.get(name, 0) + rows, events, others, last_id)
 
     def plan(self, *, force: bool = False) -> Plan:
         """What has to go now; with `force` whatever the rules say, but never today."""

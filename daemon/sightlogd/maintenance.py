@@ -10,7 +10,7 @@ import structlog
 
 from . import purge_command
 from .budget import Budget
-from .changes import Changes, EventStored
+from .changes import Changes, EventStored, ObservationStored
 from .config import Config
 from .control import Client, PurgeRequest
 from .errors import EXIT_TRY_AGAIN, STORAGE_FULL, STORAGE_LIMIT, WriteRefused
@@ -79,6 +79,7 @@ class Maintenance:
         """So many more records, and what they changed."""
         self.logs.write(changes)
         self.budget.events_total += sum(type(change) is EventStored for change in changes)
+        self.budget.observations_total += sum(type(change) is ObservationStored for change in changes)
         self._unchecked += records
         if self._unchecked >= self._check_interval:
             self._unchecked = 0

@@ -2,7 +2,7 @@
 
 The folder is renamed to `trash/DAY.ID` first: that is the durable word that the day goes, with the events up to ID;
 what comes for that day afterwards stays. Then its files go (on a full disk only that makes room), then the rows, then
-the database's file shrinks.
+the index of texts is written anew without them, and the database's file shrinks.
 """
 
 from __future__ import annotations
@@ -103,6 +103,15 @@ def finish(leaving: Leaving, store: Store, days: Days) -> Iterator[None]:
         pace.begin()
         deleted = store.delete_between(first, after, leaving.up_to_id, pace.count)
         pace.end()
+        store.checkpoint_if_due()
+        yield
+    pace, begin = Pace(50), True
+    more = True
+    while more:
+        pace.begin()
+        more = store.merge_texts(pace.count, begin=begin)
+        pace.end()
+        begin = False
         store.checkpoint_if_due()
         yield
     leaving.folder.rmdir()

@@ -66,4 +66,4 @@ def _nothing(request: PurgeRequest) -> str:
 
 
 def _described(day: Day) -> str:
-    return f"{day.name}  {gigabytes(day.bytes):>8}  {day.events:8,} events"
+    return f"{day.name}  {gigabytes(day.bytes):>8}    {day.contents}"

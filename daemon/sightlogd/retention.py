@@ -75,8 +75,14 @@ class Day:
     name: str
     bytes: int
     events: int
+    observations: int
     last_id: int
-    """The largest id of its events, 0 when it has none: ids grow with every commit, whatever the clock does."""
+    """The largest id of what is of it, 0 when there is nothing: ids grow with every commit, whatever the clock does."""
+
+    @property
+    def contents(self) -> str:
+        """What goes with it, in words."""
+        return f"{self.events} events" + (f", {self.observations} observations" if self.observations else "")
 
 
 class Rules(NamedTuple):

@@ -16,7 +16,7 @@ import pytest
 from conftest import AS_NOBODY, SMALL_DISK, fill_the_disk, open_to_all, small_file_system, wait_for
 from test_records import random_event, random_observation
 
-from sightlog import Amendment, DatabaseWriteError, Detection, Event
+from sightlog import Amendment, DatabaseWriteError, Detection, Event, Observation
 
 AT = datetime(2025, 11, 8, 13, 32, 15, tzinfo=UTC)
 ZURICH = "[store]\ntimezone = 'Europe/Zurich'\n"
@@ -133,6 +133,20 @@ def test_lines_missing_because_of_a_crash_between_commit_and_append_are_added(id
     assert daylogs.text(daemon.data_dir).count("EVENT: Cat detected at b (confidence: 100%)") == 5
     daylogs.assert_the_logs_have_everything(daemon.data_dir, tmp_path / "new.db")
     assert any("missed" in line["event"] and line["lines"] == 5 for line in daemon.logged())
+
+
+def test_entries_that_a_crash_took_from_the_log_for_people_are_added(daemon, tmp_path):
+    with daemon.publisher() as publisher:
+        publisher.insert_event(Event("door"))
+        publisher.publish(Observation("the package is gone", "llm")).wait(10)
+    wait_for(lambda: "package is gone" in daylogs.text(daemon.data_dir), "all is logged")
+    text = daylogs.text(daemon.data_dir)
+    daemon.kill()
+    (log,) = daemon.data_dir.glob("events/*/events.log")
+    log.write_text("")
+    daemon.start()
+    wait_for(lambda: daylogs.are_marked(daemon.database), "it has looked at all")
+    assert sorted(daylogs.text(daemon.data_dir).split("\n\n")) == sorted(text.split("\n\n"))
 
 
 @pytest.mark.parametrize("tear", [b"", b'{"kind":"event","id":9', b"\0" * 4096, b"\0\0\n"])

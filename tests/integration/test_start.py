@@ -188,7 +188,13 @@ def test_every_released_schema_is_migrated_with_its_rows(idle_daemon, frozen):
     assert [event.camera_id for event in events] == ["front_door", "garage"]
     assert [d.label for d in events[0].detections] == ["person", "package"]
     with idle_daemon.publisher() as publisher:
-        assert publisher.insert_event(Event("front_door"))
+        assert publisher.insert_event(Event("front_door", llm_description="another package"))
+    # The texts that were there before the index was are in it too.
+    connection = sqlite3.connect(f"file:{idle_daemon.database}?mode=ro", uri=True)
+    described = {text for (text,) in connection.execute("SELECT content FROM texts WHERE content LIKE '%package%'")}
+    connection.close()
+    found = idle_daemon.reader().search("package")
+    assert {hit.observation.content if hit.observation else hit.event.llm_description for hit in found} == described
 
 
 def test_a_reader_without_a_database_says_what_makes_one(tmp_path):

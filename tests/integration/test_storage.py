@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -109,6 +111,43 @@ def test_observations_go_with_their_day_and_cannot_be_found_any_more(idle_daemon
     assert len(list(daemon.reader("cabin").find_observations())) == 1
     assert daemon.stop() == 0
     daylogs.assert_the_logs_have_everything(daemon.data_dir, tmp_path / "new.db", purged=True)
+
+
+@pytest.mark.parametrize("record", [lambda **at: Event("door", **at), lambda **at: Observation("wet", "llm", **at)])
+def test_what_was_stored_lately_stays_however_old_its_clock_says_it_is(idle_daemon, record):
+    daemon = idle_daemon.start(config=config(1.0, min_retention_days=7))
+    with daemon.publisher() as publisher:
+        publisher.insert_event(Event("door"))
+        daemon.stop()
+        with contextlib.closing(sqlite3.connect(daemon.database)) as connection, connection:
+            # It has run for three weeks, as far as it knows.
+            days = [(day(ago), 1) for ago in range(1, 21)]
+            connection.executemany("INSERT OR IGNORE INTO clock_days VALUES (?, ?)", days)
+        daemon.start(config=config(1.0, min_retention_days=7))
+        publisher.publish(record(recorded_at=NOON - timedelta(days=30))).wait(10)
+    wait_for(lambda: len(daylogs.lines(daemon.data_dir)) == 2, "all is logged")
+    assert day(30) not in purge(daemon, "--before", day(0)).stdout
+    assert f"removed {day(30)}" in purge(daemon, "--before", day(0), "--force").stdout
+
+
+def test_the_index_of_texts_shrinks_with_what_is_removed(idle_daemon):
+    daemon = idle_daemon.start(config=config(1.0))
+    words = [f"word{number}" for number in range(2_000)]
+    with daemon.publisher() as publisher:
+        for ago in (2, 1):
+            at = NOON - timedelta(days=ago)
+            for number in range(20):
+                text = " ".join(words[number * 50 : number * 50 + 200])
+                texts = [Observation(text, "llm", recorded_at=at) for _ in range(100)]
+                publisher.publish_many([Event("door", recorded_at=at, llm_description=text), *texts]).wait(20)
+
+    def index_bytes() -> int:
+        with contextlib.closing(sqlite3.connect(f"file:{daemon.database}?mode=ro", uri=True)) as connection:
+            return connection.execute("SELECT sum(length(block)) FROM texts_index_data").fetchone()[0]
+
+    before = index_bytes()
+    assert f"removed {day(2)}" in purge(daemon, "--before", day(1), "--force").stdout
+    assert index_bytes() < 0.6 * before
 
 
 def test_persons_stay_when_the_day_they_became_known_goes(idle_daemon, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sightlog import InvalidRecord, Reader, SchemaMismatch, UsageError
+from sightlog import DatabaseDamaged, InvalidRecord, Reader, SchemaMismatch, UsageError
 from sightlog.encoder import format_time
 from sightlogd.store import Store
 
@@ -261,3 +261,11 @@ def test_a_reader_that_was_open_before_a_migration_reads_what_came_with_it(tmp_p
 def test_a_cursor_and_an_offset_are_one_too_many(reader, everything):
     with pytest.raises(UsageError, match="leave offset out"):
         reader.find_events(after=everything[0].cursor, offset=1)
+
+
+def test_what_the_daemon_never_wrote_is_damage_and_no_traceback(database, tmp_path):
+    shutil.copy(database, tmp_path / "events.db")
+    with apsw.Connection(str(tmp_path / "events.db")) as connection:
+        connection.execute("UPDATE events SET recorded_at = replace(recorded_at, '-', '@')")
+    with Reader(tmp_path / "events.db", "home") as reader, pytest.raises(DatabaseDamaged, match="sightlogd verify"):
+        reader.get_recent_events()

@@ -33,7 +33,7 @@ EVERY_DAY = ran(*range(400))
 
 
 def day(ago: int, written_ago: int | None = None, count: int = 10**9, name: str | None = None) -> Day:
-    return Day(name or before(ago), count, 100, id_of(ago if written_ago is None else written_ago))
+    return Day(name or before(ago), count, 100, 0, id_of(ago if written_ago is None else written_ago))
 
 
 def gone(days: list[Day], today: str = TODAY, clock_days: list[int] = EVERY_DAY, rules: Rules = RULES) -> list[str]:

@@ -18,6 +18,7 @@ TEXTS = (
     "a:b c-d front_door 12.5",
     "running runners ran",
     "配達 がきた",
+    "paid ₽500 to a dog🤖 \u2066Ada\u2069",
 )
 
 
@@ -55,8 +56,9 @@ def found(index, text):
         ('""', ""),
         ("***", ""),
         (" \t\n", ""),
-        ("😀", ""),
+        ("😀", '"😀"'),
         ("\0\ud800", ""),
+        ("₽500 dog🤖", '"₽500" "dog🤖"'),
         ("a\0b", '"a" "b"'),
         ("", ""),
     ],
@@ -81,6 +83,9 @@ def test_the_expression(text, match):
         ("配達", [6]),
         ("person 😀 shirt", [0]),
         ("person unicorn", []),
+        ("₽500", [7]),
+        ("dog🤖 paid", [7]),
+        ("\u2066Ada\u2069", [7]),
     ],
 )
 def test_it_finds_texts_that_have_all_words(index, text, numbers):
@@ -114,4 +119,4 @@ def test_nothing_typed_is_an_error(index, text):
 @given(st.sampled_from(TEXTS), st.data())
 def test_a_text_is_found_by_any_of_its_words_however_they_are_parted(index, text, data):
     words = data.draw(st.lists(st.sampled_from(text.split()), min_size=1, max_size=4))
-    assert text in found(index, data.draw(st.sampled_from([" ", ",", " *", "(", "😀"])).join(words))
+    assert text in found(index, data.draw(st.sampled_from([" ", ",", " *", "("])).join(words))

@@ -104,8 +104,12 @@ class _Comparison:
         for day, lines in by_day.items():
             if day != self._day:
                 yield from self._read(day)
-            there = self._replay.observations
-            missing = [(line.recorded_at, line) for line in lines if there.get(line.observation_id) != line]
+            missing: list[tuple[str, Line]] = []
+            for line in lines:
+                if self._replay.observations.get(line.observation_id) != line:
+                    missing.append((line.recorded_at, line))
+                elif (text := self._logs.entry(line)) not in self._entries:
+                    self._logs.append_text(day, text)
             self._logs.write_lines(missing)
             yield len(missing)
 

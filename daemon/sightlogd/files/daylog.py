@@ -256,8 +256,8 @@ class DayLogs:
             return set()
         return {f"{part}\n\n" for part in text.split("\n\n")}
 
-    def entry(self, line: EventLine) -> str:
-        """An event as events.log has it."""
+    def entry(self, line: EventLine | ObservationLine) -> str:
+        """As events.log has it."""
         return prose.entry(line, self._days.local(line.recorded_at)[1], debug=self._debug_line)
 
     def append_text(self, day: str, text: str) -> None:

@@ -22,17 +22,21 @@ def sites(connection: apsw.Connection) -> list[str]:
     return [site for (site,) in connection.execute(query)]
 
 
-def count(connection: apsw.Connection, first: str, after: str) -> int:
-    """Events with first <= recorded_at < after, of all sites."""
-    return sum(
-        int(
-            connection.execute(
-                "SELECT count(*) FROM events WHERE site = ? AND recorded_at >= ? AND recorded_at < ?",
-                (site, first, after),
-            ).get
+def count(connection: apsw.Connection, first: str, after: str) -> tuple[int, int]:
+    """Events and observations with first <= recorded_at < after, of all sites."""
+    events, observations = (
+        sum(
+            int(
+                connection.execute(
+                    f"SELECT count(*) FROM {table} WHERE site = ? AND recorded_at >= ? AND recorded_at < ?",
+                    (site, first, after),
+                ).get
+            )
+            for site in sites(connection)
         )
-        for site in sites(connection)
+        for table in TABLES
     )
+    return events, observations
 
 
 def last_id(connection: apsw.Connection, first: str, after: str) -> int:
@@ -75,6 +79,16 @@ def delete(connection: apsw.Connection, first: str, after: str, up_to_id: int, l
             if deleted:
                 return deleted
     return 0
+
+
+def merge_texts(connection: apsw.Connection, pages: int, *, begin: bool) -> bool:
+    """Write so many pages of the index of texts anew, without what was taken out; False when nothing is left to do.
+
+    Until then the index only grows with what is removed. See "The 'merge' Command" in SQLite's manual of FTS5.
+    """
+    before = connection.total_changes()
+    connection.execute("INSERT INTO texts_index (texts_index, rank) VALUES ('merge', ?)", (-pages if begin else pages,))
+    return connection.total_changes() - before >= 2
 
 
 def free_pages(connection: apsw.Connection) -> int:

@@ -113,8 +113,8 @@ class Store:
 
     # -- days --------------------------------------------------------------------------------------------------------
 
-    def count_between(self, first: str, after: str) -> int:
-        """Events with first <= recorded_at < after, of all sites."""
+    def count_between(self, first: str, after: str) -> tuple[int, int]:
+        """Events and observations with first <= recorded_at < after, of all sites."""
         return self._read(days.count, first, after)
 
     def last_id_between(self, first: str, after: str) -> int:
@@ -136,6 +136,14 @@ class Store:
         """Some of what is of that time; returns how many rows, 0 when none are left. Raises WriteRefused, Stop."""
         with self._transaction():
             return days.delete(self._connection, first, after, up_to_id, limit)
+
+    def merge_texts(self, pages: int, *, begin: bool) -> bool:
+        """A part of the index of texts anew, without what was removed; False when nothing is left to do.
+
+        Raises WriteRefused, Stop.
+        """
+        with self._transaction():
+            return days.merge_texts(self._connection, pages, begin=begin)
 
     def give_back(self, pages: int) -> int:
         """Shrink the file by at most so many free pages; returns how many are left. Raises WriteRefused, Stop."""
