@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sightlog import Detection
+from sightlog.adapters import from_ultralytics
 
 from . import process
 from .handoff import Inbox
@@ -67,13 +68,7 @@ def yolo_detector(weights: Path) -> Detect:
     model = YOLO(str(weights))
 
     def detect(frame: MatLike) -> list[Detection]:
-        result = model(frame, verbose=False)[0]
-        return [
-            Detection(result.names[int(label)], float(confidence), (x1, y1, x2, y2))
-            for (x1, y1, x2, y2), confidence, label in zip(
-                result.boxes.xyxy.tolist(), result.boxes.conf.tolist(), result.boxes.cls.tolist(), strict=True
-            )
-        ]
+        return from_ultralytics(model(frame, verbose=False))
 
     return detect
 

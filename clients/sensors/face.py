@@ -13,11 +13,12 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from sightlog import Detection
+from sightlog.adapters import Face, from_face_recognition
 
 from . import process
 from .handoff import Inbox
@@ -38,27 +39,28 @@ FACE_CONFIDENCE_MIN: Final = 0.8
 PICTURES: Final = (".jpg", ".jpeg", ".png")
 
 
-class Face(NamedTuple):
-    """A face in a frame. `features` belongs to the recogniser that found it."""
+class Seen(NamedTuple):
+    """A face in a frame, and numbers of one dimension that tell it from others."""
 
     detection: Detection
     features: Any
 
 
 class Recogniser(Protocol):
-    """`name` is that of its inference times; `distance_max` is the largest distance of two faces of one person."""
+    """`name` is that of its inference times. `identified` has one of each that was seen, in their order; `known` are
+    features by name."""
 
     name: str
-    distance_max: float
 
-    def faces(self, frame: MatLike) -> list[Face]: ...
-    def distance(self, one: Any, other: Any) -> float: ...
+    def look(self, frame: MatLike) -> list[Seen]: ...
+    def identified(self, seen: Sequence[Seen], known: Mapping[str, Any]) -> list[Face]: ...
 
 
 class HaarRecogniser:
-    """Distance: 1 - the correlation of two equalised grey 64x64 pictures, 0 (the same) to 2."""
+    """A face is an equalised grey 64x64 picture, as a vector; the cosine distance of two is 1 - their correlation."""
 
     name = "haar"
+    model = "grey-64x64"
     distance_max = 0.25
 
     def __init__(self) -> None:
@@ -68,7 +70,7 @@ class HaarRecogniser:
         cascades: str = cv2.data.haarcascades  # type: ignore[attr-defined,unused-ignore]
         self._cascade = cv2.CascadeClassifier(cascades + "haarcascade_frontalface_default.xml")
 
-    def faces(self, frame: MatLike) -> list[Face]:
+    def look(self, frame: MatLike) -> list[Seen]:
         """Confidence is the cascade's last stage weight, squashed into 0..1: 0 is 0.5, 4 is 0.88. Not a probability."""
         import cv2
 
@@ -83,11 +85,18 @@ class HaarRecogniser:
             if confidence < FACE_CONFIDENCE_MIN:
                 continue
             features = _features(grey[y : y + height, x : x + width])
-            found.append(Face(Detection("face", confidence, bounded_box(box, 1.0, frame)), features))
+            found.append(Seen(Detection("face", confidence, bounded_box(box, 1.0, frame)), features))
         return found
 
-    def distance(self, one: Any, other: Any) -> float:
-        return max(0.0, 1 - float(one @ other))
+    def identified(self, seen: Sequence[Seen], known: Mapping[str, Any]) -> list[Face]:
+        return [self._identified(one, known) for one in seen]
+
+    def _identified(self, seen: Seen, known: Mapping[str, Any]) -> Face:
+        whose = {"bbox": seen.detection.bbox, "embedding": seen.features, "embedding_model": self.model}
+        if not known:
+            return Face(None, **whose)
+        distance, name = min((1 - float(features @ seen.features), name) for name, features in known.items())
+        return Face(name if distance <= self.distance_max else None, distance, "cosine", **whose)
 
 
 def _features(grey: MatLike) -> Any:
@@ -102,48 +111,43 @@ def _features(grey: MatLike) -> Any:
 
 
 class DlibRecogniser:
-    """The package face_recognition. Distance: between its 128 numbers; 0.6 is its own limit."""
+    """The package face_recognition: 128 numbers a face."""
 
     name = "dlib"
-    distance_max = 0.6
 
     def __init__(self) -> None:
         import face_recognition  # type: ignore[import-not-found,unused-ignore]
 
         self._library = face_recognition
 
-    def faces(self, frame: MatLike) -> list[Face]:
+    def look(self, frame: MatLike) -> list[Seen]:
         """It gives no confidence of having found a face: 1.0."""
         import cv2
 
         rgb = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
         places = self._library.face_locations(rgb)
         return [
-            Face(Detection("face", 1.0, (float(left), float(top), float(right), float(bottom))), features)
+            Seen(Detection("face", 1.0, (float(left), float(top), float(right), float(bottom))), features)
             for (top, right, bottom, left), features in zip(
                 places, self._library.face_encodings(rgb, places), strict=True
             )
         ]
 
-    def distance(self, one: Any, other: Any) -> float:
-        return float(self._library.face_distance([one], other)[0])
+    def identified(self, seen: Sequence[Seen], known: Mapping[str, Any]) -> list[Face]:
+        boxes = [one.detection.bbox or (0.0, 0.0, 0.0, 0.0) for one in seen]
+        encodings = [one.features for one in seen]
+        people = list(known.values())
+        return from_face_recognition(
+            [(top, right, bottom, left) for left, top, right, bottom in boxes],
+            [self._library.face_distance(people, encoding) for encoding in encodings],
+            list(known),
+            encodings=encodings,
+        )
 
 
-class Match(NamedTuple):
-    """Who it is, how far the face is from the known one, and how sure that makes: 1 at distance 0, 0.5 at the limit."""
-
-    name: str
-    distance: float
-    confidence: float
-
-
-def best_match(faces: Sequence[Face], known: dict[str, Any], recogniser: Recogniser) -> Match | None:
-    """The known person that one of the faces is nearest to, None when all of them are strangers."""
-    pairs = [(recogniser.distance(features, face.features), name) for face in faces for name, features in known.items()]
-    distance, name = min(pairs, default=(math.inf, ""))
-    if distance > recogniser.distance_max:
-        return None
-    return Match(name, distance, 1 - distance / recogniser.distance_max / 2)
+def face_of_event(faces: Sequence[Face]) -> Face:
+    """Of several the one that the event is about: the nearest known person, or else the nearest stranger."""
+    return min(faces, key=lambda face: (face.name is None, math.inf if face.distance is None else face.distance))
 
 
 def load_known(directory: Path, recogniser: Recogniser) -> dict[str, Any]:
@@ -157,7 +161,7 @@ def load_known(directory: Path, recogniser: Recogniser) -> dict[str, Any]:
         picture = decode_image(path.read_bytes())
         if picture is None:
             raise SensorError(f"{path} is not a picture that OpenCV can read")
-        faces = recogniser.faces(picture)
+        faces = recogniser.look(picture)
         if len(faces) != 1:
             raise SensorError(f"{path} shows {len(faces)} faces; give a picture with {path.stem}'s face alone, frontal")
         known[path.stem] = faces[0].features
@@ -188,23 +192,12 @@ def _recognise(options: argparse.Namespace, stop: Stop) -> None:
                 log.warning("the frame of event %s is not a picture", event_id)
                 return
             began = time.perf_counter()
-            faces = recogniser.faces(frame)
+            seen = recogniser.look(frame)
             took = {recogniser.name: (time.perf_counter() - began) * 1000}
             pub.telemetry(frames_processed=1, inference_ms=took)
-            if not faces:
-                return
-            detections = [face.detection for face in faces]
-            match = best_match(faces, known, recogniser)
-            if match is None:
-                pub.amend(event_id, detections=detections)
-                return
-            pub.amend(
-                event_id,
-                detections=detections,
-                person_name=match.name,
-                face_distance=match.distance,
-                face_confidence=match.confidence,
-            )
+            if seen:
+                face = face_of_event(recogniser.identified(seen, known))
+                pub.amend(event_id, detections=[one.detection for one in seen], **face.fields())
 
         inbox.serve(stop, look)
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import wait_for
@@ -67,6 +68,13 @@ def _stored(data: Path) -> int:
         return sum(producer["stored"] for producer in reader.producers())
 
 
+def _similar(data: Path, event: Event) -> list[dict[str, Any]]:
+    command = [Path(sys.executable).with_name("sightlog"), "similar", "--face", event.event_id, "--data-dir", data]
+    done = subprocess.run([*command, "-n", "all", "-o", "json"], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
 def test_eight_seconds_of_the_clip(tmp_path: Path, start: Start) -> None:
     data = tmp_path / "data"
     demo = start("--duration", "8")
@@ -86,6 +94,10 @@ def test_eight_seconds_of_the_clip(tmp_path: Path, start: Start) -> None:
     assert named
     assert all(event.unlock_granted and event.door_action == "unlocked" for event in named)
     assert not any(event.unlock_granted for event in events if event not in named)
+    faces = [event for event in events if any(detection.label == "face" for detection in event.detections)]
+    assert {event.embedding_model for event in faces} == {"grey-64x64"}
+    assert all((event.metadata or {})["face_metric"] == "cosine" for event in faces)
+    assert len(_similar(data, named[0])) == len(faces) - 1
 
     counts = _counts(out)
     assert counts["published"] == counts["stored"] == _stored(data)

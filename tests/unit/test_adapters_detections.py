@@ -326,6 +326,6 @@ def test_the_adapters_need_no_library_at_all():
         assert from_hailo([[[0, 0, 1, 1, 0.9]]], ["cat"], box_order="yx", frame_size=(4, 2))[0].bbox == (0, 0, 4, 2)
         assert from_face_recognition([(1, 2, 3, 4)], [[0.25]], ["anna"])[0].name == "anna"
         face = N(bbox=[1, 2, 3, 4], det_score=0.5, embedding=[1.0, 2.0])
-        assert from_insightface([face], model="buffalo_l")[0].confidence == 0.5
+        assert from_insightface([face], model="buffalo_l")[0].embedding == [1.0, 2.0]
     """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=20)

@@ -11,6 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PLACES = ("clients/sightlog", "clients/sensors", "daemon")
 LINES_MAX = 400
+PROSE_MAX = 125
+TEXTS = ("README.md", "CHANGELOG.md", "clients/README.md", "daemon/README.md")
 FILES = sorted(str(path.relative_to(ROOT)) for place in PLACES for path in (ROOT / place).rglob("*.py"))
 
 # What may be imported only here. A folder stands for the files in it.
@@ -88,6 +90,16 @@ def test_the_store_knows_nothing_of_the_files_beside_it():
 @pytest.mark.parametrize("file", FILES)
 def test_a_file_is_short_enough_to_be_read(file):
     assert len((ROOT / file).read_text(encoding="utf-8").splitlines()) <= LINES_MAX
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_prose_is_wrapped(text):
+    is_code, long = False, []
+    for number, line in enumerate((ROOT / text).read_text(encoding="utf-8").splitlines(), 1):
+        is_code ^= line.startswith("```")
+        if not is_code and len(line) > PROSE_MAX and not line.startswith(("|", "    ")):
+            long.append(number)
+    assert long == []
 
 
 def test_a_library_does_not_print():

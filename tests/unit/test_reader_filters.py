@@ -97,6 +97,18 @@ def test_filters_give_what_a_look_at_every_event_gives(reader, everything, filte
     assert found == wanted
 
 
+@pytest.mark.parametrize("least", [0, 0.4, 0.9])
+def test_label_and_confidence_are_of_one_detection(reader, everything, least):
+    wanted = [e for e in everything if any(d.label == "cat" and d.confidence >= least for d in e.detections)]
+    mixed = [
+        e for e in everything
+        if any(d.label == "cat" for d in e.detections) and any(d.confidence >= least for d in e.detections)
+    ]  # fmt: skip
+    assert list(reader.find_events(label="cat", min_confidence=least)) == wanted
+    assert 0 < len(wanted) < len(everything)
+    assert least == 0 or len(wanted) < len(mixed)
+
+
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
 @given(
     st.data(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -243,13 +245,11 @@ def test_the_clip_shows_people_and_faces_to_the_detectors(rendered: Path, stop: 
             assert abs((x1 + x2) / 2 - clip.WALK_FROM - (clip.WALK_TO - clip.WALK_FROM) * way) < 30
             assert abs((y2 - y1) - clip.FIGURE_HEIGHT) < 0.4 * clip.FIGURE_HEIGHT
         for frame in frames[round((visit.looks_in + 0.5) * clip.FPS) : round(visit.leaves * clip.FPS) : 3]:
-            faces = recogniser.faces(frame)
-            match = face.best_match(faces, known, recogniser)
-            assert len(faces) == 1
-            assert (match.name if match else None) == name
+            (found,) = recogniser.identified(recogniser.look(frame), known)
+            assert found.name == name
     for frame in frames[:: len(frames) - 1]:
         assert not people(frame)
-        assert not recogniser.faces(frame)
+        assert not recogniser.look(frame)
 
 
 def test_the_people_detector_puts_the_box_around_the_figure(stop: Stop) -> None:
@@ -279,10 +279,57 @@ def test_confidences_are_in_bounds_and_grow_with_the_margin() -> None:
 def test_the_nearest_known_person_is_named_and_a_stranger_is_not() -> None:
     recogniser = face.HaarRecogniser()
     ada, grace, other = np.eye(3, dtype=np.float32)
-    seen = [face.Face(Detection("face", 0.9), other), face.Face(Detection("face", 0.9), ada)]
-    assert face.best_match(seen, {"Grace": grace, "Ada": ada}, recogniser) == ("Ada", 0.0, 1.0)
-    assert face.best_match(seen[:1], {"Grace": grace, "Ada": ada}, recogniser) is None
-    assert face.best_match(seen, {}, recogniser) is None
+    box = (10.0, 20.0, 110.0, 220.0)
+    seen = [face.Seen(Detection("face", 0.9, box), features) for features in (other, ada)]
+    faces = recogniser.identified(seen, {"Grace": grace, "Ada": ada})
+    stranger, known = [found.fields() for found in faces]
+    assert known.pop("embedding") is ada
+    assert known == {
+        "person_name": "Ada", "face_distance": 0.0, "face_confidence": 1.0, "metadata": {"face_metric": "cosine"},
+        "embedding_model": "grey-64x64", "embedding_version": None,
+    }  # fmt: skip
+    assert (stranger["person_name"], stranger["face_distance"]) == (None, 1.0)
+    assert faces[0].bbox == box
+    assert face.face_of_event(faces) is faces[1]
+    assert face.face_of_event(faces[:1]) is faces[0]
+    nobody = recogniser.identified(seen, {})
+    assert [(found.name, found.distance, found.metric) for found in nobody] == [(None, None, None)] * 2
+    assert face.face_of_event(nobody).embedding is other
+
+
+def test_dlibs_faces_have_its_distance_and_its_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package as it answers; it takes half an hour to build on a board."""
+    numbers = np.full(128, 0.5)
+    library = SimpleNamespace(
+        face_locations=lambda rgb: [(20, 110, 220, 10)],
+        face_encodings=lambda rgb, places: [numbers],
+        face_distance=lambda known, one: np.array([np.linalg.norm(other - one) for other in known]),
+    )
+    monkeypatch.setitem(sys.modules, "face_recognition", library)
+    recogniser = face.DlibRecogniser()
+    seen = recogniser.look(np.zeros((240, 320, 3), np.uint8))
+    assert seen[0].detection == Detection("face", 1.0, (10, 20, 110, 220))
+    near, far = numbers + 0.25 / math.sqrt(128), numbers + 1
+    for known, name in (({"Grace": far, "Ada": near}, "Ada"), ({"Grace": far}, None), ({}, None)):
+        (found,) = recogniser.identified(seen, known)
+        assert (found.name, found.metric, found.bbox) == (name, "euclidean", (10, 20, 110, 220))
+        assert found.embedding is numbers
+        assert found.embedding_model == "dlib_face_recognition_resnet_model_v1"
+    (found,) = recogniser.identified(seen, {"Grace": far, "Ada": near})
+    assert found.distance == pytest.approx(0.25)
+
+
+def test_a_yolo_model_of_any_task_with_boxes_is_a_detector(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    boxes = SimpleNamespace(xyxy=np.array([[1, 2, 3, 4]]), conf=np.array([1.0000001]), cls=np.array([0.0]))
+    upright = SimpleNamespace(boxes=boxes, obb=None, names={0: "person"})
+    oriented = SimpleNamespace(boxes=None, obb=boxes, names={0: "person"})
+    weights = tmp_path / "model.pt"
+    weights.touch()
+    for results in (upright, oriented):
+        model = SimpleNamespace(YOLO=lambda path, results=results: lambda frame, verbose: [results])
+        monkeypatch.setitem(sys.modules, "ultralytics", model)
+        detect = detector.yolo_detector(weights)
+        assert detect(np.zeros((240, 320, 3), np.uint8)) == [Detection("person", 1.0, (1, 2, 3, 4))]
 
 
 def test_a_known_picture_needs_exactly_one_face(tmp_path: Path) -> None:
