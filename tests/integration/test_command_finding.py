@@ -69,7 +69,17 @@ def test_similar_faces_are_the_nearest_first_without_the_event_itself(home, face
     ]
     assert [hit["distance"] for hit in found] == pytest.approx([0.0061, 0.2929, 1.0], abs=1e-4)
     lines = run(home, "similar", "--face", face, "-n", "2").stdout.splitlines()
-    assert lines[0].split() == ["cosine", "0.0061", "2026-03-01", "13:00:00", "yard", "motion", "Anna", "unlocked", "e2"]
+    assert lines[0].split() == [
+        "cosine",
+        "0.0061",
+        "2026-03-01",
+        "13:00:00",
+        "yard",
+        "motion",
+        "Anna",
+        "unlocked",
+        "e2",
+    ]
     assert lines[1].strip() == "yard motion: Anna, unlocked"
     assert lines[2].split()[:2] == ["cosine", "0.2929"]
     assert len(lines) == 4
