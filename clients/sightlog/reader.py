@@ -20,7 +20,7 @@ from .errors import DatabaseNotFound, SchemaMismatch, UsageError
 from .hits import SearchHit, SimilarHit
 from .records import DEFAULT_SITE, Embedding, Event, Observation
 
-FOLLOW_SECONDS: Final = 0.05
+FOLLOW_SECONDS: Final = 0.07
 
 COLUMNS: Final = (
     "id", "event_id", "site", "camera_id", "recorded_at", "event_type", "recording_id", "motion_confidence",
