@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from array import array
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
-import apsw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sightlog import Detection, Event, Observation, Reader
-from sightlog.encoder import format_time
-from sightlogd.store.opening import create
+from sightlog.encoder import encode_record, format_time
+from sightlog.wire import START, Position
+from sightlogd.decoder import decode_record
+from sightlogd.session import Parcel, Session
+from sightlogd.store import Store
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 PAIRS = (("a.b", "a_b"), ("a", "A"), ("_", "__"), ("a.b", "a.b.c"), ("x", "observation"))
@@ -42,39 +44,17 @@ observations = st.builds(
 )
 
 
-def write(path: Path, records: list[Event | Observation]) -> None:
-    """Stores records of any sites, in this order, with ids from 1 on."""
-    create(path, lambda: "2026-01-01T00:00:00.000Z")
-    connection = apsw.Connection(str(path))
-    connection.execute("PRAGMA synchronous = OFF")
-    connection.execute("BEGIN")
-    for key, record in enumerate(records, 1):
-        moment = format_time(record.recorded_at)
-        blob = None if record.embedding is None else array("f", record.embedding).tobytes()
-        if isinstance(record, Observation):
-            connection.execute(
-                "INSERT INTO observations VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL, ?)",
-                (key, record.observation_id, record.site, moment, record.event_id, record.content, record.source, blob,
-                 moment),
-            )  # fmt: skip
-        else:
-            connection.execute(
-                "INSERT INTO events (id, event_id, site, camera_id, recorded_at, event_type, person_name, "
-                "unlock_granted, door_action, llm_description, alert_sent, created_at) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (key, record.event_id, record.site, record.camera_id, moment, record.event_type, record.person_name,
-                 record.unlock_granted, record.door_action, record.llm_description, record.alert_sent, moment),
-            )  # fmt: skip
-            for position, found in enumerate(record.detections):
-                connection.execute(
-                    "INSERT INTO detections (event_id, position, label, confidence) VALUES (?, ?, ?, ?)",
-                    (key, position, found.label, found.confidence),
-                )
-            if blob is not None:
-                connection.execute("INSERT INTO face_embeddings VALUES (?, ?, ?, NULL, NULL)", (key, record.site, blob))
-    connection.execute("INSERT INTO texts_index (texts_index) VALUES ('rebuild')")
-    connection.execute("COMMIT")
-    connection.close()
+def write(data_dir: Path, records: list[Event | Observation]) -> Path:
+    """Stores records of any sites, in this order, as the daemon does; returns the database."""
+    data_dir.mkdir()
+    store = Store(data_dir, "NORMAL", clock=lambda: BEGIN)
+    session = Session("p", "camera", b"", 1, START, START)
+    for seq, record in enumerate(records, 1):
+        packed, _ = encode_record(record)
+        written = store.write([Parcel(session, Position(1, seq), [decode_record(packed)], [packed])], {}, [])
+        assert written.exceptions == [[]]
+    store.close()
+    return store.path
 
 
 def everything_read(path: Path, site: str, records: list[Event | Observation]) -> dict[str, object]:
@@ -114,7 +94,8 @@ def everything_read(path: Path, site: str, records: list[Event | Observation]) -
             "similar": [reader.similar(vector, k=50) for vector in VECTORS],
             "counts": [reader.counts(by) for by in ("day", "camera", "person", "type", "label")],
             "count": ours,
-            "status": reader.status()["events"],
+            "status": {**reader.status(), "dead_letters": None},
+            "dead letters": reader.dead_letters(),
             "followed": list(islice(reader.follow(after=0), ours)),
         }
     return read
@@ -154,12 +135,11 @@ def test_a_site_reads_as_if_it_were_alone(tmp_path_factory, data, pair):
         )
         for site, record in made
     ]
-    write(home / "events.db", records)
+    together = write(home / "all", records)
     for site in pair:
         alone = [record for record in records if record.site == site]
-        write(home / f"{site}.alone", alone)
-        assert without_ids(everything_read(home / "events.db", site, records)) == without_ids(
-            everything_read(home / f"{site}.alone", site, records)
+        apart = write(home / f"{site}.alone", alone)
+        assert without_ids(everything_read(together, site, records)) == without_ids(
+            everything_read(apart, site, records)
         )
-    for file in home.iterdir():
-        file.unlink()
+    shutil.rmtree(home)
