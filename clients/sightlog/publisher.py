@@ -285,7 +285,7 @@ class Publisher:
             self._context.term()
             self._spool.close()
             if self._book.failure is None:
-                why = "closed before the ack came. The record is in the spool: this producer's next start sends it"
+                why = "closed before the ack came. The record is spooled, and is sent when this producer starts again"
                 self._book.fail(PublisherClosed(why))
 
     def _serve(self) -> None:
