@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from .errors import WriteRefused
 from .files import durable
 from .files.daylog import DayLogs
 from .files.days import EVENTS, Days, is_day
@@ -105,15 +106,9 @@ def finish(leaving: Leaving, store: Store, days: Days) -> Iterator[None]:
         pace.end()
         store.checkpoint_if_due()
         yield
-    pace, begin = Pace(50), True
-    more = True
-    while more:
-        pace.begin()
-        more = store.merge_texts(pace.count, begin=begin)
-        pace.end()
-        begin = False
-        store.checkpoint_if_due()
-        yield
+    # Without room for that the index stays as it is until the next day goes: nothing else may wait for it.
+    with contextlib.suppress(WriteRefused):
+        yield from _merge_texts(store)
     leaving.folder.rmdir()
     durable.sync(leaving.folder.parent)
     pace, left = Pace(50), -1
@@ -126,6 +121,18 @@ def finish(leaving: Leaving, store: Store, days: Days) -> Iterator[None]:
         if left == before:
             break  # not one page could be given back
     store.checkpoint()
+
+
+def _merge_texts(store: Store) -> Iterator[None]:
+    pace = Pace(50)
+    begin = more = True
+    while more:
+        pace.begin()
+        more = store.merge_texts(pace.count, begin=begin)
+        pace.end()
+        begin = False
+        store.checkpoint_if_due()
+        yield
 
 
 def _remove_files(folder: Path) -> Iterator[None]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import random
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import small_file_system
 from test_daylogs import publish_a_bit_of_everything
 
 from sightlog import Event, Observation
@@ -82,3 +85,21 @@ def test_without_a_database_it_says_where_it_looked(tmp_path):
     found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert found.returncode == 78
     assert str(tmp_path) in found.stderr
+
+
+def test_no_room_for_looking_is_not_damage(daemon, tmp_path):
+    """What it makes anew to compare with is too large for the temporary directory."""
+    choose = random.Random(1)
+    words = [f"word{number}" for number in range(8_000)]
+    with daemon.publisher() as publisher:
+        for _ in range(4):
+            texts = [Observation(" ".join(choose.choices(words, k=4_000)), "llm") for _ in range(100)]
+            publisher.publish_many(texts).wait(30)
+    tiny = tmp_path / "tiny"
+    with small_file_system(tiny, "200k"):
+        command = [Path(sys.executable).with_name("sightlogd"), "verify", "--data-dir", daemon.data_dir]
+        environment = {**os.environ, "SQLITE_TMPDIR": str(tiny)}
+        found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert (found.returncode, found.stdout) == (28, "")
+    assert "SQLITE_TMPDIR" in found.stderr
+    assert verify(daemon).returncode == 0

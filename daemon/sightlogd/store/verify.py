@@ -10,6 +10,8 @@ from urllib.parse import quote
 
 import apsw
 
+from sightlogd.errors import EXIT_STORAGE_FULL, Stop
+
 from . import migrate
 from .opening import BUSY_TIMEOUT_MS, explained
 
@@ -29,6 +31,12 @@ def verify(path: Path) -> Iterator[str]:
         try:
             connection.execute("BEGIN")
             yield from look(connection)
+        except apsw.FullError as error:
+            raise Stop(
+                EXIT_STORAGE_FULL,
+                f"no room to look at {path}: {error}. The index of texts is made anew in the temporary directory: "
+                "name one that has room in SQLITE_TMPDIR",
+            ) from error
         except apsw.Error as error:
             yield f"{look.__name__.strip('_')}: {error}"
         finally:
