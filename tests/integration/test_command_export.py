@@ -138,13 +138,13 @@ def test_an_export_that_meets_damage_is_not_there(large, tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize("columns", [20, 80])
+@pytest.mark.parametrize("columns", [0, 20, 80])
 def test_progress_is_told_on_a_terminal_and_only_there(large, tmp_path, columns):
     code, text = on_a_terminal(large, columns, "export", "--to", tmp_path / "out.json", errors_too=True)
     assert code == 0
     *_, last = text.removesuffix("\r\n").split("\r")
-    assert last.startswith("20,000 of 20,000" if columns == 80 else "20,000 of 20,000 (…")
-    assert all(cells(line) < columns for line in text.removesuffix("\r\n").split("\r"))
+    assert last.startswith("20,000 of 20,000 (…" if columns == 20 else "20,000 of 20,000")
+    assert all(cells(line) < (columns or 80) for line in text.removesuffix("\r\n").split("\r"))
     code, text = on_a_terminal(large, 80, "export", "--person", "nobody", "--to", tmp_path / "n.json", errors_too=True)
     assert code == 1
     assert "%" not in text, "of how many is not known"

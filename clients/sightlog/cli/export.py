@@ -179,5 +179,5 @@ def _show(count: int, total: int | None, seconds: float) -> None:
     share = f" of {total:,} ({min(count / total, 1):.0%})" if total else ""
     rate = f", {count / seconds:,.0f} a second" if seconds else ""
     # Blanks cover what is left of a longer line; the last cell stays free, or the terminal begins a new line.
-    room = os.get_terminal_size(sys.stderr.fileno()).columns - 1
-    print(f"\r{cut(f'{count:,}{share}{rate}', room):<{room}}", end="", file=sys.stderr, flush=True)
+    room = (os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 1  # a serial line says 0
+    print(f"\r{cut(f'{count:,}{share}{rate}', room).ljust(room)}", end="", file=sys.stderr, flush=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
+
+from sightlog.counting import Counts
 
 from .formats import add_output
 from .moment import FORMS
@@ -21,8 +23,6 @@ BAR_WIDEST: Final = 50
 BLOCKS: Final = " ▏▎▍▌▋▊▉█"
 """By eighths of a cell."""
 _NOBODY: Final = {"person": "(stranger)"}
-
-Counts = Sequence[tuple[str | None, int]]
 
 _TEXT: Final = f"""
 Counts events: the days in their order, everything else the most frequent first. Without --by it is days, cameras and
