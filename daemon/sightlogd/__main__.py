@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import json
 import os
-import resource
 import sys
 from collections.abc import Sequence
 from datetime import date
@@ -17,19 +15,17 @@ from typing import Final
 import sightlog
 
 try:
-    import structlog
-
     from . import config as configuration
-    from . import control, logs, purge_command
+    from . import control, logs, purge_command, service
     from .budget import Budget
     from .config import Config
     from .control import PurgeRequest
-    from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop, WriteRefused
+    from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop, WriteRefused
     from .files.daylog import DayLogs
     from .files.days import EVENTS, Days, folders
-    from .ingest import Ingest
     from .lock import Lock
     from .rebuild import Rebuilt, rebuild_from_logs
+    from .service import UMASK
     from .storage import Storage
     from .store import DATABASE, Store
     from .store.opening import RESTORE
@@ -39,10 +35,7 @@ except ModuleNotFoundError as error:
     print(f'sightlogd: the daemon needs {error.name}: pip install "sightlog[daemon]"', file=sys.stderr)
     raise SystemExit(78) from error
 
-log = structlog.get_logger()
-
 EXIT_INTERRUPTED: Final = 130
-UMASK: Final = 0o027
 
 _EXAMPLES: Final = """
 examples:
@@ -107,8 +100,12 @@ def _day(text: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+
+    def load() -> Config:
+        return configuration.load(options.config, os.environ, data_dir=options.data_dir, endpoint=options.endpoint)
+
     try:
-        config = configuration.load(options.config, os.environ, data_dir=options.data_dir, endpoint=options.endpoint)
+        config = load()
         if options.command == "check-config":
             _print(config)
             return 0
@@ -118,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return rebuild(config, options.output)
         if options.command == "purge":
             return purge(config, PurgeRequest(options.dry_run, options.force, options.before))
-        return run(config)
+        return service.run(config, load)
     except Stop as stop:
         print(f"sightlogd: {stop}", file=sys.stderr)
         return stop.exit_code
@@ -249,71 +246,6 @@ def rebuild(config: Config, output: Path | None) -> int:
         print(f"to use it, with sightlogd stopped, as its user:\n  mv {old} /somewhere/safe/\n  mv {target} {database}")
     print("counters of producers begin anew: sightlog status shows as off what they had published before")
     return EXIT_IO_ERROR if found.unreadable else 0
-
-
-def run(config: Config) -> int:
-    """The daemon, from the lock to the last ack; returns the exit code."""
-    logs.set_up(config.log.level)
-    os.umask(UMASK)
-    # libzmq aborts the process when a connection finds no descriptor.
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    try:
-        lock = Lock(config.data_dir)
-        store = _open_store(config)
-    except Stop as stop:
-        log.error(str(stop), exit_code=stop.exit_code)
-        return stop.exit_code
-    try:
-        _report_start(config, store)
-        ingest = Ingest(config, store, lock.tell)
-        with ingest.signals():
-            try:
-                _spare_the_collector()
-                log.info("ready", endpoint=config.ingest.endpoint, database=str(store.path))
-                exit_code = ingest.serve()
-            finally:
-                ingest.close()
-            store.close()
-        log.info("stopped")
-    except Stop as stop:
-        log.error(str(stop), exit_code=stop.exit_code)
-        return stop.exit_code
-    finally:
-        lock.close()
-    return exit_code
-
-
-def _open_store(config: Config) -> Store:
-    """On a disk that is completely full, with the room that was put by for that."""
-    try:
-        return Store(config.data_dir, config.store.synchronous)
-    except Stop as stop:
-        storage = Storage(config.data_dir, config.storage)
-        if stop.exit_code != EXIT_STORAGE_FULL or not storage.has_ballast():
-            raise
-        storage.drop_ballast()
-        return Store(config.data_dir, config.store.synchronous)
-
-
-def _spare_the_collector() -> None:
-    """What is imported and set up by now lives until the end: it need not be looked at again and again.
-
-    A batch makes some thousand tuples that die with it without cycles; looking for some at every 700 is in vain.
-    """
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
-
-
-def _report_start(config: Config, store: Store) -> None:
-    if store.created:
-        log.info("made a new database", path=str(store.path))
-    elif store.migrated:
-        log.info("migrated the database", migrations=[migration.name for migration in store.migrated])
-    if store.recovered_bytes:
-        log.warning("the last stop was not clean; the WAL was made durable again", bytes=store.recovered_bytes)
-    if config.store.synchronous != "FULL":
-        log.warning("synchronous is NORMAL: a power cut may take back records that were acked")
 
 
 if __name__ == "__main__":

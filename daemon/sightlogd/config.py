@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
@@ -124,6 +124,17 @@ def load(
             "without encryption or keys; expected an ipc:// endpoint, or tcp:// on 127.0.0.1",
         )
     return config
+
+
+def changed_keys(old: Config, new: Config, *, but: Sequence[str]) -> list[str]:
+    """The keys that differ, as "store.data_dir", without those of the sections `but`."""
+    return [
+        f"{section}.{key}"
+        for section in old.__struct_fields__
+        if section not in but
+        for key in getattr(old, section).__struct_fields__
+        if getattr(getattr(old, section), key) != getattr(getattr(new, section), key)
+    ]
 
 
 def _is_loopback(endpoint: str) -> bool:
