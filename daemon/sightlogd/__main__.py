@@ -34,7 +34,7 @@ examples:
   sightlogd purge --before 2026-01-01
   sightlogd rebuild --from-logs --data-dir /var/lib/sightlog --output /tmp/events.db
 
-exit codes: 0 clean stop, 28 storage full, 74 I/O error, 77 permission, 78 configuration or schema
+exit codes: 0 clean stop, 28 storage full, 74 I/O error, 75 try again later, 77 permission, 78 configuration or schema
 """
 
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop
+from .errors import EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, EXIT_TRY_AGAIN, Stop
 
 LOCK_SECONDS: Final = 2.0
 """A predecessor that is just ending gets this long to let go of the data directory."""
@@ -40,7 +40,7 @@ class Lock:
                 holder = os.read(self._fd, 32).decode(errors="replace").split("\n")[0]
                 os.close(self._fd)
                 raise Stop(
-                    EXIT_CONFIG,
+                    EXIT_TRY_AGAIN,
                     f"another sightlogd (process {holder or 'unknown'}) has the data directory {data_dir}. "
                     "Stop it, or give another --data-dir",
                 )
