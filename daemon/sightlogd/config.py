@@ -7,7 +7,6 @@ holds the two together.
 
 from __future__ import annotations
 
-import ipaddress
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from msgspec import Meta, Struct
 
-from sightlog.endpoint import DEFAULT_ENDPOINT, check_endpoint
+from sightlog.endpoint import DEFAULT_ENDPOINT, check_endpoint, is_loopback
 from sightlog.errors import UsageError
 from sightlog.records import IMAGE_BYTES_MAX
 
@@ -117,21 +116,13 @@ def load(
             f"{file or 'configuration'}: store.timezone: {config.store.timezone!r} is not a time zone; "
             "expected a name like 'Europe/Zurich', or '' for the system's own",
         ) from error
-    if config.ingest.endpoint.startswith("tcp://") and not _is_loopback(config.ingest.endpoint):
+    if config.ingest.endpoint.startswith("tcp://") and not is_loopback(config.ingest.endpoint):
         raise Stop(
             EXIT_CONFIG,
             f"{file or 'configuration'}: ingest.endpoint: {config.ingest.endpoint!r} is reachable from other machines "
             "without encryption or keys; expected an ipc:// endpoint, or tcp:// on 127.0.0.1",
         )
     return config
-
-
-def _is_loopback(endpoint: str) -> bool:
-    host = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 _SECTIONS: dict[str, type[Struct]] = {
