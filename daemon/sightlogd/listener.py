@@ -1,0 +1,105 @@
+"""The socket that producers connect to: bound here, or handed over by the service manager."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Final
+
+import structlog
+import zmq
+
+from sightlog.wire import FRAME_BYTES_MAX
+
+from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
+
+log = structlog.get_logger()
+
+BACKLOG: Final = 1_024
+RECEIVE_QUEUE_MESSAGES: Final = 16
+"""A producer's messages that wait in memory; more wait in its own spool."""
+ACK_QUEUE_MESSAGES: Final = 1_024
+STOP_LINGER_MS: Final = 2_000
+"""How long the last acks may take to leave after the socket is closed."""
+SOCKET_MODE: Final = 0o660
+
+
+class Listener:
+    """`router` is the socket, `endpoint` where it listens: the one handed over, or else the one given. Raises Stop."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, handed: socket.socket | None) -> None:
+        self.endpoint = f"ipc://{handed.getsockname()}" if handed is not None else endpoint
+        transport, _, address = self.endpoint.partition("://")
+        self._path = Path(address) if transport == "ipc" else None
+        self._is_handed = handed is not None
+        if handed is None and self._path is not None and _is_listened_on(self._path):
+            raise Stop(
+                EXIT_CONFIG, f"another process listens on {endpoint}. Stop it, or give this daemon another --endpoint"
+            )
+        self.router = make_router(context)
+        try:
+            if handed is not None:
+                if self.endpoint != endpoint:
+                    log.warning(
+                        "the socket handed over is not [ingest] endpoint", handed=self.endpoint, endpoint=endpoint
+                    )
+                self.router.setsockopt(zmq.USE_FD, handed.detach())
+            self.router.bind(self.endpoint)
+            if self._path is not None:
+                if handed is None:
+                    self._path.chmod(SOCKET_MODE)
+                self._inode = self._path.stat().st_ino
+        except (zmq.ZMQError, OSError) as error:
+            self.router.close(linger=0)
+            code = EXIT_PERMISSION if error.errno in (1, 13) else EXIT_CONFIG
+            raise Stop(
+                code,
+                f"cannot listen on {self.endpoint}: {os.strerror(error.errno or 0)}. Does its directory exist, may the "
+                "daemon's user write there, and is the port free?",
+            ) from error
+
+    def check(self) -> None:
+        """Raises Stop when no producer can connect any more."""
+        if not self._is_in_place():
+            raise Stop(
+                EXIT_IO_ERROR,
+                f"the socket {self._path} was removed or replaced: no producer can connect any more. "
+                "Start the daemon again, and find out who cleans up there",
+            )
+
+    def _is_in_place(self) -> bool:
+        try:
+            return self._path is None or self._path.stat().st_ino == self._inode
+        except FileNotFoundError:
+            return False
+
+    def close(self) -> None:
+        """The last acks leave within STOP_LINGER_MS. What the manager handed over stays there for the next start."""
+        self.router.close()
+        if self._path is not None and not self._is_handed and self._is_in_place():
+            self._path.unlink()
+
+
+def make_router(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
+    """With the limits that hold for every producer, not bound yet."""
+    router = context.socket(zmq.ROUTER)
+    # No ZMQ_HEARTBEAT_*: on a ROUTER it aborts the process when a client dies during back-pressure (libzmq #4767).
+    router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a reply to nobody is an error, not silence
+    router.setsockopt(zmq.ROUTER_HANDOVER, 1)
+    router.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES_MAX)
+    router.setsockopt(zmq.RCVHWM, RECEIVE_QUEUE_MESSAGES)
+    router.setsockopt(zmq.SNDHWM, ACK_QUEUE_MESSAGES)
+    router.setsockopt(zmq.LINGER, STOP_LINGER_MS)
+    router.setsockopt(zmq.BACKLOG, BACKLOG)
+    return router
+
+
+def _is_listened_on(path: Path) -> bool:
+    """libzmq binds over the socket of another process without a word."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(os.fspath(path))
+        except OSError:
+            return False
+    return True
