@@ -30,6 +30,11 @@ class Ingest(Struct, frozen=True, forbid_unknown_fields=True):
     linger_ms: Annotated[int, Meta(ge=0, le=60_000)] = 250
 
 
+class RemoteConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    listen: str = ""
+    keys_dir: Annotated[str, Meta(min_length=1)] = "/etc/sightlog/keys"
+
+
 class StoreConfig(Struct, frozen=True, forbid_unknown_fields=True):
     data_dir: Annotated[str, Meta(min_length=1)] = "/var/lib/sightlog"
     synchronous: Literal["FULL", "NORMAL"] = "FULL"
@@ -63,6 +68,7 @@ class Log(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     ingest: Ingest = Ingest()
+    remote: RemoteConfig = RemoteConfig()
     store: StoreConfig = StoreConfig()
     files: Files = Files()
     storage: Storage = Storage()
@@ -72,6 +78,10 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def data_dir(self) -> Path:
         return Path(self.store.data_dir)
+
+    @property
+    def keys_dir(self) -> Path:
+        return Path(self.remote.keys_dir)
 
     def zone(self) -> ZoneInfo | None:
         """None: the system's own."""
@@ -120,13 +130,26 @@ def load(
         raise Stop(
             EXIT_CONFIG,
             f"{file or 'configuration'}: ingest.endpoint: {config.ingest.endpoint!r} is reachable from other machines "
-            "without encryption or keys; expected an ipc:// endpoint, or tcp:// on 127.0.0.1",
+            "without encryption or keys; expected an ipc:// endpoint, or tcp:// on 127.0.0.1. For cameras on other "
+            "machines set [remote] listen",
         )
+    if config.remote.listen:
+        _check_listen(config.remote.listen, file)
     return config
+
+
+def _check_listen(endpoint: str, file: Path | None) -> None:
+    try:
+        if not endpoint.startswith("tcp://"):
+            raise UsageError(f"{endpoint!r}; expected tcp://ADDRESS:PORT, such as tcp://0.0.0.0:5570, or ''")
+        check_endpoint(endpoint)
+    except UsageError as error:
+        raise Stop(EXIT_CONFIG, f"{file or 'configuration'}: remote.listen: {error}") from error
 
 
 _SECTIONS: dict[str, type[Struct]] = {
     "ingest": Ingest,
+    "remote": RemoteConfig,
     "store": StoreConfig,
     "files": Files,
     "storage": Storage,

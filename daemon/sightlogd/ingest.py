@@ -23,11 +23,14 @@ from sightlog.wire import FRAME_BYTES_MAX, Limits
 
 from .batch import Batch, BatchLimits, Reason
 from .config import Config
-from .control import Control
+from .control import Client, Control, PurgeRequest, Request
+from .doors import Doors
 from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
+from .keys import Keys
 from .logs import WARNING_SECONDS, RateLimit, Warnings
 from .maintenance import Maintenance
 from .metrics import Metrics
+from .remote import Remote
 from .session import Session, Sessions
 from .store import Store
 
@@ -81,9 +84,20 @@ class Ingest:
         self._socket_inode = 0
         self._socket = self._bind(config.ingest.endpoint)
         self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
+        self._doors = Doors(self._socket, self._open_remote(), self._poller)
         self._poller.register(self._maintenance.fileno(), zmq.POLLIN)
-        self._control = Control(config.data_dir, self._poller, self._maintenance.answer)
+        self._control = Control(config.data_dir, self._poller, self._answer)
+
+    def _open_remote(self) -> Remote | None:
+        if not self._config.remote.listen:
+            return None
+        keys = Keys(self._config.keys_dir, os.environ.get("CREDENTIALS_DIRECTORY"))
+        try:
+            return Remote(self._config.remote.listen, keys, self._warn)
+        except Stop:
+            self._socket.close()
+            self._context.term()
+            raise
 
     def _bind(self, endpoint: str) -> zmq.Socket[bytes]:
         path = self._socket_path
@@ -144,9 +158,10 @@ class Ingest:
         if self._stopped_by is not None:
             log.info("stopping", signal=self._stopped_by.name)
             return False
-        if self._socket in ready:
+        busy = self._doors.busy(ready)
+        if busy:
             self._drain()
-        if len(ready) > (self._socket in ready):
+        if len(ready) > busy:
             self._control.serve({fd for fd in ready if isinstance(fd, int)})
         now = time.monotonic()
         reason = self._batch.due(now)
@@ -158,7 +173,7 @@ class Ingest:
             self._recover()  # a purge made room, and perhaps nobody sends anything for hours
         is_due = self._maintenance.fileno() in ready or now >= self._maintenance.due
         # While producers send, a fifth of the time at most.
-        if is_due and (self._socket not in ready or now >= self._maintain_at):
+        if is_due and (not busy or now >= self._maintain_at):
             self._maintenance.step(now)
             ended = time.monotonic()
             self._maintain_at = ended + 4 * (ended - now)
@@ -196,9 +211,8 @@ class Ingest:
 
     def _drain(self) -> None:
         """All messages that are there, until the batch is full."""
-        # Asking first is cheaper than the exception of a recv that finds nothing, at the end of every wake-up.
-        while not self._batch.full and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            route, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
+        while not self._batch.full and (message := self._doors.receive()) is not None:
+            route, frames = message
             answer = self._sessions.receive(route, frames)
             now = time.monotonic()
             if answer.warning:
@@ -221,11 +235,20 @@ class Ingest:
                 self._batch.flush()
 
     def _send(self, route: bytes, frames: list[bytes]) -> None:
-        try:
-            self._socket.send_multipart([route, *frames], zmq.NOBLOCK)
-        except zmq.ZMQError:
-            # It is gone, or does not read: what it misses here it asks for after its next hello.
-            self._sessions.forget(route)
+        if not self._doors.send(route, frames):
+            self._sessions.forget(route)  # what it misses here it asks for after its next hello
+
+    def drop_remote(self) -> None:
+        """Producers on other machines have to come in anew, with keys that are allowed now. Raises Stop."""
+        self._doors.drop_remote()
+
+    def _answer(self, request: Request, client: Client) -> None:
+        if isinstance(request, PurgeRequest):
+            self._maintenance.answer(request, client)
+            return
+        self.drop_remote()
+        client.tell("all connections from other machines were dropped; those that are allowed come back by themselves")
+        client.end(0)
 
     # -- committing --------------------------------------------------------------------------------------------------
 
@@ -342,6 +365,7 @@ class Ingest:
         """Let the last acks leave, then give the socket up."""
         self._control.close()
         self._maintenance.close()
+        self._doors.close()
         self._socket.close()
         self._context.term()
         if self._socket_path is not None and self._owns_socket():

@@ -123,9 +123,13 @@ class Keys:
         self._make_directories()
         create(self._file(name), KeyFile(name, public))
 
-    def revoke(self, name: str) -> None:
-        """Raises Stop."""
+    def revoke(self, name: str) -> str | None:
+        """Another name by which the same key is still allowed, if somebody made such a file. Raises Stop."""
         _check(name)
+        try:
+            public = keyfile.read(self._file(name), secret=False).public
+        except UsageError:
+            public = ""  # not there, or damaged: neither lets anybody in
         try:
             self._file(name).unlink()
         except FileNotFoundError:
@@ -133,6 +137,7 @@ class Keys:
             raise Stop(EXIT_CONFIG, f"no key is allowed as {name}. Allowed are: {known}") from None
         except OSError as error:
             raise _stop(error, f"cannot remove {self._file(name)}") from error
+        return self.listed().names.get(public)
 
     def _make_directories(self) -> None:
         for directory in (*reversed(self.directory.parents), self.directory, self.directory / ALLOWED):

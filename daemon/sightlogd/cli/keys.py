@@ -108,7 +108,8 @@ def _allow(config: Config, options: argparse.Namespace) -> int:
 
 def _revoke(config: Config, options: argparse.Namespace) -> int:
     keys = Keys(config.keys_dir)
-    keys.revoke(options.name)
+    if (other := keys.revoke(options.name)) is not None:
+        raise Stop(EXIT_CONFIG, f"the same key is allowed as {other}, too. Run: sightlogd keys revoke {other}")
     print(f"{options.name} is not allowed any more")
     try:
         code = control.ask(config.data_dir, RevokeRequest(), print)
