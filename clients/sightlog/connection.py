@@ -201,8 +201,8 @@ def _explain(event: int, value: int, endpoint: str, key: KeyFile) -> str:
     if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
         return f"the daemon at {endpoint} cannot check keys now. Its log says why"
     if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
-        return f"what listens at {endpoint} takes no keys. Is this the port of [remote] listen in its config.toml?"
+        return f"what listens at {endpoint} takes no keys. The port is that of [remote] listen in its config.toml"
     return (
-        f"the handshake with {endpoint} fails: the daemon there has another key than the server-key in the key file of "
-        f"{key.name}, or what listens there is no sightlogd with keys. See `sightlogd keys list` there"
+        f"the handshake with {endpoint} fails: what listens there takes no keys (the port is that of [remote] listen in its "
+        f"config.toml), or is not the daemon that the key file of {key.name} was made for (see `sightlogd keys list` there)"
     )

@@ -364,7 +364,8 @@ class Publisher:
             log.info("%s: the daemon takes the key now", self.producer)
             self._book.admit()
             return
-        log.error("%s: %s", self.producer, AccessDenied(connection.denied))
+        if before is None:
+            log.error("%s: %s", self.producer, AccessDenied(connection.denied))
         self._link.lost()
         self._book.deny(connection.denied)
 
