@@ -97,6 +97,7 @@ class Daemon:
         wait: bool = True,
         env: dict[str, str] | None = None,
         program: Sequence[str] = ("-m", "sightlogd"),
+        pass_fds: Sequence[int] = (),
     ) -> Daemon:
         file = self.home / "config.toml"
         file.write_text(self.settings + config)
@@ -104,7 +105,10 @@ class Daemon:
         ready = self._count_ready()
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [*command, "--endpoint", self.endpoint, *arguments], stderr=log, env={**os.environ, **(env or {})}
+                [*command, "--endpoint", self.endpoint, *arguments],
+                stderr=log,
+                env={**os.environ, **(env or {})},
+                pass_fds=pass_fds,
             )
         if wait:
             wait_for(lambda: self._count_ready() > ready or self.process.poll() is not None, "sightlogd is ready")

@@ -203,6 +203,7 @@ def _explain(event: int, value: int, endpoint: str, key: KeyFile) -> str:
     if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
         return f"what listens at {endpoint} takes no keys. The port is that of [remote] listen in its config.toml"
     return (
-        f"the handshake with {endpoint} fails: what listens there takes no keys (the port is that of [remote] listen in its "
-        f"config.toml), or is not the daemon that the key file of {key.name} was made for (see `sightlogd keys list` there)"
+        f"the handshake with {endpoint} fails: what listens there takes no keys (the port is that of [remote] listen "
+        f"in its config.toml), or is not the daemon that the key file of {key.name} was made for (`sightlogd keys "
+        "list` there shows its own key)"
     )

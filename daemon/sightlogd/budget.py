@@ -13,6 +13,7 @@ import structlog
 
 from . import purge, retention
 from .config import Config
+from .config import Storage as Limits
 from .errors import EXIT_STORAGE_FULL, STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
 from .files import orphans
 from .files.daylog import DayLogs
@@ -36,7 +37,7 @@ class Budget:
     """Call `step` while `busy`: a slice of work each time. Call `check` when much was stored, and now and then."""
 
     def __init__(self, config: Config, store: Store, logs: DayLogs, storage: Storage, days: Days) -> None:
-        self._config = config
+        self._limits = config.storage
         self._data_dir: Path = config.data_dir
         self._store = store
         self._logs = logs
@@ -61,6 +62,13 @@ class Budget:
         """False while somebody writes down again what the day logs miss: he may have rows of any day in his hands."""
         self._work: Iterator[None] | None = self._look_at_everything()
         self._queue: deque[Iterator[None]] = deque()
+
+    def change(self, limits: Limits) -> None:
+        """These hold from now on. Raises Stop by `over_limit_action`."""
+        self._limits = limits
+        self._rules = Rules(limits.min_retention_days, limits.purge_share_max)
+        self._storage.change(limits)
+        self.check()
 
     # -- work, in slices ---------------------------------------------------------------------------------------------
 
@@ -263,7 +271,7 @@ class Budget:
 
     def _over(self, stats: StorageStats) -> None:
         text = self._described(stats)
-        if self._config.storage.over_limit_action == "shutdown":
+        if self._limits.over_limit_action == "shutdown":
             raise Stop(EXIT_STORAGE_FULL, f"Storage limit exceeded: {text}")
         if self.over_limit is None:
             log.error(f"Storage limit exceeded: {text}")
@@ -272,7 +280,7 @@ class Budget:
         )
 
     def _described(self, stats: StorageStats) -> str:
-        limits = self._config.storage
+        limits = self._limits
         if stats.limit_bytes >= int(limits.max_storage_gb * retention.GB):
             return str(stats)
         used, free = map(retention.gigabytes, (stats.total_bytes, self._storage.free_bytes))

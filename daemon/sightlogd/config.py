@@ -8,7 +8,7 @@ holds the two together.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
@@ -136,6 +136,17 @@ def load(
     if config.remote.listen:
         _check_listen(config.remote.listen, file)
     return config
+
+
+def changed_keys(old: Config, new: Config, *, but: Sequence[str]) -> list[str]:
+    """The keys that differ, as "store.data_dir", without those of the sections `but`."""
+    return [
+        f"{section}.{key}"
+        for section in old.__struct_fields__
+        if section not in but
+        for key in getattr(old, section).__struct_fields__
+        if getattr(getattr(old, section), key) != getattr(getattr(new, section), key)
+    ]
 
 
 def _check_listen(endpoint: str, file: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""The loop: receive, validate, commit, ack. One thread; the only module of the daemon with zmq.
+"""The loop: receive, validate, commit, ack. One thread.
 
 libzmq's own thread goes on receiving during a commit, so its queue is the queue. `step` is one wait and one action.
 """
@@ -6,60 +6,65 @@ libzmq's own thread goes on receiving during a commit, so its queue is the queue
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Final
 
+import msgspec
 import structlog
 import zmq
 
 from sightlog import wire
-from sightlog.wire import FRAME_BYTES_MAX, Limits
+from sightlog.wire import Limits
 
 from .batch import Batch, BatchLimits, Reason
-from .config import Config
+from .config import Config, changed_keys
 from .control import Client, Control, PurgeRequest, Request
 from .doors import Doors
-from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
-from .keys import Keys
+from .errors import EXIT_STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
+from .listener import Listener
 from .logs import WARNING_SECONDS, RateLimit, Warnings
 from .maintenance import Maintenance
 from .metrics import Metrics
-from .remote import Remote
+from .remote import open_remote
 from .session import Session, Sessions
 from .store import Store
+from .watchdog import Watchdog
 
 log = structlog.get_logger()
 
-BACKLOG: Final = 1_024
-RECEIVE_QUEUE_MESSAGES: Final = 16
-"""A producer's messages that wait in memory; more wait in its own spool."""
 WAL_BYTES_ALARM: Final = 64 * 1024 * 1024
-ACK_QUEUE_MESSAGES: Final = 1_024
-STOP_LINGER_MS: Final = 2_000
-"""How long the last acks may take to leave after the socket is closed."""
 WINDOW_BATCHES: Final = 4
 RETRY_SECONDS: Final = 1.0
 RETRY_SECONDS_MAX: Final = 30.0
 CHORES_SECONDS: Final = 60.0
-SOCKET_MODE: Final = 0o660
+WAKE_BYTES: Final = 4_096
 
 
 class Ingest:
     """Owns the socket, the sessions and the batch; writes through `store`. Call `serve`, then `close`.
 
-    `tell` is given the reason whenever writing is refused, and None when it goes on.
+    `tell` is given the reason whenever writing is refused, and None when it goes on; `show` how much is stored, now and
+    then. `handed` is a socket that listens already. Raises Stop.
     """
 
-    def __init__(self, config: Config, store: Store, tell: Callable[[str | None], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        tell: Callable[[str | None], None],
+        show: Callable[[str], None],
+        watchdog: Watchdog,
+        handed: socket.socket | None,
+    ) -> None:
         self._config = config
         self._store = store
         self._tell = tell
+        self._watchdog = watchdog
         self._batch = Batch(
             BatchLimits(config.ingest.batch_records_max, config.ingest.batch_bytes_max, config.ingest.linger_ms / 1000)
         )
@@ -69,6 +74,7 @@ class Ingest:
         )
         self._sessions = Sessions(store.stored_of, store.exceptions_of, limits)
         self._stopped_by: signal.Signals | None = None
+        self._is_to_reload = False
         self._refused: WriteRefused | None = None
         self._refused_until = 0.0
         self._retry_seconds = RETRY_SECONDS
@@ -77,59 +83,32 @@ class Ingest:
         self._slow = RateLimit(WARNING_SECONDS)
         self._warn = Warnings()
         self._metrics = Metrics(time.monotonic(), datetime.now(UTC))
-        self._maintenance = Maintenance(config, store, self._metrics, self._warn)
+        self._maintenance = Maintenance(config, store, self._metrics, self._warn, show)
+        remote = open_remote(config.remote, self._warn)
         self._context = zmq.Context()
-        transport, _, address = config.ingest.endpoint.partition("://")
-        self._socket_path = Path(address) if transport == "ipc" else None
-        self._socket_inode = 0
-        self._socket = self._bind(config.ingest.endpoint)
+        try:
+            self._listener = Listener(self._context, config.ingest.endpoint, handed)
+        except Stop:
+            if remote is not None:
+                remote.close()
+            self._context.term()
+            raise
         self._poller = zmq.Poller()
-        self._doors = Doors(self._socket, self._open_remote(), self._poller)
+        self._doors = Doors(self._listener.router, remote, self._poller)
         self._poller.register(self._maintenance.fileno(), zmq.POLLIN)
         self._control = Control(config.data_dir, self._poller, self._answer)
 
-    def _open_remote(self) -> Remote | None:
-        if not self._config.remote.listen:
-            return None
-        keys = Keys(self._config.keys_dir, os.environ.get("CREDENTIALS_DIRECTORY"))
-        try:
-            return Remote(self._config.remote.listen, keys, self._warn)
-        except Stop:
-            self._socket.close()
-            self._context.term()
-            raise
+    @property
+    def endpoint(self) -> str:
+        """Where it listens."""
+        return self._listener.endpoint
 
-    def _bind(self, endpoint: str) -> zmq.Socket[bytes]:
-        path = self._socket_path
-        if path is not None and _is_listened_on(path):
-            self._context.term()
-            raise Stop(
-                EXIT_CONFIG, f"another process listens on {endpoint}. Stop it, or give this daemon another --endpoint"
-            )
-        router = self._context.socket(zmq.ROUTER)
-        # No ZMQ_HEARTBEAT_*: on a ROUTER it aborts the process when a client dies during back-pressure (libzmq #4767).
-        router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a reply to nobody is an error, not silence
-        router.setsockopt(zmq.ROUTER_HANDOVER, 1)
-        router.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES_MAX)
-        router.setsockopt(zmq.RCVHWM, RECEIVE_QUEUE_MESSAGES)
-        router.setsockopt(zmq.SNDHWM, ACK_QUEUE_MESSAGES)
-        router.setsockopt(zmq.LINGER, STOP_LINGER_MS)
-        router.setsockopt(zmq.BACKLOG, BACKLOG)
-        try:
-            router.bind(endpoint)
-            if path is not None:
-                path.chmod(SOCKET_MODE)
-                self._socket_inode = path.stat().st_ino
-        except (zmq.ZMQError, OSError) as error:
-            router.close(linger=0)
-            self._context.term()
-            code = EXIT_PERMISSION if error.errno in (1, 13) else EXIT_CONFIG
-            raise Stop(
-                code,
-                f"cannot listen on {endpoint}: {os.strerror(error.errno or 0)}. Does its directory exist, may the "
-                "daemon's user write there, and is the port free?",
-            ) from error
-        return router
+    def change(self, config: Config) -> list[str]:
+        """Take over [storage] and [log]; returns the keys, changed too, that take a start anew."""
+        late = changed_keys(self._config, config, but=("storage", "log"))
+        self._config = msgspec.structs.replace(self._config, storage=config.storage, log=config.log)
+        self._maintenance.budget.change(config.storage)
+        return late
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -155,9 +134,15 @@ class Ingest:
     def step(self) -> bool:
         """Wait for one thing, do it; False when it is time to stop."""
         ready = dict(self._poller.poll(self._wait_ms(time.monotonic())))
+        self._watchdog.beat()
         if self._stopped_by is not None:
             log.info("stopping", signal=self._stopped_by.name)
             return False
+        if self._is_to_reload:
+            self._is_to_reload = False
+            with contextlib.suppress(BlockingIOError):
+                self._awake.recv(WAKE_BYTES)
+            self._reload()
         busy = self._doors.busy(ready)
         if busy:
             self._drain()
@@ -180,20 +165,27 @@ class Ingest:
         return True
 
     def _wait_ms(self, now: float) -> int:
+        if self._stopped_by is not None or self._is_to_reload:
+            return 0  # a reload may have taken this one's wake-up away
         due = min(self._next_chores, self._maintenance.due)
         if self._batch:
             due = now if self._batch.due(now) else min(due, self._batch.deadline or due)
-        return max(0, round((due - now) * 1000 + 0.5))
+        return max(0, round(min(due - now, self._watchdog.turn_seconds) * 1000 + 0.5))
 
     @contextlib.contextmanager
-    def signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT wake the poll and end the loop; again and again they change nothing."""
+    def signals(self, reload: Callable[[], None]) -> Iterator[None]:
+        """SIGTERM and SIGINT wake the poll and end the loop; again and again they change nothing. SIGHUP: `reload`.
+
+        On a terminal SIGHUP means that it was closed, and the daemon ends with it as everything else does.
+        """
         awake, waker = socket.socketpair()
         for end in (awake, waker):
             end.setblocking(False)
         self._poller.register(awake, zmq.POLLIN)
         old_waker = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
-        old = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        numbers = [signal.SIGTERM, signal.SIGINT] + ([] if sys.stderr.isatty() else [signal.SIGHUP])
+        old = {number: signal.signal(number, self._signalled) for number in numbers}
+        self._awake, self._reload = awake, reload
         try:
             yield
         finally:
@@ -203,9 +195,12 @@ class Ingest:
             awake.close()
             waker.close()
 
-    def _stop(self, number: int, _frame: object) -> None:
+    def _signalled(self, number: int, _frame: object) -> None:
         # Nothing is logged here: what is interrupted may hold the lock of the log, and would wait for itself.
-        self._stopped_by = signal.Signals(number)
+        if number == signal.SIGHUP:
+            self._is_to_reload = True
+        else:
+            self._stopped_by = signal.Signals(number)
 
     # -- receiving ---------------------------------------------------------------------------------------------------
 
@@ -340,12 +335,7 @@ class Ingest:
 
     def _do_chores(self, now: float) -> None:
         self._next_chores = now + CHORES_SECONDS
-        if not self._owns_socket():
-            raise Stop(
-                EXIT_IO_ERROR,
-                f"the socket {self._socket_path} was removed or replaced: no producer can connect any more. "
-                "Start the daemon again, and find out who cleans up there",
-            )
+        self._listener.check()
         hours = self._config.store.amendment_hours_max
         try:
             expired = self._store.expire_amendments(datetime.now(UTC) - timedelta(hours=hours))
@@ -355,28 +345,10 @@ class Ingest:
         if expired:
             log.warning("amendments without an event became dead letters", count=expired, hours=hours)
 
-    def _owns_socket(self) -> bool:
-        try:
-            return self._socket_path is None or self._socket_path.stat().st_ino == self._socket_inode
-        except FileNotFoundError:
-            return False
-
     def close(self) -> None:
         """Let the last acks leave, then give the socket up."""
         self._control.close()
         self._maintenance.close()
         self._doors.close()
-        self._socket.close()
+        self._listener.close()
         self._context.term()
-        if self._socket_path is not None and self._owns_socket():
-            self._socket_path.unlink()
-
-
-def _is_listened_on(path: Path) -> bool:
-    """libzmq binds over the socket of another process without a word."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(os.fspath(path))
-        except OSError:
-            return False
-    return True

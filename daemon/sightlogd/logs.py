@@ -1,11 +1,13 @@
-"""structlog, set up once: JSON lines under systemd or into a file, readable lines on a terminal."""
+"""structlog: JSON lines under systemd or into a file, readable lines on a terminal."""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
@@ -23,6 +25,8 @@ def set_up(level: str) -> None:
         if terminal
         else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
+    if _is_the_journal(sys.stderr.fileno()):
+        renderer = _with_priority(renderer)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -32,8 +36,24 @@ def set_up(level: str) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=True,
     )
+
+
+def _is_the_journal(fd: int) -> bool:
+    """systemd.exec(5), JOURNAL_STREAM: a child that was given another standard error must not believe it."""
+    there = os.fstat(fd)
+    return os.environ.get("JOURNAL_STREAM") == f"{there.st_dev}:{there.st_ino}"
+
+
+def _with_priority(renderer: Any) -> Callable[..., str]:
+    """The journal takes a line's priority from its beginning (sd-daemon(3)): journalctl -p warning."""
+    priorities = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+
+    def render(logger: Any, name: str, event: Any) -> str:
+        priority = priorities.get(event.get("level", ""), 6)
+        return f"<{priority}>{renderer(logger, name, event)}"
+
+    return render
 
 
 class RateLimit:

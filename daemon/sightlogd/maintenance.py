@@ -36,10 +36,13 @@ storage is looked at when nothing is stored."""
 class Maintenance:
     """Owns everything beside the database: day folders, their budget, and the work on them.
 
-    Call `step` when `due` (seconds of the monotonic clock) has come, or `fileno()` is readable. Raises Stop.
+    Call `step` when `due` (seconds of the monotonic clock) has come, or `fileno()` is readable. `show` is given
+    a line of figures now and then. Raises Stop.
     """
 
-    def __init__(self, config: Config, store: Store, metrics: Metrics, warn: Warnings) -> None:
+    def __init__(
+        self, config: Config, store: Store, metrics: Metrics, warn: Warnings, show: Callable[[str], None]
+    ) -> None:
         self._store = store
         self._metrics = metrics
         self._warn = warn
@@ -57,6 +60,7 @@ class Maintenance:
             metrics,
             lambda: store.producers(PRODUCERS_MAX),
             lambda: store.wal_bytes,
+            show,
         )
         torn = self.logs.repair()
         if torn:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from pathlib import Path
 from typing import Final
 
 import structlog
 import zmq
 
 from . import zap
-from .errors import EXIT_CONFIG, EXIT_PERMISSION, Stop
+from .config import RemoteConfig
+from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
 from .keys import Keys
 from .listener import make_router
 from .logs import Warnings
@@ -64,8 +67,9 @@ class Remote:
             self.router.bind(self.endpoint)
         except zmq.ZMQError as error:
             self.close(linger=0)
+            # Not the configuration's fault for good: at boot the network may come later, and a start anew helps.
             raise Stop(
-                EXIT_PERMISSION if error.errno == 13 else EXIT_CONFIG,
+                EXIT_PERMISSION if error.errno == errno.EACCES else EXIT_IO_ERROR,
                 f"cannot listen on {self.endpoint}: {os.strerror(error.errno or 0)}. Is it an address of this machine, "
                 "and is the port free?",
             ) from error
@@ -92,6 +96,13 @@ class Remote:
         self.router.close(linger)
         self.handler.close()
         self._context.term()
+
+
+def open_remote(config: RemoteConfig, warn: Warnings) -> Remote | None:
+    """None when no other machine may connect. Raises Stop."""
+    if not config.listen:
+        return None
+    return Remote(config.listen, Keys(Path(config.keys_dir), os.environ.get("CREDENTIALS_DIRECTORY")), warn)
 
 
 def make_pair() -> tuple[str, str]:

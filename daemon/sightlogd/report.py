@@ -27,7 +27,7 @@ from .usage import usage
 
 log = structlog.get_logger()
 
-DIRECTORY_MODE: Final = 0o2750
+DIRECTORY_MODE: Final = 0o750
 FILE_MODE: Final = 0o640
 FILE_BYTES_MAX: Final = 8 * 1024 * 1024
 """Of metrics.json; one older file of that size is kept beside it as metrics.json.1."""
@@ -37,8 +37,8 @@ LOG_SECONDS: Final = 600.0
 class Reporter:
     """Takes a snapshot every `interval` seconds of time.monotonic(), the first one at once.
 
-    `producers` gives id, name and counters of the producers to tell of, `wal_bytes` the size of the WAL. What cannot be
-    written is logged and counted, and stops nothing.
+    `producers` gives id, name and counters of the producers to tell of, `wal_bytes` the size of the WAL; `show` is
+    given the line too. What cannot be written is logged and counted, and stops nothing.
     """
 
     def __init__(
@@ -48,12 +48,14 @@ class Reporter:
         metrics: Metrics,
         producers: Callable[[], Sequence[tuple[str, str, Settled]]],
         wal_bytes: Callable[[], int],
+        show: Callable[[str], None],
     ) -> None:
         self._directory = directory
         self._interval = interval
         self._metrics = metrics
         self._producers = producers
         self._wal_bytes = wal_bytes
+        self._show = show
         self._failures = RateLimit(LOG_SECONDS)
         self.due = metrics.started
 
@@ -71,12 +73,13 @@ class Reporter:
             if (held := self._failures.take(now)) is not None:
                 log.warning("cannot write the metrics", reason=str(error), held_back=held)
             return
-        log.info(status_line(snapshot))
+        line = status_line(snapshot)
+        log.info(line)
+        self._show(line)
 
     def _write(self, snapshot: MetricsSnapshot) -> None:
         if not self._directory.is_dir():
-            self._directory.mkdir()
-            self._directory.chmod(DIRECTORY_MODE)
+            self._directory.mkdir(mode=DIRECTORY_MODE)
         _append(self._directory / "metrics.json", msgspec.json.encode(snapshot) + b"\n")
         _replace(self._directory / "sightlog.prom", prometheus.text(snapshot).encode())
 

@@ -25,7 +25,6 @@ class Storage:
 
     def __init__(self, data_dir: Path, limits: Limits) -> None:
         self._data_dir = data_dir
-        self._limits = limits
         self.days: dict[str, int] = {}
         """Bytes of the files in each day's folder."""
         self._rest = 0
@@ -34,10 +33,15 @@ class Storage:
         self.wal_excess = 0
         """Bytes that the WAL gives back by itself, once no reader holds up the checkpoint."""
         self._ballast = data_dir / BALLAST
-        self._size_limited = int(limits.max_storage_gb * GB)
-        self._ballast_bytes = min(BALLAST_BYTES, self._size_limited // 100)
         self._promised = 0
         """Bytes of the ballast that was there, and has to be there again."""
+        self.change(limits)
+
+    def change(self, limits: Limits) -> None:
+        """These hold from now on."""
+        self._limits = limits
+        self._size_limited = int(limits.max_storage_gb * GB)
+        self._ballast_bytes = min(BALLAST_BYTES, self._size_limited // 100)
 
     # -- counting ----------------------------------------------------------------------------------------------------
 

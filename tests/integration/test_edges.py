@@ -241,10 +241,11 @@ def small_disk(idle_daemon):
         idle_daemon.end()
 
 
-def test_a_start_on_a_full_disk_exits_28(small_disk):
+@pytest.mark.parametrize(("action", "exit_code"), [("refuse", 74), ("shutdown", 28)])
+def test_a_start_on_a_full_disk_is_tried_again_or_not_as_the_owner_wants(small_disk, action, exit_code):
     fill_the_disk(small_disk.data_dir / "filler")
-    small_disk.start(wait=False)
-    assert small_disk.process.wait(20) == 28
+    small_disk.start(wait=False, config=f'over_limit_action = "{action}"\n')
+    assert small_disk.process.wait(20) == exit_code
     assert "Make room" in small_disk.logged()[-1]["event"]
     (small_disk.data_dir / "filler").unlink()
     small_disk.start()

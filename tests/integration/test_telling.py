@@ -156,7 +156,11 @@ def test_telemetry_never_waits_for_a_daemon_and_is_not_spooled(idle_daemon):
 # -- what is written -------------------------------------------------------------------------------------------------
 
 
-def test_both_files_say_the_same_and_only_the_readers_group_may_read_them(daemon):
+def test_both_files_say_the_same_and_only_the_readers_group_may_read_them(idle_daemon):
+    daemon = idle_daemon
+    daemon.data_dir.mkdir()
+    daemon.data_dir.chmod(0o2750)  # as it is installed: what is made in there has the readers' group
+    daemon.start()
     with daemon.publisher("door") as publisher:
         for _ in range(3):
             publisher.insert_event(Event("door"))

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-DIRECTORY_MODE: Final = 0o2750
+DIRECTORY_MODE: Final = 0o750
 FILE_MODE: Final = 0o640
 UMASK: Final = 0o027
 """Of whatever makes files in the data directory."""
@@ -59,6 +59,5 @@ def make_directories(path: Path) -> None:
     if path.is_dir():
         return
     make_directories(path.parent)
-    path.mkdir(mode=0o750, exist_ok=True)
-    path.chmod(DIRECTORY_MODE)
+    path.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
     sync(path.parent)

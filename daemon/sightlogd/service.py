@@ -1,0 +1,151 @@
+"""`sightlogd run`: the daemon from the lock to the last ack, and what it tells the service manager on the way."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+from collections.abc import Callable
+
+import structlog
+
+from . import logs, notify
+from .config import Config
+from .errors import EXIT_IO_ERROR, EXIT_STORAGE_FULL, Stop
+from .files.durable import UMASK
+from .ingest import Ingest
+from .lock import Lock
+from .notify import Notifier
+from .storage import Storage
+from .store import Store
+from .watchdog import Watchdog
+
+log = structlog.get_logger()
+
+
+class Standing:
+    """How the daemon is: for `sightlog status` in the lock file, for the service manager as its status line."""
+
+    def __init__(self, lock: Lock, notifier: Notifier) -> None:
+        self._lock = lock
+        self._notifier = notifier
+        self._trouble: str | None = None
+        self._figures = ""
+
+    @property
+    def text(self) -> str:
+        return f"cannot write: {self._trouble}" if self._trouble else self._figures
+
+    def trouble(self, reason: str | None) -> None:
+        """Why nothing can be written; None: it can."""
+        self._trouble = reason
+        self._lock.tell(reason)
+        self._notifier.status(self.text)
+
+    def figures(self, text: str) -> None:
+        """What it does when all is well."""
+        self._figures = text
+        self._notifier.status(self.text)
+
+
+def run(config: Config, load: Callable[[], Config]) -> int:
+    """Returns the exit code. `load` reads the configuration again; it raises Stop."""
+    logs.set_up(config.log.level)
+    os.umask(UMASK)
+    # libzmq aborts the process when a connection finds no descriptor.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    notifier = Notifier(os.environ)
+    watchdog = Watchdog(notifier)
+    try:
+        exit_code = _run(config, load, notifier, watchdog)
+    except Stop as stop:
+        exit_code = _exit_code(stop, config)
+        log.error(str(stop), exit_code=exit_code)
+        notifier.status(str(stop))
+    finally:
+        watchdog.close()
+    return exit_code
+
+
+def _run(config: Config, load: Callable[[], Config], notifier: Notifier, watchdog: Watchdog) -> int:
+    handed = notify.handed_over(os.environ)
+    lock = Lock(config.data_dir)
+    try:
+        notifier.status("opening the database")
+        store = _open_store(config)
+        _report_start(config, store)
+        standing = Standing(lock, notifier)
+        ingest = Ingest(config, store, standing.trouble, standing.figures, watchdog, handed)
+        with ingest.signals(lambda: _reload(ingest, load, notifier, standing)):
+            try:
+                _spare_the_collector()
+                log.info("ready", endpoint=ingest.endpoint, database=str(store.path))
+                standing.figures(f"ready on {ingest.endpoint}")
+                watchdog.serving()
+                notifier.ready(standing.text)
+                exit_code = ingest.serve()
+            finally:
+                watchdog.stopping()
+                notifier.stopping("writing down the last records")
+                ingest.close()
+            store.close()
+        log.info("stopped")
+        notifier.status("stopped")
+    finally:
+        lock.close()
+    return exit_code
+
+
+def _exit_code(stop: Stop, config: Config) -> int:
+    """28 is for good: the owner wanted a full storage to stop it. Else a full disk is trouble that passes: 74."""
+    if stop.exit_code == EXIT_STORAGE_FULL and config.storage.over_limit_action == "refuse":
+        return EXIT_IO_ERROR
+    return stop.exit_code
+
+
+def _reload(ingest: Ingest, load: Callable[[], Config], notifier: Notifier, standing: Standing) -> None:
+    notifier.reloading()
+    try:
+        config = load()
+    except Stop as stop:
+        log.error("the configuration was not taken over; the former one holds", reason=str(stop))
+    else:
+        late = ingest.change(config)
+        logs.set_up(config.log.level)
+        log.info("took over the configuration: [storage] and [log]")
+        if late:
+            log.warning("these changes take effect at the next start", keys=late)
+    notifier.ready(standing.text)
+
+
+def _open_store(config: Config) -> Store:
+    """On a disk that is completely full, with the room that was put by for that."""
+    try:
+        return Store(config.data_dir, config.store.synchronous)
+    except Stop as stop:
+        storage = Storage(config.data_dir, config.storage)
+        if stop.exit_code != EXIT_STORAGE_FULL or not storage.has_ballast():
+            raise
+        storage.drop_ballast()
+        return Store(config.data_dir, config.store.synchronous)
+
+
+def _spare_the_collector() -> None:
+    """What is imported and set up by now lives until the end: it need not be looked at again and again.
+
+    A batch makes some thousand tuples that die with it without cycles; looking for some at every 700 is in vain.
+    """
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
+def _report_start(config: Config, store: Store) -> None:
+    if store.created:
+        log.info("made a new database", path=str(store.path))
+    elif store.migrated:
+        log.info("migrated the database", migrations=[migration.name for migration in store.migrated])
+    if store.recovered_bytes:
+        log.warning("the last stop was not clean; the WAL was made durable again", bytes=store.recovered_bytes)
+    if config.store.synchronous != "FULL":
+        log.warning("synchronous is NORMAL: a power cut may take back records that were acked")
