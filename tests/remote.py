@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -32,13 +31,13 @@ class Remote:
         daemon.settings = f'[remote]\nlisten = "{self.endpoint}"\nkeys_dir = "{self.keys_dir}"\n'
         (daemon.home / "config.toml").write_text(daemon.settings)
 
-    def keys(self, *arguments: str | Path, code: int = 0) -> str:
+    def keys(self, verb: str, *arguments: str | Path, code: int = 0) -> str:
         """`sightlogd keys …`; what it said."""
         daemon = self.daemon
-        command = [sys.executable, "-m", "sightlogd", "keys", *map(str, arguments)]
+        where = ["--config", daemon.home / "config.toml", "--data-dir", daemon.data_dir]
         done = subprocess.run(
-            [*command, "--config", daemon.home / "config.toml", "--data-dir", daemon.data_dir],
-            cwd=self.carried, capture_output=True, text=True, timeout=60, env={**os.environ},
+            [sys.executable, "-m", "sightlogd", "keys", verb, *where, *arguments],
+            cwd=self.carried, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         assert done.returncode == code, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
