@@ -17,7 +17,15 @@ from .errors import UsageError
 KEY_FILE_BYTES_MAX: Final = 4_096
 _OTHERS: Final = stat.S_IRWXO
 """Not the group: systemd gives credentials to a service with an ACL, which shows as the group's right to read."""
-_is_key = re.compile(r"[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{40}").fullmatch  # Z85 of 32 bytes
+_KEY_CHARACTERS: Final = 40
+_GROUP: Final = 5
+"""Characters of Z85 that stand for four bytes."""
+_DIGITS: Final = {
+    digit: value
+    for value, digit in enumerate(
+        "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+    )
+}
 _is_name = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}").fullmatch
 _entry = re.compile(r'\s*(name|server-key|public-key|secret-key)\s*=\s*"?([^"\s]*)"?\s*').fullmatch
 
@@ -51,7 +59,11 @@ def check_key_name(name: str) -> str:
 
 
 def is_key(text: str) -> bool:
-    return _is_key(text) is not None
+    """Whether it is Z85 of 32 bytes."""
+    if len(text) != _KEY_CHARACTERS or not _DIGITS.keys() >= set(text):
+        return False
+    groups = (text[start : start + _GROUP] for start in range(0, _KEY_CHARACTERS, _GROUP))
+    return all(sum(_DIGITS[digit] * 85**place for place, digit in enumerate(reversed(g))) < 2**32 for g in groups)
 
 
 def parse(text: str, name: str) -> KeyFile:
@@ -64,7 +76,7 @@ def parse(text: str, name: str) -> KeyFile:
         raise UsageError("there is no public-key in it. Is it a key file?")
     for kind in ("public-key", "secret-key", "server-key"):
         if found[kind] and not is_key(found[kind]):
-            raise UsageError(f"its {kind} is not 40 characters of Z85. Was the file cut off or edited?")
+            raise UsageError(f"its {kind} is not one (40 characters of Z85). Was the file cut off or edited?")
     return KeyFile(check_key_name(found["name"]), found["public-key"], found["secret-key"], found["server-key"])
 
 

@@ -67,7 +67,7 @@ def test_a_damaged_file_is_named_and_the_others_hold(remote):
     (remote.keys_dir / "allowed" / "yard.key").write_text('curve\n    public-key = "short"\n')
     said = remote.keys("list", code=78)
     assert "front  " in said
-    assert "yard.key: its public-key is not 40 characters" in said
+    assert "yard.key: its public-key is not one" in said
 
 
 WRONG_NAMES = ("", ".", "..", "../front", "a/b", "-x", ".hidden", "a b", "ö", "x" * 65, "a\nb", "front.key/..")
@@ -166,7 +166,7 @@ BAD_FILES = {
     "empty": ("", "no public-key"),
     "public alone": ('metadata\n  server-key = "{server}"\ncurve\n  public-key = "{public}"\n', "no secret-key"),
     "no server": ('curve\n  public-key = "{public}"\n  secret-key = "{secret}"\n', "no server-key"),
-    "cut": ('curve\n  public-key = "{public:.30}"\n', "not 40 characters"),
+    "cut": ('curve\n  public-key = "{public:.30}"\n', "its public-key is not one"),
     "not a pair": (
         'metadata\n  server-key = "{server}"\ncurve\n  public-key = "{server}"\n  secret-key = "{secret}"\n',
         "not a pair",

@@ -15,7 +15,10 @@ from conftest import wait_for
 from pictures import jpeg
 from remote import Remote
 
+import sightlogd.remote
 from sightlog import AccessDenied, Event, Publisher, UsageError, keyfile, wire
+from sightlogd.keys import Keys
+from sightlogd.logs import Warnings
 
 SOON = 10.0
 """What is known at the first handshake takes milliseconds; this is for a machine with a lot to do."""
@@ -282,6 +285,18 @@ def test_strangers_harm_nobody(open_remote, said):
     finally:
         for stranger in strangers:
             stranger.close()
+
+
+def test_who_says_nothing_is_dropped(remote, monkeypatch):
+    monkeypatch.setattr(sightlogd.remote, "HANDSHAKE_MS", 200)
+    remote.new("front")
+    door = sightlogd.remote.Remote(remote.endpoint, Keys(remote.keys_dir), Warnings())
+    try:
+        with socket.create_connection(("127.0.0.1", remote.port), timeout=SOON) as stranger:
+            while stranger.recv(4_096):  # the daemon's greeting, and then the end
+                pass
+    finally:
+        door.close()
 
 
 def test_a_directory_that_cannot_be_read_lets_nobody_in_and_says_why(open_remote):
