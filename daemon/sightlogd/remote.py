@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +15,7 @@ from . import zap
 from .config import RemoteConfig
 from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
 from .keys import Keys
-from .listener import make_router
+from .listener import BACKLOG, make_router
 from .logs import Warnings
 
 log = structlog.get_logger()
@@ -62,16 +63,16 @@ class Remote:
         self.router.setsockopt(zmq.TCP_KEEPALIVE, 1)
         self.router.setsockopt(zmq.TCP_KEEPALIVE_IDLE, SILENCE_MS // 1000)
         self.router.setsockopt(zmq.TCP_KEEPALIVE_INTVL, PROBE_SECONDS)
-        self.router.setsockopt(zmq.IPV6, int("[" in self.endpoint))
         try:
+            self.router.setsockopt(zmq.USE_FD, _listening(self.endpoint).detach())
             self.router.bind(self.endpoint)
-        except zmq.ZMQError as error:
+        except (OSError, zmq.ZMQError) as error:
             self.close(linger=0)
             # Not the configuration's fault for good: at boot the network may come later, and a start anew helps.
             raise Stop(
                 EXIT_PERMISSION if error.errno == errno.EACCES else EXIT_IO_ERROR,
-                f"cannot listen on {self.endpoint}: {os.strerror(error.errno or 0)}. Is it an address of this machine, "
-                "and is the port free?",
+                f"cannot listen on {self.endpoint}: {error.strerror}. Is it an address of this machine, and is the "
+                "port free?",
             ) from error
 
     def answer(self) -> None:
@@ -96,6 +97,21 @@ class Remote:
         self.router.close(linger)
         self.handler.close()
         self._context.term()
+
+
+def _listening(endpoint: str) -> socket.socket:
+    """Not by libzmq, which asks for the machine's network cards first, and aborts where the service may not.
+
+    Raises OSError.
+    """
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    host = "0.0.0.0" if host == "*" else host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    server = socket.create_server(
+        (host, int(port)), family=family, backlog=BACKLOG, dualstack_ipv6=family == socket.AF_INET6
+    )
+    server.setblocking(False)  # a peer that is gone before it is accepted must not hold up the others
+    return server
 
 
 def open_remote(config: RemoteConfig, warn: Warnings) -> Remote | None:

@@ -88,6 +88,25 @@ def test_a_key_that_is_not_allowed_is_told_so_and_its_records_come_once_it_is(op
     assert key.public in refused[0]
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "*", "localhost", "[::]"])
+def test_addresses_to_listen_on(remote, host):
+    file = remote.new("front")
+    config = f'[remote]\nlisten = "tcp://{host}:{remote.port}"\nkeys_dir = "{remote.keys_dir}"\n'
+    remote.daemon.settings = ""
+    remote.daemon.start(config=config)
+    with remote.publisher("front", file) as publisher:
+        assert publisher.insert_event(Event("gate"), SOON)
+
+
+def test_an_address_of_another_machine_is_trouble_that_may_pass(remote):
+    """At boot the network may come after the daemon."""
+    remote.new("front")
+    remote.daemon.settings = f'[remote]\nlisten = "tcp://192.0.2.1:5570"\nkeys_dir = "{remote.keys_dir}"\n'
+    remote.daemon.start(wait=False)
+    assert remote.daemon.process.wait(30) == 74
+    assert "cannot listen on tcp://192.0.2.1:5570" in remote.daemon.logged()[-1]["event"]
+
+
 def test_an_empty_list_allows_nobody(remote):
     file = remote.new("front")
     (remote.keys_dir / "allowed" / "front.key").unlink()
