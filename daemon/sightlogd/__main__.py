@@ -17,7 +17,7 @@ try:
 
     from . import config as configuration
     from . import logs
-    from .cli import check_config, purge, rebuild, verify
+    from .cli import backup, check_config, purge, rebuild, verify
     from .cli.options import add_command
     from .config import Config
     from .errors import EXIT_STORAGE_FULL, Stop
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sightlogd {sightlog.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_command(commands, "run", "run in the foreground until SIGTERM or SIGINT", run)
-    for module in (check_config, verify, purge, rebuild):
+    for module in (check_config, verify, backup, purge, rebuild):
         module.add_parser(commands)
     return parser
 
