@@ -17,7 +17,7 @@ try:
 
     from . import config as configuration
     from . import logs
-    from .cli import backup, check_config, purge, rebuild, verify
+    from .cli import backup, check_config, purge, rebuild, restore, verify
     from .cli.options import add_command
     from .config import Config
     from .errors import EXIT_STORAGE_FULL, Stop
@@ -41,6 +41,8 @@ examples:
   sightlogd run --data-dir ./data --endpoint ipc:///tmp/sightlog.sock
   sightlogd check-config --config config.toml
   sightlogd verify --data-dir /var/lib/sightlog && echo sound
+  sightlogd backup /media/stick/sightlog
+  sightlogd restore /media/stick/sightlog
   sightlogd purge --dry-run
   sightlogd purge --before 2026-01-01
   sightlogd rebuild --from-logs --data-dir /var/lib/sightlog --output /tmp/events.db
@@ -59,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sightlogd {sightlog.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_command(commands, "run", "run in the foreground until SIGTERM or SIGINT", run)
-    for module in (check_config, verify, backup, purge, rebuild):
+    for module in (check_config, verify, backup, restore, purge, rebuild):
         module.add_parser(commands)
     return parser
 

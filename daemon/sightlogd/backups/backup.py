@@ -27,7 +27,7 @@ from sightlogd.store.view import View
 from . import files, source
 from .copier import Copier, Report, Show
 from .manifest import End, Entry, Former
-from .target import Target, explained
+from .target import KEPT, Target
 
 VIEWS_MAX: Final = 3
 """A day that is removed while it is copied costs one."""
@@ -85,7 +85,7 @@ class Backup:
     def _target(self, created: str, now: str) -> Iterator[Target]:
         target = Target(self._directory, self._data_dir, created, now)
         try:
-            with explained(self._directory):
+            with files.explained(self._directory, KEPT):
                 yield target
         finally:
             target.close()

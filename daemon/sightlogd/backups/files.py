@@ -6,9 +6,13 @@ import ctypes
 import errno
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop
+from sightlogd.retention import gigabytes
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -106,5 +110,34 @@ def free_bytes(directory: Path) -> int:
     return disk.f_bavail * disk.f_frsize
 
 
-def is_no_room(error: OSError) -> bool:
+def _is_no_room(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def explained(directory: Path, kept: str) -> Iterator[None]:
+    """What the system says of writing there, as a Stop with the next step. `kept` is what nothing happened to."""
+    try:
+        yield
+    except OSError as error:
+        if _is_no_room(error):
+            free = gigabytes(free_bytes(directory)) if directory.is_dir() else "nothing"
+            raise Stop(
+                EXIT_STORAGE_FULL,
+                f"no room in {directory}: {free} free, and it was not enough. {kept}. Make room, or give a larger disk",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise Stop(
+                EXIT_PERMISSION,
+                f"cannot write {error.filename or directory}: {error.strerror}. {kept}. Give a directory that this "
+                "user may write to",
+            ) from error
+        if error.errno == errno.EFBIG:
+            raise Stop(
+                EXIT_IO_ERROR,
+                f"cannot write {error.filename or directory}: {error.strerror}. {kept}. FAT has files of 4 GB at most: "
+                "format the disk with exFAT or ext4",
+            ) from error
+        raise Stop(
+            EXIT_IO_ERROR, f"cannot write {error.filename or directory}: {error.strerror}. {kept}. Look at that disk"
+        ) from error

@@ -7,20 +7,16 @@ in which the new backup takes the place of the former.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import sightlog
-from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, EXIT_TRY_AGAIN, Stop
+from sightlogd.errors import EXIT_CONFIG, EXIT_TRY_AGAIN, Stop
 from sightlogd.files.daylog import JSON_NAME, TEXT_NAME
 from sightlogd.files.days import folders
-from sightlogd.retention import gigabytes
 from sightlogd.store import DATABASE
 
 from . import files, manifest
@@ -29,6 +25,7 @@ from .manifest import End, Entry, Header, Manifest, Unusable, Writer
 if TYPE_CHECKING:
     from hashlib import _Hash
 
+KEPT: Final = "What was in the backup before is as it was"
 _GROWS: Final = (JSON_NAME, TEXT_NAME)
 
 
@@ -42,7 +39,7 @@ class Target:
         self.replaced: list[str] = []
         self._check_place(source)
         self._header = Header(manifest.FORMAT, sightlog.__version__, str(source.resolve()), created, now)
-        with explained(directory):
+        with files.explained(directory, KEPT):
             if not directory.is_dir():
                 directory.mkdir(mode=files.DIRECTORY_MODE)
             self._lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -223,33 +220,3 @@ def _has(path: Path, entry: Entry) -> bool:
         return files.hash_of(path, entry.size) == entry.sha256
     except (OSError, files.Unreadable):
         return False
-
-
-@contextmanager
-def explained(directory: Path) -> Iterator[None]:
-    """What the system says of the target, as a Stop with the next step."""
-    try:
-        yield
-    except OSError as error:
-        kept = "What was in the backup before is as it was"
-        if files.is_no_room(error):
-            free = gigabytes(files.free_bytes(directory)) if directory.is_dir() else "nothing"
-            raise Stop(
-                EXIT_STORAGE_FULL,
-                f"no room in {directory}: {free} free, and it was not enough. {kept}. Make room, or give a larger disk",
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise Stop(
-                EXIT_PERMISSION,
-                f"cannot write {error.filename or directory}: {error.strerror}. {kept}. Give a directory that this "
-                "user may write to",
-            ) from error
-        if error.errno == errno.EFBIG:
-            raise Stop(
-                EXIT_IO_ERROR,
-                f"cannot write {error.filename or directory}: {error.strerror}. {kept}. FAT has files of 4 GB at most: "
-                "format the disk with exFAT or ext4",
-            ) from error
-        raise Stop(
-            EXIT_IO_ERROR, f"cannot write {error.filename or directory}: {error.strerror}. {kept}. Look at that disk"
-        ) from error
