@@ -93,13 +93,15 @@ class Backup:
     def _check_room(self, target: Target, view: View) -> None:
         """Before hours of copying. Raises Stop."""
         need = view.bytes
+        block = os.statvfs(self._directory).f_frsize
         former = Former(target.former)
         for day in folders(self._data_dir):
             known = former.folder(f"{EVENTS}/{day}")
             for file in source.files_of(self._data_dir / EVENTS / day):
                 entry = known.get(f"{EVENTS}/{day}/{file.name}")
                 if entry is None or (file.size, file.mtime_ns) != (entry.size, entry.mtime_ns):
-                    need += max(0, file.size - (entry.size if entry and file.name in source.LOGS else 0))
+                    there = entry.size if entry and file.name in source.LOGS else 0
+                    need += -(-max(0, file.size - there) // block) * block
         free = files.free_bytes(self._directory)
         if need > free:
             raise Stop(

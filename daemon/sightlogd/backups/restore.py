@@ -79,8 +79,8 @@ class Restore:
         if not self._data_dir.is_dir():
             raise Stop(
                 EXIT_CONFIG,
-                f"{self._data_dir} is not there. Make it first, as installing does: mkdir -m 2750 {self._data_dir}, and "
-                "chown it to the daemon's user",
+                f"{self._data_dir} is not there. Make it first, as installing does (mkdir -m 2750 {self._data_dir}), "
+                "and chown it to the daemon's user",
             )
         here, there = self._source.resolve(), self._data_dir.resolve()
         if there.is_relative_to(here) or here.is_relative_to(there):
