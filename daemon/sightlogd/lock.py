@@ -65,3 +65,18 @@ class Lock:
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+def is_held(data_dir: Path) -> bool:
+    """Whether a daemon runs on the data directory; also where only reading is allowed."""
+    try:
+        fd = os.open(data_dir / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)  # and the lock with it: a daemon that starts just now tries again
+    return False
