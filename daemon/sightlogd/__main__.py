@@ -23,9 +23,9 @@ try:
     from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop, WriteRefused
     from .files.daylog import DayLogs
     from .files.days import EVENTS, Days, folders
+    from .files.durable import UMASK
     from .lock import Lock
     from .rebuild import Rebuilt, rebuild_from_logs
-    from .service import UMASK
     from .storage import Storage
     from .store import DATABASE, Store
     from .store.opening import RESTORE

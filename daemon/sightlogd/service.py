@@ -6,13 +6,13 @@ import gc
 import os
 import resource
 from collections.abc import Callable
-from typing import Final
 
 import structlog
 
 from . import logs, notify
 from .config import Config
 from .errors import EXIT_IO_ERROR, EXIT_STORAGE_FULL, Stop
+from .files.durable import UMASK
 from .ingest import Ingest
 from .lock import Lock
 from .notify import Notifier
@@ -21,8 +21,6 @@ from .store import Store
 from .watchdog import Watchdog
 
 log = structlog.get_logger()
-
-UMASK: Final = 0o027
 
 
 class Standing:

@@ -8,8 +8,8 @@ from typing import Final
 
 DIRECTORY_MODE: Final = 0o750
 FILE_MODE: Final = 0o640
-
-
+UMASK: Final = 0o027
+"""Of whatever makes files in the data directory."""
 BLOCK_BYTES: Final = 4_096
 """What a file takes on its disk is a multiple of this."""
 
