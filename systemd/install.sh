@@ -7,7 +7,6 @@ export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
 
 SOURCE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PYTHON=${PYTHON:-python3}
-WHEELS=${WHEELS:+$(cd "$WHEELS" && pwd)}
 ROOT=/opt/sightlog
 CURRENT=$ROOT/current
 CONFIG=/etc/sightlog/config.toml
@@ -20,7 +19,8 @@ FREE_MB=250 # a release takes 70, and building it as much again
 # from before the service is stopped until it runs again, whatever ends this script in between.
 SWITCHING=$ROOT/switching
 
-scratch='' unfinished='' under_way=''
+wheels='' scratch='' unfinished=''
+if_it_ends='' # after the service was stopped: what failed when the script ends here
 
 say() { printf '%s\n' "$*"; }
 die() {
@@ -72,7 +72,7 @@ check_place() {
 own_pip() {
     local pip=$1 settings='' section key value name
     local -A from=()
-    if [ -z "$WHEELS" ]; then
+    if [ -z "$wheels" ]; then
         settings=$("$pip" config list) || die "pip cannot read its settings: $pip config debug names the files"
     fi
     for section in global install :env:; do # the later ones beat those before
@@ -92,8 +92,8 @@ own_pip() {
         key=${name^^}
         export "PIP_${key//-/_}=${from[$name]}"
     done
-    if [ -n "$WHEELS" ]; then
-        ln -s "$WHEELS" "$scratch/wheels" # pip takes a space for the end of a path
+    if [ -n "$wheels" ]; then
+        ln -s "$wheels" "$scratch/wheels" # pip takes a space for the end of a path
         export PIP_NO_INDEX=1 PIP_FIND_LINKS=$scratch/wheels
     fi
     export PIP_CONFIG_FILE=/dev/null PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1 PIP_QUIET=1
@@ -106,25 +106,28 @@ build_wheel() {
         clients daemon pyproject.toml README.md LICENSE | tar -C "$scratch/source" -x --no-same-owner
     # Without hashes: a 32-bit Raspberry Pi OS takes wheels from an index of its own.
     sed -E 's/ *\\$//; /^ /d' "$SOURCE/requirements.lock" >"$scratch/pins"
-    "$1" wheel --no-deps -w "$scratch/product" "$scratch/source" || die "cannot build sightlog: pip says why above$offline"
+    "$1" wheel --no-deps -w "$scratch/product" "$scratch/source" || no_wheels "cannot build sightlog"
 }
 
-offline=''
 make_scratch() {
     scratch=$(mktemp -d "$1/build.XXXXXX")
     export TMPDIR=$scratch # /tmp may be in memory
-    if [ -n "$WHEELS" ]; then
-        offline=". $WHEELS has to have what \"make wheels\" puts there, for this kind of machine and Python"
+    "$PYTHON" -m venv "$scratch/venv"
+    own_pip "$scratch/venv/bin/pip"
+}
+
+no_wheels() {
+    if [ -n "$wheels" ]; then
+        die "$1: pip says why above. $wheels has to have what \"make wheels\" puts there, for this kind of machine and Python"
     fi
+    die "$1: pip says why above. Without network: make wheels, in the guide"
 }
 
 # Prints nothing; its path is in $release. Until the end it is not whole, and the next run removes it.
 build_release() {
     local wheel version
+    say "building a new release; on a Raspberry Pi that takes some minutes"
     make_scratch "$ROOT"
-    "$PYTHON" -m venv "$scratch/venv"
-    own_pip "$scratch/venv/bin/pip"
-    say "building …"
     build_wheel "$scratch/venv/bin/pip"
     wheel=$(echo "$scratch"/product/sightlog-*.whl)
     version=$(basename "$wheel" | cut -d - -f 2)
@@ -132,8 +135,8 @@ build_release() {
     mkdir -p "$ROOT/releases"
     unfinished=$release
     "$PYTHON" -m venv --without-pip "$release"
-    "$scratch/venv/bin/pip" --python "$release/bin/python" install -c "$scratch/pins" "$wheel[daemon,completion]" ||
-        die "cannot install what sightlog needs: pip says why above$offline"
+    "$scratch/venv/bin/pip" --python "$release/bin/python" install -c "$scratch/pins" "${wheel}[daemon,completion]" ||
+        no_wheels "cannot install what sightlog needs"
     mkdir -p "$release/share/systemd"
     cp "$wheel" "$SOURCE/config.toml" "$release/share/"
     cp -R "$SOURCE/systemd/." "$release/share/systemd/"
@@ -217,7 +220,7 @@ stop_service() {
 
 start_service() {
     systemctl reset-failed "${SERVICE[@]}" 2>/dev/null || true
-    systemctl start sightlogd.socket sightlogd.service # ready when it returns: Type=notify
+    systemctl start sightlogd.socket sightlogd.service 9>&- # ready when it returns: Type=notify
 }
 
 why() {
@@ -231,6 +234,10 @@ why() {
 install_it() {
     local old
     check_machine install
+    if [ -n "${WHEELS-}" ]; then
+        [ -d "$WHEELS" ] || die "there is no folder $WHEELS. Fill it where there is network: make wheels WHEELS=$WHEELS"
+        wheels=$(cd "$WHEELS" && pwd)
+    fi
     check_python
     mkdir -p "$ROOT"
     only_one
@@ -245,7 +252,7 @@ install_it() {
     old=$(readlink "$CURRENT" || true)
     data "$release" check || refuse "$old"
     switch_over "$old"
-    say "sightlog runs: $(sightlogd --version | cut -d ' ' -f 2), in $release"
+    say "sightlog runs: $("$release/bin/sightlogd" --version | cut -d ' ' -f 2), in $release"
     [ -n "$old" ] || first_steps
 }
 
@@ -266,15 +273,17 @@ refuse() {
 }
 
 switch_over() {
-    local old=$1 back=''
+    local old=$1
     printf '%s\n%s\n' "$old" "$release" >"$SWITCHING"
     sync -f "$ROOT"
-    under_way=yes # from here on the end of this script, whatever brings it, goes back
+    if_it_ends="the service could not be stopped"
     stop_service
+    if_it_ends="the database could not be copied"
     data "$release" keep || exit 1
+    if_it_ends="the new version did not start"
     switch_to "$release"
     start_service || exit 1
-    under_way=''
+    if_it_ends=''
     data "$release" forget
     rm "$SWITCHING"
     systemctl -q enable sightlogd.service
@@ -287,8 +296,8 @@ ended() {
     local code=$?
     trap '' INT TERM HUP
     set +e
-    if [ -n "$under_way" ]; then
-        say "the new version did not start:"
+    if [ -n "$if_it_ends" ]; then
+        say "sightlog: $if_it_ends:"
         why
         go_back
     fi
@@ -315,21 +324,19 @@ go_back() {
             "Mend that, and run make install again"
         return
     fi
-    if [ -n "$old" ]; then
-        switch_to "$old"
-        if start_service; then
-            say "sightlog: $(basename "$old") runs again, as before. Producers kept what they published meanwhile"
-        else
-            say "sightlog: $(basename "$old") is in its place again, and does not start either:"
-            why
-        fi
-        rm -f "$SWITCHING"
-        [ "$(readlink "$CURRENT")" = "$new" ] || rm -rf "$new"
-    else
+    rm -f "$SWITCHING"
+    if [ -z "$old" ]; then
         systemctl -q disable "${SERVICE[@]}" 2>/dev/null
-        rm -f "$SWITCHING"
-        say "sightlog: installed, but not running and not enabled. The commands sightlog and sightlogd are there. Mend what" \
-            "it says above, then run make install again"
+        say "sightlog: installed, but not running and not enabled. The commands sightlog and sightlogd are there"
+        return
+    fi
+    switch_to "$old"
+    rm -rf "$new"
+    if start_service; then
+        say "sightlog: $(basename "$old") runs again. Producers kept what they published meanwhile"
+    else
+        say "sightlog: $(basename "$old") is in its place again, and does not start either:"
+        why
     fi
 }
 
@@ -420,14 +427,12 @@ wheels() {
     check_python
     mkdir -p "$1"
     target=$(cd "$1" && pwd)
-    make_scratch "$(dirname "$(mktemp -u)")"
     trap 'rm -rf "$scratch"' EXIT
-    "$PYTHON" -m venv "$scratch/venv"
-    own_pip "$scratch/venv/bin/pip"
+    make_scratch "${TMPDIR:-/tmp}"
     build_wheel "$scratch/venv/bin/pip"
     "$scratch/venv/bin/pip" wheel -w "$target" -c "$scratch/pins" \
         "$(echo "$scratch"/product/sightlog-*.whl)[daemon,completion]" setuptools ||
-        die "cannot get what sightlog needs: pip says why above"
+        no_wheels "cannot get what sightlog needs"
     rm -f "$target"/sightlog-*.whl # that is built of the source where it is installed
     say "$target has what an install needs: sudo make install WHEELS=$target, on this kind of machine and Python"
 }
