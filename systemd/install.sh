@@ -209,8 +209,8 @@ put_config() {
 
 # The steps that know the data, as the user that owns it.
 data() {
-    (cd / && runuser -u sightlog -- env -i PATH="$PATH" LANG=C.UTF-8 \
-        "$1/bin/python" -I -m sightlogd.upgrade "$2" --config "$CONFIG")
+    (cd / && env -i PATH="$PATH" LANG=C.UTF-8 setpriv --reuid=sightlog --regid=sightlog-readers --init-groups \
+        "$1/bin/python" -I -m sightlogd.cli.upgrade "$2" --config "$CONFIG")
 }
 
 stop_service() {

@@ -32,7 +32,7 @@ ONLY_IN = {
 }
 OPTIONAL = ("numpy", "sqlite_vec")
 """Taken where they are there."""
-MAY_PRINT = ("clients/sightlog/cli/", "clients/sensors/")
+MAY_PRINT = ("clients/sightlog/cli/", "clients/sensors/", "daemon/sightlogd/cli/")
 
 
 def within(file: str, places: tuple[str, ...]) -> bool:

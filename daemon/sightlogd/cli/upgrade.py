@@ -1,4 +1,4 @@
-"""`python -m sightlogd.upgrade STEP --config FILE`, as the daemon's user: the steps of an upgrade that know the data.
+"""For systemd/install.sh: the steps of an upgrade that know the data (`python -m sightlogd.cli.upgrade STEP --config FILE`).
 
 check   while the old version runs: could this one start here, and is there room for a copy of the database?
 keep    with the daemon stopped: a copy of the database, if this version's first start will migrate it
@@ -104,7 +104,7 @@ def _mb(count: int) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     steps = {step.__name__: step for step in (check, keep, forget, undo)}
-    parser = argparse.ArgumentParser(prog="python -m sightlogd.upgrade", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m sightlogd.cli.upgrade", description=__doc__)
     parser.add_argument("step", choices=steps)
     parser.add_argument("--config", type=Path, required=True)
     options = parser.parse_args(arguments)

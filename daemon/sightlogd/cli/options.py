@@ -1,0 +1,54 @@
+"""What the commands share: options, and who may use them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sightlogd.config import Config
+from sightlogd.errors import EXIT_CONFIG, EXIT_PERMISSION, Stop
+from sightlogd.store import DATABASE
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def add_command(
+    commands: Commands,
+    name: str,
+    summary: str,
+    run: Callable[[Config, argparse.Namespace], int],
+    text: str = "",
+) -> argparse.ArgumentParser:
+    """`run` returns the exit code, and may raise Stop. `text` follows the options in --help."""
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="config.toml; without it the defaults hold")
+    parser.add_argument("--data-dir", metavar="DIR", help="beats SIGHTLOG_DATA_DIR and the file")
+    parser.add_argument("--endpoint", metavar="URL", help="beats SIGHTLOG_ENDPOINT and the file")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def check_owner(data_dir: Path) -> None:
+    """What another user makes in there, root too, the daemon could not write to afterwards. Raises Stop."""
+    owner = data_dir.stat().st_uid
+    if owner != os.geteuid():
+        raise Stop(
+            EXIT_PERMISSION,
+            f"{data_dir} belongs to another user (uid {owner}). Run this as that user, e.g. with sudo -u",
+        )
+
+
+def check_there(data_dir: Path) -> None:
+    """Raises Stop when there is no database."""
+    if not (data_dir / DATABASE).exists():
+        raise Stop(EXIT_CONFIG, f"there is no database in {data_dir}. Is --data-dir right?")

@@ -1,0 +1,96 @@
+"""`sightlogd purge`: by the running daemon, or by itself when there is none."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from datetime import date
+from typing import TYPE_CHECKING
+
+from sightlogd import control, logs, purge_command
+from sightlogd.budget import Budget
+from sightlogd.config import Config
+from sightlogd.control import PurgeRequest
+from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION, Stop, WriteRefused
+from sightlogd.files.daylog import DayLogs
+from sightlogd.files.days import Days
+from sightlogd.files.durable import UMASK
+from sightlogd.lock import Lock
+from sightlogd.storage import Storage
+from sightlogd.store import Store
+
+from .options import add_command, check_owner, check_there
+
+if TYPE_CHECKING:
+    from .options import Commands
+
+
+def add_parser(commands: Commands) -> None:
+    parser = add_command(
+        commands, "purge", "remove the oldest days until less than 80 percent of the budget is used", _run
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say which days would go, and remove nothing")
+    parser.add_argument(
+        "--before",
+        type=_day,
+        metavar="DAY",
+        help="remove all days before this one (YYYY-MM-DD) that may go, however much is used",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="also days that the rules keep (min_retention_days, purge_share_max); never today",
+    )
+
+
+def _day(text: str) -> str:
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: expected a day as 2026-11-20") from None
+
+
+class _Terminal:
+    """Who asked, when there is no daemon to ask."""
+
+    exit_code = EXIT_IO_ERROR  # until it is said how it ended
+
+    def tell(self, text: str) -> None:
+        print(text, flush=True)
+
+    def end(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+
+
+def _run(config: Config, options: argparse.Namespace) -> int:
+    request = PurgeRequest(options.dry_run, options.force, options.before)
+    terminal = _Terminal()
+    try:
+        code = control.ask(config.data_dir, request, terminal.tell)
+    except PermissionError as error:
+        raise Stop(
+            EXIT_PERMISSION, f"the daemon on {config.data_dir} takes this from its own user and from root only"
+        ) from error
+    except OSError as error:
+        raise Stop(EXIT_IO_ERROR, f"the daemon did not answer: {error}. Look at its log") from error
+    if code is not None:
+        return code
+    check_there(config.data_dir)
+    check_owner(config.data_dir)
+    logs.set_up("error")
+    os.umask(UMASK)
+    lock = Lock(config.data_dir)
+    try:
+        store = Store(config.data_dir, config.store.synchronous)
+        days, storage = Days(config.zone()), Storage(config.data_dir, config.storage)
+        budget = Budget(config, store, DayLogs(config.data_dir, days, terminal.tell, storage.grew), storage, days)
+        for _ in budget.recount():
+            pass
+        with contextlib.suppress(OSError, WriteRefused):  # told by then
+            for _ in purge_command.purge(request, budget, terminal):
+                pass
+        store.close()
+    finally:
+        lock.close()
+    return terminal.exit_code

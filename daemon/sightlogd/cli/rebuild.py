@@ -1,0 +1,73 @@
+"""`sightlogd rebuild`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sightlogd.config import Config
+from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, Stop
+from sightlogd.files.days import EVENTS, folders
+from sightlogd.lock import Lock
+from sightlogd.rebuild import Rebuilt, rebuild_from_logs
+from sightlogd.store import DATABASE
+
+from .options import add_command, check_owner
+
+if TYPE_CHECKING:
+    from .options import Commands
+
+
+def add_parser(commands: Commands) -> None:
+    parser = add_command(
+        commands, "rebuild", "make a new database from the day folders; the old one is not touched", _run
+    )
+    parser.add_argument("--from-logs", action="store_true", required=True, help="from events/*/events.json")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="default: events.db when there is none, else events.rebuilt.db"
+    )
+
+
+def _run(config: Config, options: argparse.Namespace) -> int:
+    database = config.data_dir / DATABASE
+    target: Path = options.output or (database if not database.exists() else database.with_suffix(".rebuilt.db"))
+    if target.exists():
+        raise Stop(
+            EXIT_CONFIG, f"{target} is there already. Nothing was changed; give another --output, or move it away"
+        )
+    if not folders(config.data_dir):
+        raise Stop(EXIT_CONFIG, f"there are no day folders in {config.data_dir / EVENTS}. Is --data-dir right?")
+    lock = None
+    if target.absolute().parent == config.data_dir.absolute():
+        check_owner(config.data_dir)
+        lock = Lock(config.data_dir)  # a daemon that starts meanwhile would make a database of its own
+    terminal = sys.stderr.isatty()
+
+    def progress(day: str, found: Rebuilt) -> None:
+        if terminal:
+            print(f"\r{day}: {found.days} days", end="", file=sys.stderr, flush=True)
+
+    try:
+        found = rebuild_from_logs(config.data_dir, target, progress)
+    except OSError as error:
+        raise Stop(EXIT_IO_ERROR, f"cannot make {target} from the day folders: {error}. Nothing was changed") from error
+    finally:
+        if lock is not None:
+            lock.close()
+        if terminal:
+            print(file=sys.stderr)
+    print(
+        f"{target}: {found.events} events, {found.observations} observations, {found.persons} persons, "
+        f"{found.waiting} amendments that wait, from {found.days} days"
+    )
+    if found.unstored:
+        print(f"{found.unstored} of the events came while the database could not be written")
+    if found.unreadable:
+        print(f"{found.unreadable} lines could not be read and were left out")
+    if target != database:
+        old = " ".join(f"{database}{ending}" for ending in ("", "-wal", "-shm"))
+        print(f"to use it, with sightlogd stopped, as its user:\n  mv {old} /somewhere/safe/\n  mv {target} {database}")
+    print("counters of producers begin anew: sightlog status shows as off what they had published before")
+    return EXIT_IO_ERROR if found.unreadable else 0
