@@ -1,4 +1,4 @@
-"""For systemd/install.sh: the steps of an upgrade that know the data (`python -m sightlogd.cli.upgrade STEP --config FILE`).
+"""The steps of an upgrade that know the data, for systemd/install.sh: `python -m sightlogd.cli.upgrade STEP …`.
 
 check   while the old version runs: could this one start here, and is there room for a copy of the database?
 keep    with the daemon stopped: a copy of the database, if this version's first start will migrate it

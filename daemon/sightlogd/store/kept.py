@@ -60,7 +60,8 @@ def keep(data_dir: Path) -> None:
             _copy(database, new)
             if _wal(database).exists():
                 _copy(_wal(database), _wal(new))
-            _fold(new)
+            with contextlib.closing(_open(new, apsw.SQLITE_OPEN_READWRITE)) as connection:
+                connection.execute("PRAGMA journal_mode = DELETE")  # one file
             _fsync(new)
         except BaseException:
             for leftover in (new, _wal(new), _shm(new)):
@@ -96,23 +97,18 @@ def put_back(data_dir: Path) -> None:
     """
     database = data_dir / DATABASE
     with explained(database):
-        _fold(database)
+        with contextlib.closing(_open(database, apsw.SQLITE_OPEN_READWRITE)) as connection:
+            [(busy, _, _)] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        if busy:
+            raise Stop(
+                EXIT_IO_ERROR,
+                f"a program that reads {database} holds up its checkpoint. Nothing was changed. End that program (fuser "
+                "names it) and try again",
+            )
         os.replace(data_dir / KEPT, database)
         _wal(database).unlink(missing_ok=True)
         _shm(database).unlink(missing_ok=True)
         _fsync(data_dir)
-
-
-def _fold(path: Path) -> None:
-    """Move the WAL into the database, and leave it empty. Raises Stop, apsw.Error."""
-    with contextlib.closing(_open(path, apsw.SQLITE_OPEN_READWRITE)) as connection:
-        [(busy, _, _)] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        if busy:
-            raise Stop(
-                EXIT_IO_ERROR,
-                f"a reader keeps a transaction open on {path}. Nothing was changed. End that program "
-                f"(fuser {path} names it) and try again",
-            )
 
 
 def _open(path: Path, flags: int) -> apsw.Connection:
