@@ -106,8 +106,7 @@ build_wheel() {
         clients daemon pyproject.toml README.md LICENSE | tar -C "$scratch/source" -x --no-same-owner
     # Without hashes: a 32-bit Raspberry Pi OS takes wheels from an index of its own.
     sed -E 's/ *\\$//; /^ /d' "$SOURCE/requirements.lock" >"$scratch/pins"
-    # What builds is used once: not worth compiling.
-    PIP_NO_COMPILE=1 "$1" wheel --no-deps -w "$scratch/product" "$scratch/source" || no_wheels "cannot build sightlog"
+    "$1" wheel --no-deps -w "$scratch/product" "$scratch/source" || no_wheels "cannot build sightlog"
 }
 
 make_scratch() {

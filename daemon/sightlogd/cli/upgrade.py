@@ -99,7 +99,7 @@ def _migrates(config: Config) -> bool:
 
 
 def _mb(count: int) -> str:
-    return f"{count / 10**6:.0f} MB"
+    return f"{count / 10**6:.1f} MB"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

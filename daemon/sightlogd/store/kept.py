@@ -102,8 +102,8 @@ def put_back(data_dir: Path) -> None:
         if busy:
             raise Stop(
                 EXIT_IO_ERROR,
-                f"a program that reads {database} holds up its checkpoint. Nothing was changed. End that program (fuser "
-                "names it) and try again",
+                f"a program that reads {database} holds up its checkpoint. Nothing was changed. End that program "
+                "(fuser names it) and try again",
             )
         os.replace(data_dir / KEPT, database)
         _wal(database).unlink(missing_ok=True)
