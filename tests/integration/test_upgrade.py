@@ -48,7 +48,10 @@ def old(idle_daemon: Daemon) -> Daemon:
 
 
 def test_a_migration_is_undone_when_nothing_was_acked_since(old):
-    assert step(old, "check") == (0, "the database is changed from schema 2 to 3; a copy is kept until that has worked\n")
+    assert step(old, "check") == (
+        0,
+        "the database is changed from schema 2 to 3; a copy is kept until that has worked\n",
+    )
     assert step(old, "keep")[0] == 0
     assert files(old) == {"events.db", "events.before-upgrade.db"}
     old.start()
