@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from .errors import (
+    AccessDenied,
     AckTimeout,
     DaemonError,
     DatabaseDamaged,
@@ -54,6 +55,7 @@ else:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccessDenied",
     "AckTimeout",
     "Amendment",
     "BatchReceipt",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from typing import Final
 
@@ -30,3 +31,12 @@ def check_endpoint(endpoint: str) -> str:
     if transport == "tcp" and not (host and port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
         raise UsageError(f"endpoint {endpoint!r}: expected tcp://host:port with a port from 1 to 65535")
     return endpoint
+
+
+def is_loopback(endpoint: str) -> bool:
+    """Whether a tcp endpoint is surely this machine. A name other than localhost may be anybody's."""
+    host = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

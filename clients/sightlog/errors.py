@@ -76,6 +76,17 @@ class DatabaseWriteError(DaemonError):
         self.reason = reason
 
 
+class AccessDenied(DaemonError):
+    """The daemon does not let this producer's key in, or is not the one that the key file is for.
+
+    `reason` says which, and what to do about it.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}. What is published is kept in the spool, and sent when the daemon takes the key")
+        self.reason = reason
+
+
 class ProtocolError(DaemonError):
     """The daemon and this client do not speak the same protocol version, or one of them broke it."""
 

@@ -157,6 +157,11 @@ class Link:
         if self._in_flight and self._asked_at is None:
             self._asked_at, self._silence = now, SILENCE_MIN
 
+    def lost(self) -> None:
+        """The daemon let this producer in no more: when it does, it has to be greeted."""
+        if self.phase is Phase.OPEN:
+            self._greet()
+
     def _settle(self, last: Position) -> None:
         self._blocked_until = 0.0
         self.acked = max(self.acked, last)

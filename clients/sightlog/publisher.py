@@ -11,12 +11,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import zmq
-
 from . import wire
+from .connection import Connection, find_key
 from .encoder import check_id, encode_record
 from .endpoint import check_endpoint, default_endpoint
-from .errors import InvalidRecord, ProtocolError, PublisherClosed, RecordRejected, SightlogError, UsageError
+from .errors import (
+    AccessDenied,
+    InvalidRecord,
+    ProtocolError,
+    PublisherClosed,
+    RecordRejected,
+    SightlogError,
+    UsageError,
+)
 from .link import IDLE, Link, Phase
 from .receipts import BatchReceipt, InsertResult, Receipt, ReceiptBook, failure_of
 from .records import Amendment, Event, Person, Record
@@ -33,14 +40,14 @@ UNSYNCED_SECONDS_MAX: Final = 1.0
 SPOOL_RETRY_SECONDS: Final = 1.0
 INSERT_TIMEOUT: Final = 30.0
 CLOSE_TIMEOUT: Final = 2.0
-LAST_WORDS_MS: Final = 100  # for the last telemetry to leave
 
 
 class Publisher:
     """Reports records to the daemon: durable in the spool first, then sent until acked.
 
     `producer` names the sensor; its spool is `spool_dir/producer`, and one process at a time may have it. Threads may
-    share a publisher; a forked child has to make its own, with a producer name of its own.
+    share a publisher; a forked child has to make its own, with a producer name of its own. A `tcp://` endpoint on
+    another machine needs a `key_file`, which `sightlogd keys new` makes there.
 
     Raises SpoolInUse, SpoolDamaged, UsageError. The daemon need not be running.
     """
@@ -51,10 +58,12 @@ class Publisher:
         producer: str = "sensor",
         spool_dir: str | os.PathLike[str] | None = None,
         *,
+        key_file: str | os.PathLike[str] | None = None,
         spool_bytes_max: int = SPOOL_BYTES_MAX,
     ) -> None:
         self.endpoint = check_endpoint(endpoint or default_endpoint())
         self.producer = check_id("producer", producer)
+        key = find_key(self.endpoint, key_file)
         self._spool = Spool(Path(spool_dir or default_spool_dir()) / producer, producer, spool_bytes_max)
         self._link = Link()
         self._book = ReceiptBook(self._want)
@@ -67,27 +76,13 @@ class Publisher:
         """The daemon was told so."""
         self._closing = False
         self._waker = Waker()
-        self._context = zmq.Context()
         try:
-            self._socket = self._connect()
-        except zmq.ZMQError as error:
-            self._context.destroy(linger=0)
+            self._connection = Connection(self.endpoint, key)
+        except UsageError:
             self._spool.close()
-            raise UsageError(f"cannot connect to {self.endpoint}: {error}. Check the endpoint") from error
+            raise
         self._thread = threading.Thread(target=self._run, name=f"sightlog-{producer}", daemon=True)
         self._thread.start()
-
-    def _connect(self) -> zmq.Socket[bytes]:
-        socket = self._context.socket(zmq.DEALER)
-        # No routing id of our own: every reconnect is a new peer to the daemon, which then asks for a hello. With a
-        # fixed id it could take a later message for the continuation of one that the broken connection lost.
-        socket.setsockopt(zmq.LINGER, 0)  # the spool has everything
-        socket.setsockopt(zmq.IMMEDIATE, 1)  # not connected is EAGAIN, never a queue of stale messages
-        socket.setsockopt(zmq.SNDHWM, 64)
-        socket.setsockopt(zmq.RECONNECT_IVL, 50)
-        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-        socket.connect(self.endpoint)
-        return socket
 
     # -- publishing --------------------------------------------------------------------------------------------------
 
@@ -263,6 +258,7 @@ class Publisher:
         self._waker.wake()
 
     def _run(self) -> None:
+        told = False
         try:
             while not self._closing:
                 try:
@@ -271,8 +267,7 @@ class Publisher:
                     # A disk's trouble passes: the records are in the spool, and are sent when it can be read again.
                     log.error("%s: cannot use the spool %s: %s", self.producer, self._spool.directory, error)
                     select.select([self._waker.fd], [], [], SPOOL_RETRY_SECONDS)
-            if self._teller.has_news and self._send(self._teller.message(time.monotonic())):
-                self._socket.setsockopt(zmq.LINGER, LAST_WORDS_MS)
+            told = self._teller.has_news and self._connection.send(self._teller.message(time.monotonic()))
         except Exception as error:
             # A thread that dies silently would spool for ever: whoever publishes next is told.
             log.exception("%s: the publisher's thread failed; what is published is kept in the spool", self.producer)
@@ -281,33 +276,27 @@ class Publisher:
             with self._lock:
                 self._closing = True
             self._waker.close()
-            self._socket.close()
-            self._context.term()
+            self._connection.close(linger=told)
             self._spool.close()
             if self._book.failure is None:
                 why = "closed before the ack came. The record is spooled, and is sent when this producer starts again"
                 self._book.fail(PublisherClosed(why))
 
     def _serve(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._waker.fd, zmq.POLLIN)
-        poller.register(self._socket, zmq.POLLIN)
-        was_stuck = False
         while not self._closing:
             now = time.monotonic()
             stuck = self._send_what_may_be_sent(now)
-            if stuck != was_stuck:
-                poller.modify(self._socket, zmq.POLLIN | (zmq.POLLOUT if stuck else 0))
-                was_stuck = stuck
-            ready = dict(poller.poll(self._timeout(now, stuck)))
-            self._waker.clear(readable=self._waker.fd in ready)
-            if ready.get(self._socket, 0) & zmq.POLLIN:
+            ready = self._connection.wait(self._waker.fd, self._timeout(now, stuck), stuck=stuck)
+            self._waker.clear(readable=ready.waker)
+            if ready.messages:
                 self._receive_all()
+            if ready.news or self._connection.retry_at <= time.monotonic():
+                self._attend()
             self._sync_if_unacked_for_long()
 
     def _timeout(self, now: float, stuck: bool) -> int:
         # Stuck: POLLOUT says when it goes on; the question that is due cannot be asked before.
-        deadline = now + IDLE
+        deadline = min(now + IDLE, self._connection.retry_at)
         if not stuck:
             deadline = min(self._link.deadline(now), self._teller.due_at())
         if self._spool.unsynced_since is not None:
@@ -326,15 +315,15 @@ class Publisher:
             wanted = self._wanted
             if link.hello_due(now):
                 first = spool.first_after(link.acked)
-                if not self._send(wire.hello(spool.producer_id, self.producer, spool.epoch, first)):
+                if not self._connection.send(wire.hello(spool.producer_id, self.producer, spool.epoch, first)):
                     return True
                 link.greeted(first, now)
                 continue
             if link.ping_due(now):
-                if not self._send(self._ping()):
+                if not self._connection.send(self._ping()):
                     return True
                 link.pinged(now)
-            if self._teller.due_at() <= now and not self._send(self._teller.message(now)):
+            if self._teller.due_at() <= now and not self._connection.send(self._teller.message(now)):
                 self._teller.renew()
                 return True
             records_max, bytes_max = link.room(now)
@@ -350,7 +339,7 @@ class Publisher:
             # What an earlier life left is settled epoch by epoch, each behind the ack of the one before.
             is_leftover = chunk.first.epoch < spool.epoch
             flush = chunk.first <= wanted <= last or is_leftover or link.fills(count, chunk.bytes)
-            if not self._send(wire.records(chunk.first, chunk.records, chunk.images, flush=flush)):
+            if not self._connection.send(wire.records(chunk.first, chunk.records, chunk.images, flush=flush)):
                 return True
             link.transmitted(last, count, chunk.bytes, now)
             if flush:
@@ -358,7 +347,7 @@ class Publisher:
         # Somebody waits for records that were sent without the flag, or for what comes behind them.
         due = min(wanted, link.sent)
         if link.phase is Phase.OPEN and link.acked < due and due != self._flushed:
-            if not self._send(self._ping(flush=True)):
+            if not self._connection.send(self._ping(flush=True)):
                 return True
             self._flushed = due
         return False
@@ -366,17 +355,22 @@ class Publisher:
     def _ping(self, *, flush: bool = False) -> list[bytes]:
         return wire.ping(self._spool.depth(), self._spool.size, flush=flush)
 
-    def _send(self, frames: list[bytes]) -> bool:
-        try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        return True
+    def _attend(self) -> None:
+        connection, before = self._connection, self._connection.denied
+        connection.attend(time.monotonic())
+        if connection.denied == before:
+            return
+        if connection.denied is None:
+            log.info("%s: the daemon takes the key now", self.producer)
+            self._book.admit()
+            return
+        if before is None:
+            log.error("%s: %s", self.producer, AccessDenied(connection.denied))
+        self._link.lost()
+        self._book.deny(connection.denied)
 
     def _receive_all(self) -> None:
-        # Asking first is cheaper than the exception of a recv that finds nothing, at the end of every wake-up.
-        while int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            frames = self._socket.recv_multipart(zmq.NOBLOCK)
+        while (frames := self._connection.receive()) is not None:
             try:
                 reply = wire.decode_reply(frames)
             except ProtocolError as error:

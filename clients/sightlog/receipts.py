@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
-from .errors import AckTimeout, DatabaseWriteError, ProducerFenced, ProtocolError, SightlogError
+from .errors import AccessDenied, AckTimeout, DatabaseWriteError, ProducerFenced, ProtocolError, SightlogError
 from .link import Phase
 from .wire import DUPLICATE, REJECTED, START, STORED, Position
 
@@ -135,6 +135,7 @@ class ReceiptBook:
         self._acked = START
         self.busy_reason: str | None = None
         self.failure: SightlogError | None = None
+        self._denial: str | None = None
 
     def single(self, position: Position) -> Receipt:
         """Make the receipt *before* the record can be sent: its ack may be faster than the publishing thread."""
@@ -209,20 +210,41 @@ class ReceiptBook:
         """No more acks will come in this life: wake everybody who waits."""
         with self._changed:
             self.failure = failure
-            for reference in list(self._open.values()):
-                receipt = reference()
-                for callback in receipt._callbacks if receipt is not None else ():
+            self._wake_all()
+
+    def deny(self, reason: str) -> None:
+        """No acks will come until somebody lets this producer in: wake everybody who waits."""
+        with self._changed:
+            self._denial = reason
+            self._wake_all()
+
+    def admit(self) -> None:
+        """They come again."""
+        with self._changed:
+            self._denial = None
+
+    def _wake_all(self) -> None:
+        for reference in list(self._open.values()):
+            receipt = reference()
+            if receipt is not None:
+                for callback in receipt._callbacks:
                     callback()
-            self._changed.notify_all()
+                receipt._callbacks.clear()
+        self._changed.notify_all()
+
+    @property
+    def _hopeless(self) -> SightlogError | None:
+        # A new one each time: an exception that is raised again and again collects tracebacks.
+        return self.failure or (AccessDenied(self._denial) if self._denial is not None else None)
 
     def check_failure(self, receipt: _Pending) -> None:
-        if not receipt._settled and self.failure is not None:
-            raise self.failure
+        if not receipt._settled and (hopeless := self._hopeless) is not None:
+            raise hopeless
 
     def notify(self, receipt: _Pending, callback: Callable[[], None]) -> None:
-        """Call back, from another thread perhaps, when `receipt` is settled or never will be."""
+        """Call back, from another thread perhaps, when `receipt` is settled, or will not be for now or ever."""
         with self._changed:
-            if receipt._settled or self.failure is not None:
+            if receipt._settled or self._hopeless is not None:
                 callback()
                 return
             receipt._callbacks.append(callback)
@@ -238,12 +260,12 @@ class ReceiptBook:
             raise DatabaseWriteError(self.busy_reason)
 
     def wait_until(self, done: Callable[[], bool], timeout: float | None) -> bool:
-        """Block until `done()`, checked whenever an answer came. Raises the failure that ends this life."""
+        """Block until `done()`, checked whenever an answer came. Raises what keeps acks from coming."""
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
             while not done():
-                if self.failure is not None:
-                    raise self.failure
+                if (hopeless := self._hopeless) is not None:
+                    raise hopeless
                 if not self._changed.wait(None if deadline is None else deadline - time.monotonic()) and not done():
                     return False
         return True

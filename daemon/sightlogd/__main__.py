@@ -13,7 +13,7 @@ import sightlog
 try:
     from . import config as configuration
     from . import service
-    from .cli import check_config, purge, rebuild, verify
+    from .cli import backup, check_config, keys, purge, rebuild, restore, verify
     from .cli.options import add_command
     from .config import Config
     from .errors import Stop
@@ -30,11 +30,14 @@ examples:
   sightlogd run --data-dir ./data --endpoint ipc:///tmp/sightlog.sock
   sightlogd check-config --config config.toml
   sightlogd verify --data-dir /var/lib/sightlog && echo sound
+  sightlogd backup /media/stick/sightlog
+  sightlogd restore /media/stick/sightlog
   sightlogd purge --dry-run
   sightlogd purge --before 2026-01-01
+  sightlogd keys new camera-front
   sightlogd rebuild --from-logs --data-dir /var/lib/sightlog --output /tmp/events.db
 
-exit codes: 0 clean stop, 28 storage full, 74 I/O error, 77 permission, 78 configuration or schema
+exit codes: 0 clean stop, 28 storage full, 74 I/O error, 75 try again later, 77 permission, 78 configuration or schema
 """
 
 
@@ -48,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sightlogd {sightlog.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_command(commands, "run", "run in the foreground until SIGTERM or SIGINT", _run)
-    for module in (check_config, verify, purge, rebuild):
+    for module in (check_config, verify, backup, restore, purge, rebuild, keys):
         module.add_parser(commands)
     return parser
 

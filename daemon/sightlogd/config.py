@@ -7,7 +7,6 @@ holds the two together.
 
 from __future__ import annotations
 
-import ipaddress
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from msgspec import Meta, Struct
 
-from sightlog.endpoint import DEFAULT_ENDPOINT, check_endpoint
+from sightlog.endpoint import DEFAULT_ENDPOINT, check_endpoint, is_loopback
 from sightlog.errors import UsageError
 from sightlog.records import IMAGE_BYTES_MAX
 
@@ -29,6 +28,11 @@ class Ingest(Struct, frozen=True, forbid_unknown_fields=True):
     batch_records_max: Annotated[int, Meta(ge=1, le=100_000)] = 1_000
     batch_bytes_max: Annotated[int, Meta(ge=65_536, le=67_108_864)] = 4_194_304
     linger_ms: Annotated[int, Meta(ge=0, le=60_000)] = 250
+
+
+class RemoteConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    listen: str = ""
+    keys_dir: Annotated[str, Meta(min_length=1)] = "/etc/sightlog/keys"
 
 
 class StoreConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,6 +68,7 @@ class Log(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     ingest: Ingest = Ingest()
+    remote: RemoteConfig = RemoteConfig()
     store: StoreConfig = StoreConfig()
     files: Files = Files()
     storage: Storage = Storage()
@@ -73,6 +78,10 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def data_dir(self) -> Path:
         return Path(self.store.data_dir)
+
+    @property
+    def keys_dir(self) -> Path:
+        return Path(self.remote.keys_dir)
 
     def zone(self) -> ZoneInfo | None:
         """None: the system's own."""
@@ -117,12 +126,15 @@ def load(
             f"{file or 'configuration'}: store.timezone: {config.store.timezone!r} is not a time zone; "
             "expected a name like 'Europe/Zurich', or '' for the system's own",
         ) from error
-    if config.ingest.endpoint.startswith("tcp://") and not _is_loopback(config.ingest.endpoint):
+    if config.ingest.endpoint.startswith("tcp://") and not is_loopback(config.ingest.endpoint):
         raise Stop(
             EXIT_CONFIG,
             f"{file or 'configuration'}: ingest.endpoint: {config.ingest.endpoint!r} is reachable from other machines "
-            "without encryption or keys; expected an ipc:// endpoint, or tcp:// on 127.0.0.1",
+            "without encryption or keys; expected an ipc:// endpoint, or tcp:// on 127.0.0.1. For cameras on other "
+            "machines set [remote] listen",
         )
+    if config.remote.listen:
+        _check_listen(config.remote.listen, file)
     return config
 
 
@@ -137,16 +149,18 @@ def changed_keys(old: Config, new: Config, *, but: Sequence[str]) -> list[str]:
     ]
 
 
-def _is_loopback(endpoint: str) -> bool:
-    host = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+def _check_listen(endpoint: str, file: Path | None) -> None:
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        if not endpoint.startswith("tcp://"):
+            raise UsageError(f"{endpoint!r}; expected tcp://ADDRESS:PORT, such as tcp://0.0.0.0:5570, or ''")
+        check_endpoint(endpoint)
+    except UsageError as error:
+        raise Stop(EXIT_CONFIG, f"{file or 'configuration'}: remote.listen: {error}") from error
 
 
 _SECTIONS: dict[str, type[Struct]] = {
     "ingest": Ingest,
+    "remote": RemoteConfig,
     "store": StoreConfig,
     "files": Files,
     "storage": Storage,

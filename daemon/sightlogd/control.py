@@ -1,4 +1,4 @@
-"""The control socket: `sightlogd purge` asks the running daemon. Only the daemon's user and root may connect.
+"""The control socket: `sightlogd purge` and `keys revoke` ask the running daemon. For its user and root only.
 
 One request, a line of JSON; then lines of JSON until the answer is complete: `text` to be shown, at last `exit_code`.
 """
@@ -33,6 +33,13 @@ class PurgeRequest(Struct, tag_field="command", tag="purge", forbid_unknown_fiel
     before: str | None = None
 
 
+class RevokeRequest(Struct, tag_field="command", tag="revoke", forbid_unknown_fields=True):
+    """Drop all producers on other machines: who is still allowed comes back."""
+
+
+Request = PurgeRequest | RevokeRequest
+
+
 class Poller(Protocol):
     def register(self, socket: Any, flags: int) -> None: ...
 
@@ -58,7 +65,7 @@ class Client:
             self.connection.send(json.dumps(message).encode() + b"\n", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
-Answer = Callable[[PurgeRequest, Client], None]
+Answer = Callable[[Request, Client], None]
 
 
 class Control:
@@ -77,7 +84,9 @@ class Control:
             self._path.chmod(0o600)
         except OSError as error:
             # A file system without sockets, such as an exFAT stick: everything else works there.
-            log.warning("no control socket: sightlogd purge needs the daemon to be stopped", reason=str(error))
+            log.warning(
+                "no control socket: sightlogd purge and keys revoke need the daemon to be stopped", reason=str(error)
+            )
             return
         self._listener.listen(CLIENTS_MAX)
         poller.register(self._listener.fileno(), _READABLE)
@@ -108,7 +117,7 @@ class Control:
             return
         self._drop(fd)
         try:
-            request = msgspec.json.decode(client.heard, type=PurgeRequest)
+            request = msgspec.json.decode(client.heard, type=Request)
         except msgspec.MsgspecError as error:
             client.tell(f"not a request: {error}")
             client.end(EXIT_IO_ERROR)
@@ -127,7 +136,7 @@ class Control:
             self._path.unlink(missing_ok=True)
 
 
-def ask(data_dir: Path, request: PurgeRequest, show: Callable[[str], None]) -> int | None:
+def ask(data_dir: Path, request: Request, show: Callable[[str], None]) -> int | None:
     """The running daemon's exit code for a request; None when none listens. Raises PermissionError, OSError."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:

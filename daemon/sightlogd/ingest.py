@@ -23,12 +23,14 @@ from sightlog.wire import Limits
 
 from .batch import Batch, BatchLimits, Reason
 from .config import Config, changed_keys
-from .control import Control
+from .control import Client, Control, PurgeRequest, Request
+from .doors import Doors
 from .errors import EXIT_STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
 from .listener import Listener
 from .logs import WARNING_SECONDS, RateLimit, Warnings
 from .maintenance import Maintenance
 from .metrics import Metrics
+from .remote import open_remote
 from .session import Session, Sessions
 from .store import Store
 from .watchdog import Watchdog
@@ -82,17 +84,19 @@ class Ingest:
         self._warn = Warnings()
         self._metrics = Metrics(time.monotonic(), datetime.now(UTC))
         self._maintenance = Maintenance(config, store, self._metrics, self._warn, show)
+        remote = open_remote(config.remote, self._warn)
         self._context = zmq.Context()
         try:
             self._listener = Listener(self._context, config.ingest.endpoint, handed)
         except Stop:
+            if remote is not None:
+                remote.close()
             self._context.term()
             raise
-        self._socket = self._listener.router
         self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
+        self._doors = Doors(self._listener.router, remote, self._poller)
         self._poller.register(self._maintenance.fileno(), zmq.POLLIN)
-        self._control = Control(config.data_dir, self._poller, self._maintenance.answer)
+        self._control = Control(config.data_dir, self._poller, self._answer)
 
     @property
     def endpoint(self) -> str:
@@ -139,9 +143,10 @@ class Ingest:
             with contextlib.suppress(BlockingIOError):
                 self._awake.recv(WAKE_BYTES)
             self._reload()
-        if self._socket in ready:
+        busy = self._doors.busy(ready)
+        if busy:
             self._drain()
-        if len(ready) > (self._socket in ready):
+        if len(ready) > busy:
             self._control.serve({fd for fd in ready if isinstance(fd, int)})
         now = time.monotonic()
         reason = self._batch.due(now)
@@ -153,7 +158,7 @@ class Ingest:
             self._recover()  # a purge made room, and perhaps nobody sends anything for hours
         is_due = self._maintenance.fileno() in ready or now >= self._maintenance.due
         # While producers send, a fifth of the time at most.
-        if is_due and (self._socket not in ready or now >= self._maintain_at):
+        if is_due and (not busy or now >= self._maintain_at):
             self._maintenance.step(now)
             ended = time.monotonic()
             self._maintain_at = ended + 4 * (ended - now)
@@ -201,9 +206,8 @@ class Ingest:
 
     def _drain(self) -> None:
         """All messages that are there, until the batch is full."""
-        # Asking first is cheaper than the exception of a recv that finds nothing, at the end of every wake-up.
-        while not self._batch.full and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            route, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
+        while not self._batch.full and (message := self._doors.receive()) is not None:
+            route, frames = message
             answer = self._sessions.receive(route, frames)
             now = time.monotonic()
             if answer.warning:
@@ -226,11 +230,20 @@ class Ingest:
                 self._batch.flush()
 
     def _send(self, route: bytes, frames: list[bytes]) -> None:
-        try:
-            self._socket.send_multipart([route, *frames], zmq.NOBLOCK)
-        except zmq.ZMQError:
-            # It is gone, or does not read: what it misses here it asks for after its next hello.
-            self._sessions.forget(route)
+        if not self._doors.send(route, frames):
+            self._sessions.forget(route)  # what it misses here it asks for after its next hello
+
+    def drop_remote(self) -> None:
+        """Producers on other machines have to come in anew, with keys that are allowed now. Raises Stop."""
+        self._doors.drop_remote()
+
+    def _answer(self, request: Request, client: Client) -> None:
+        if isinstance(request, PurgeRequest):
+            self._maintenance.answer(request, client)
+            return
+        self.drop_remote()
+        client.tell("all connections from other machines were dropped; those that are allowed come back by themselves")
+        client.end(0)
 
     # -- committing --------------------------------------------------------------------------------------------------
 
@@ -336,5 +349,6 @@ class Ingest:
         """Let the last acks leave, then give the socket up."""
         self._control.close()
         self._maintenance.close()
+        self._doors.close()
         self._listener.close()
         self._context.term()

@@ -12,7 +12,7 @@ import zmq
 
 from sightlog.wire import FRAME_BYTES_MAX
 
-from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
+from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_TRY_AGAIN, Stop
 
 log = structlog.get_logger()
 
@@ -35,7 +35,8 @@ class Listener:
         self._is_handed = handed is not None
         if handed is None and self._path is not None and _is_listened_on(self._path):
             raise Stop(
-                EXIT_CONFIG, f"another process listens on {endpoint}. Stop it, or give this daemon another --endpoint"
+                EXIT_TRY_AGAIN,
+                f"another process listens on {endpoint}. Stop it, or give this daemon another --endpoint",
             )
         self.router = make_router(context)
         try:

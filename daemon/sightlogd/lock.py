@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop
+from .errors import EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, EXIT_TRY_AGAIN, Stop
 
 LOCK_SECONDS: Final = 2.0
 """A predecessor that is just ending gets this long to let go of the data directory."""
@@ -40,7 +40,7 @@ class Lock:
                 holder = os.read(self._fd, 32).decode(errors="replace").split("\n")[0]
                 os.close(self._fd)
                 raise Stop(
-                    EXIT_CONFIG,
+                    EXIT_TRY_AGAIN,
                     f"another sightlogd (process {holder or 'unknown'}) has the data directory {data_dir}. "
                     "Stop it, or give another --data-dir",
                 )
@@ -65,3 +65,18 @@ class Lock:
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+def is_held(data_dir: Path) -> bool:
+    """Whether a daemon runs on the data directory; also where only reading is allowed."""
+    try:
+        fd = os.open(data_dir / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)  # and the lock with it: a daemon that starts just now tries again
+    return False

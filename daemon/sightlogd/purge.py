@@ -26,7 +26,7 @@ TRASH: Final = "trash"
 SLICE_SECONDS: Final = 0.02
 """What a slice may take: the loop waits for it."""
 FILES_A_SLICE: Final = 100
-_is_leaving = re.compile(r"(.{10})\.(\d{1,18})").fullmatch
+is_leaving = re.compile(r"(.{10})\.(\d{1,18})").fullmatch
 
 
 class Leaving(NamedTuple):
@@ -62,7 +62,7 @@ def unfinished(data_dir: Path) -> list[Leaving]:
     """Days whose removal was interrupted."""
     with contextlib.suppress(OSError):
         folders = (data_dir / TRASH).iterdir()
-        found = ((path, _is_leaving(path.name)) for path in sorted(folders) if path.is_dir())
+        found = ((path, is_leaving(path.name)) for path in sorted(folders) if path.is_dir())
         return [Leaving(match[1], int(match[2]), path) for path, match in found if match and is_day(match[1])]
     return []
 

@@ -52,6 +52,8 @@ class Rebuilt:
     """Amendments without their event."""
     unstored: int = 0
     """Events that came while the database could not be written, and are known from the logs alone."""
+    strays: int = 0
+    """Amendments of events that are gone: a day was being removed when they came."""
     unreadable: int = 0
     """Lines."""
 
@@ -103,7 +105,9 @@ def rebuild_from_logs(data_dir: Path, target: Path, progress: Callable[[str, Reb
         refill.add_late()
         for line in strangers:  # the time zone was changed between the event and what was learnt of it
             row = refill.event(line.event_id)
-            if row is not None and _is_sound(event := amended(line_of_row(row), line)):
+            if row is None:
+                found.strays += 1
+            elif _is_sound(event := amended(line_of_row(row), line)):
                 refill.replace(_row(event, now))
             else:
                 found.unreadable += 1

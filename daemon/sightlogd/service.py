@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import resource
@@ -52,6 +53,7 @@ def run(config: Config, load: Callable[[], Config]) -> int:
     """Returns the exit code. `load` reads the configuration again; it raises Stop."""
     logs.set_up(config.log.level)
     os.umask(UMASK)
+    faulthandler.enable()  # the watchdog's SIGABRT: the journal says where it was stuck
     # libzmq aborts the process when a connection finds no descriptor.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -205,7 +205,7 @@ def test_a_second_daemon_does_not_take_the_socket_of_the_first(daemon, tmp_path)
         timeout=30,
         check=False,
     )
-    assert second.returncode == 78
+    assert second.returncode == 75
     assert b"another process listens" in second.stderr
     with daemon.publisher() as publisher:
         assert publisher.insert_event(Event("front_door"))

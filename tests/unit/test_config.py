@@ -45,7 +45,11 @@ WRONG = [
     ("[ingest]\nlinger = 5", "ingest.linger", "unknown key; expected one of endpoint"),
     ("[store]\nsynchronus = 'FULL'", "store.synchronus", "unknown key; expected one of data_dir, synchronous"),
     ("[log]\nlevel = 'info'\nfile = 'x'", "log.file", "unknown key; expected one of level"),
-    ("[ingset]\nlinger_ms = 5", "ingset", "unknown key; expected one of ingest, store, files, storage, metrics, log"),
+    (
+        "[ingset]\nlinger_ms = 5",
+        "ingset",
+        "unknown key; expected one of ingest, remote, store, files, storage, metrics, log",
+    ),
     ("linger_ms = 5", "linger_ms", "unknown key"),
     ("[ingest]\nlinger_ms = '5'", "ingest.linger_ms", "expected `int`, got `str`, got '5'"),
     ("[ingest]\nlinger_ms = 5.5", "ingest.linger_ms", "expected `int`"),

@@ -17,7 +17,14 @@ FILES = sorted(str(path.relative_to(ROOT)) for place in PLACES for path in (ROOT
 
 # What may be imported only here. A folder stands for the files in it.
 ONLY_IN = {
-    "zmq": ("clients/sightlog/publisher.py", "daemon/sightlogd/ingest.py", "daemon/sightlogd/listener.py"),
+    "zmq": (
+        "clients/sightlog/connection.py",
+        "daemon/sightlogd/doors.py",
+        "daemon/sightlogd/ingest.py",
+        "daemon/sightlogd/listener.py",
+        "daemon/sightlogd/remote.py",
+        "daemon/sightlogd/zap.py",
+    ),
     "sqlite3": ("clients/sightlog/database.py", "daemon/sightlogd/store/"),
     "apsw": ("daemon/sightlogd/store/",),
     "sightlogd": ("daemon/",),

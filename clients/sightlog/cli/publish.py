@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sightlog.errors import (
+    AccessDenied,
     AckTimeout,
     DatabaseWriteError,
     RecordRejected,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 STORED: Final = 0
 REJECTED: Final = 1
 TRY_AGAIN: Final = 75
+NOT_ALLOWED: Final = 77
 INTERRUPTED: Final = 130
 TIMEOUT: Final = 10.0
 SPOOL_RETRY_SECONDS: Final = 0.02
@@ -55,7 +57,7 @@ examples:
 
 exit codes: 0 stored (or a duplicate: it was there already), 1 rejected, 2 usage, 74 the spool is damaged or the daemon
 speaks another protocol, 75 no ack in time (it is spooled), or the spool is full or in use (it is not), 77 not allowed
-to use the spool, 130 Ctrl-C (it is spooled)
+to use the spool, or the daemon does not allow the key (it is spooled), 130 Ctrl-C (it is spooled)
 """
 
 
@@ -81,6 +83,7 @@ def add_parsers(commands: Commands) -> None:
     parser.add_argument("--producer", default="cli", metavar="NAME", help="in whose name (default: cli)")
     parser.add_argument("--spool-dir", type=Path, metavar="DIR", help="default: SIGHTLOG_SPOOL_DIR, or below ~/.local")
     parser.add_argument("--endpoint", metavar="URL", help="default: SIGHTLOG_ENDPOINT, or the installed daemon's")
+    parser.add_argument("--key-file", type=Path, metavar="FILE", help="for tcp://; default: SIGHTLOG_KEY_FILE")
     parser.add_argument(
         "--timeout", type=_seconds, default=TIMEOUT, metavar="S", help=f"seconds to wait (default: {TIMEOUT:g})"
     )
@@ -170,7 +173,7 @@ def _open(options: argparse.Namespace, deadline: float) -> Publisher:
 
     while True:
         try:
-            return Publisher(options.endpoint, options.producer, options.spool_dir)
+            return Publisher(options.endpoint, options.producer, options.spool_dir, key_file=options.key_file)
         except SpoolInUse:
             if time.monotonic() >= deadline:
                 raise
@@ -195,6 +198,10 @@ def _run(options: argparse.Namespace) -> int:
         print(event.event_id, "spooled")
         complain(f"interrupted. The event is kept in the spool of {options.producer}; do not publish it again")
         return INTERRUPTED
+    except AccessDenied as error:
+        print(event.event_id, "spooled")
+        complain(f"{error}: by the next `sightlog publish --producer {options.producer}`; do not publish it again")
+        return NOT_ALLOWED
     except (AckTimeout, DatabaseWriteError) as error:
         print(event.event_id, "spooled")
         why = f"no ack within {options.timeout:g} s from {publisher.endpoint}; is sightlogd running there?"

@@ -64,6 +64,8 @@ def _run(config: Config, options: argparse.Namespace) -> int:
     )
     if found.unstored:
         print(f"{found.unstored} of the events came while the database could not be written")
+    if found.strays:
+        print(f"{found.strays} amendments are of events that are gone, with days that were removed as they came")
     if found.unreadable:
         print(f"{found.unreadable} lines could not be read and were left out")
     if target != database:

@@ -52,7 +52,7 @@ class _Log:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
         try:
             os.fchmod(self._fd, FILE_MODE)  # whatever the umask says: people read these
-            repair(self._fd, _whole_lines if path.name == JSON_NAME else _whole_entries)
+            repair(self._fd, whole_lines if path.name == JSON_NAME else whole_entries)
         except OSError:
             os.close(self._fd)
             raise
@@ -218,7 +218,7 @@ class DayLogs:
         """Cut off torn last lines in all day folders; returns the days that had one. O(days)."""
         torn = []
         for day in folders(self._data_dir):
-            for name, whole in ((JSON_NAME, _whole_lines), (TEXT_NAME, _whole_entries)):
+            for name, whole in ((JSON_NAME, whole_lines), (TEXT_NAME, whole_entries)):
                 try:
                     fd = os.open(self._data_dir / EVENTS / day / name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
                 except FileNotFoundError:
@@ -301,26 +301,32 @@ def read_lines(path: Path, prefix: bytes = b"") -> list[Line]:
 
 def repair(fd: int, whole: Callable[[bytes], int]) -> int:
     """Cut the file back to its last whole line; returns the bytes cut off. `whole` says how much of a tail is whole."""
-    size = found = os.fstat(fd).st_size
+    size = os.fstat(fd).st_size
+    keep = whole_size(fd, size, whole)
+    if keep != size:
+        os.ftruncate(fd, keep)
+    return size - keep
+
+
+def whole_size(fd: int, size: int, whole: Callable[[bytes], int]) -> int:
+    """How many of the first `size` bytes are whole lines."""
     while size:
         start = max(0, size - TAIL_BYTES)
-        tail = os.pread(fd, size - start, start)
-        keep = start + whole(tail)
+        keep = start + whole(os.pread(fd, size - start, start))
         if keep == size:
             break
-        os.ftruncate(fd, keep)
         size = keep
-    return found - size
+    return size
 
 
-def _whole_lines(tail: bytes) -> int:
+def whole_lines(tail: bytes) -> int:
     # After a power cut blocks may be there with zeros in them. Any other line stays, also one that only a newer version
     # understands.
     zeros = tail.find(b"\0")
     return tail.rfind(b"\n", 0, zeros if zeros >= 0 else len(tail)) + 1
 
 
-def _whole_entries(tail: bytes) -> int:
+def whole_entries(tail: bytes) -> int:
     zeros = tail.find(b"\0")
     end = tail.rfind(b"\n\n", 0, zeros if zeros >= 0 else len(tail))
     return end + 2 if end >= 0 else 0

@@ -27,6 +27,11 @@ RESTORE: Final = (
     "sightlogd's migrations/README.md says how to restore a backup"
 )
 
+RESTORING: Final = "restoring"
+"""In the data directory: what a restore has copied so far."""
+RESTORED: Final = "restored"
+"""The same once all of it is there and checked: it only has to be put in place."""
+
 Synchronous = Literal["FULL", "NORMAL"]
 
 
@@ -91,6 +96,13 @@ def _exists(path: Path) -> bool:
                 f"{wal} is there, but {path} is not: the database was moved or deleted without its WAL. "
                 f"Nothing was changed. Bring it back, or move the WAL away too; {RESTORE}",
             ) from None
+        for name in (RESTORING, RESTORED):
+            if (unfinished := path.with_name(name)).exists():
+                raise Stop(
+                    EXIT_CONFIG,
+                    f"{path} is not there, and {unfinished} is: a restore was interrupted. Nothing was changed. Run "
+                    "sightlogd restore again, or move that directory away to begin with an empty store",
+                ) from None
         return False
     if size == 0:
         # `create` renames a complete database into place, so an empty one was never ours.

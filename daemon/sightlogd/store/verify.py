@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
 
 import apsw
 
 from sightlogd.errors import EXIT_STORAGE_FULL, Stop
 
 from . import migrate
-from .opening import BUSY_TIMEOUT_MS, explained
+from .opening import explained
+from .view import connect
 
 FINDINGS_MAX: Final = 20
 """Of each kind: a damaged page makes thousands."""
@@ -22,12 +22,12 @@ FINDINGS_MAX: Final = 20
 def verify(path: Path) -> Iterator[str]:
     """What is wrong, one text each; nothing when all is right. Raises Stop when it cannot be looked at."""
     with explained(path):
-        connection = _open(path)
+        connection = connect(path)
         migrate.check_schema(connection, migrate.packaged())
         connection.close()
     for look in (_pages, _references, _texts):
         # One view each: as long as it lasts, the WAL of a running daemon can only grow.
-        connection = _open(path)
+        connection = connect(path)
         try:
             connection.execute("BEGIN")
             yield from look(connection)
@@ -41,13 +41,6 @@ def verify(path: Path) -> Iterator[str]:
             yield f"{look.__name__.strip('_')}: {error}"
         finally:
             connection.close(True)
-
-
-def _open(path: Path) -> apsw.Connection:
-    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-    connection = apsw.Connection(f"file:{quote(str(path.absolute()))}?mode=ro", flags=flags)
-    connection.set_busy_timeout(BUSY_TIMEOUT_MS)
-    return connection
 
 
 def _pages(connection: apsw.Connection) -> Iterator[str]:

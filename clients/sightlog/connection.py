@@ -1,0 +1,209 @@
+"""The producer's socket: its options, its keys, and what its handshakes come to. The only module here with zmq."""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import zmq
+
+from . import keyfile
+from .endpoint import is_loopback
+from .errors import UsageError
+from .keyfile import KeyFile
+
+LAST_WORDS_MS: Final = 100  # for what was sent last to leave
+TCP_SILENCE_MS: Final = 30_000
+"""A peer that acknowledges nothing for this long is gone; the kernel's own patience is 15 minutes and more."""
+TCP_PROBE_SECONDS: Final = 10
+CONNECT_TIMEOUT_MS: Final = 10_000
+UNCLEAR_FAILURES: Final = 3
+"""Handshakes in a row that ended without a word: a daemon that is being restarted ends one so, too."""
+RETRY_SECONDS: Final = 0.5
+RETRY_SECONDS_MAX: Final = 5.0
+
+_FAILURES: Final = (
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
+
+_EVENT: Final = struct.Struct("=HI")
+
+
+class Ready(NamedTuple):
+    waker: bool
+    messages: bool
+    news: bool
+    """Of handshakes: call `attend`."""
+
+
+def find_key(endpoint: str, key_file: str | os.PathLike[str] | None) -> KeyFile | None:
+    """The key for a tcp endpoint: of `key_file`, or of `SIGHTLOG_KEY_FILE`. Raises UsageError."""
+    path = key_file or os.environ.get("SIGHTLOG_KEY_FILE")
+    if not endpoint.startswith("tcp://"):
+        return None
+    if not path:
+        if is_loopback(endpoint):
+            return None
+        raise UsageError(
+            f"endpoint {endpoint}: to another machine only with a key. Make one there with `sightlogd keys new NAME`, "
+            "carry the file here, and give it as key_file, --key-file or SIGHTLOG_KEY_FILE"
+        )
+    if not zmq.has("curve"):
+        raise UsageError("this libzmq was built without CURVE, so it knows no keys. Install pyzmq from PyPI")
+    key = keyfile.read(Path(path), secret=True)
+    if not key.secret or not key.server:
+        what = "secret-key" if not key.secret else "server-key"
+        raise UsageError(f"key file {path}: there is no {what} in it. Take the file that `sightlogd keys new` wrote")
+    if zmq.curve_public(key.secret.encode()).decode() != key.public:
+        raise UsageError(f"key file {path}: its two keys are not a pair. Take the file that `sightlogd keys new` wrote")
+    return key
+
+
+class Connection:
+    """To one daemon, kept up by libzmq. With a key it is watched, and made anew by `attend` where libzmq gives up.
+
+    One thread uses it. Raises UsageError.
+    """
+
+    def __init__(self, endpoint: str, key: KeyFile | None) -> None:
+        self._endpoint = endpoint
+        self._key = key
+        self.denied: str | None = None
+        """Why the daemon does not let this producer in; None while that is not known."""
+        self.retry_at = math.inf
+        self._retry_seconds = RETRY_SECONDS
+        self._unclear = 0
+        self._context = zmq.Context()
+        self._socket: zmq.Socket[bytes] | None = None
+        self._monitor: zmq.Socket[bytes] | None = None
+        try:
+            self._open()
+        except zmq.ZMQError as error:
+            self._context.destroy(linger=0)
+            raise UsageError(f"cannot connect to {endpoint}: {error}. Check the endpoint") from error
+
+    def _open(self) -> None:
+        self._socket = socket = self._context.socket(zmq.DEALER)
+        # No routing id of our own: every reconnect is a new peer to the daemon, which then asks for a hello. With a
+        # fixed id it could take a later message for the continuation of one that the broken connection lost.
+        socket.setsockopt(zmq.LINGER, 0)  # the spool has everything
+        socket.setsockopt(zmq.IMMEDIATE, 1)  # not connected is EAGAIN, never a queue of stale messages
+        socket.setsockopt(zmq.SNDHWM, 64)
+        socket.setsockopt(zmq.RECONNECT_IVL, 50)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        if self._key is not None:
+            self._use(self._key, socket)
+            self._monitor = socket.get_monitor_socket(_FAILURES | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self._poll()
+        socket.connect(self._endpoint)
+
+    @staticmethod
+    def _use(key: KeyFile, socket: zmq.Socket[bytes]) -> None:
+        socket.setsockopt(zmq.CURVE_SERVERKEY, key.server.encode())
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, key.public.encode())
+        socket.setsockopt(zmq.CURVE_SECRETKEY, key.secret.encode())
+        socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS)
+        socket.setsockopt(zmq.TCP_MAXRT, TCP_SILENCE_MS)
+        socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, TCP_SILENCE_MS // 1000)
+        socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, TCP_PROBE_SECONDS)
+
+    def _poll(self) -> None:
+        self._poller = zmq.Poller()
+        self._flags = zmq.POLLIN
+        for socket in (self._socket, self._monitor):
+            if socket is not None:
+                self._poller.register(socket, zmq.POLLIN)
+
+    def wait(self, waker: int, timeout_ms: int, *, stuck: bool) -> Ready:
+        """Until the descriptor `waker` or the connection has something; with `stuck`, until it takes messages again."""
+        flags = zmq.POLLIN | (zmq.POLLOUT if stuck else 0)
+        if flags != self._flags and self._socket is not None:
+            self._poller.modify(self._socket, flags)
+            self._flags = flags
+        if waker not in self._poller:
+            self._poller.register(waker, zmq.POLLIN)
+        ready = dict(self._poller.poll(timeout_ms))
+        messages = bool(ready.get(self._socket, 0) & zmq.POLLIN)
+        return Ready(waker in ready, messages, self._monitor in ready)
+
+    def send(self, frames: list[bytes]) -> bool:
+        """False when it takes no more now, or is not connected."""
+        if self._socket is None:
+            return False
+        try:
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def receive(self) -> list[bytes] | None:
+        """The next message, if there is one."""
+        # Asking first is cheaper than the exception of a recv that finds nothing, at the end of every wake-up.
+        if self._socket is None or not int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            return None
+        return self._socket.recv_multipart(zmq.NOBLOCK)
+
+    def attend(self, now: float) -> None:
+        """Hear how handshakes ended, and connect anew when that is due. Look at `denied` for what it changed.
+
+        libzmq never tries again after a refusal, and 20 times a second after a handshake that ended without a word.
+        """
+        while self._monitor is not None and int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            event, value = _EVENT.unpack(self._monitor.recv_multipart(zmq.NOBLOCK)[0])
+            self._ended(event, value, now)
+        if now >= self.retry_at:
+            self.retry_at = math.inf
+            self._open()
+
+    def _ended(self, event: int, value: int, now: float) -> None:
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self.denied, self._unclear, self._retry_seconds = None, 0, RETRY_SECONDS
+            return
+        if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            self._unclear += 1
+            if self._unclear < UNCLEAR_FAILURES:
+                return
+        if self._key is not None:
+            self.denied = _explain(event, value, self._endpoint, self._key)
+        self._close()
+        self._poll()
+        self.retry_at = now + self._retry_seconds
+        self._retry_seconds = min(self._retry_seconds * 2, RETRY_SECONDS_MAX)
+
+    def _close(self) -> None:
+        if self._socket is None:
+            return
+        if self._monitor is not None:
+            self._socket.disable_monitor()
+            self._monitor.close()
+        self._socket.close()
+        self._socket = self._monitor = None
+
+    def close(self, *, linger: bool) -> None:
+        """`linger`: give what was sent last a moment to leave."""
+        if linger and self._socket is not None:
+            self._socket.setsockopt(zmq.LINGER, LAST_WORDS_MS)
+        self._close()
+        self._context.term()
+
+
+def _explain(event: int, value: int, endpoint: str, key: KeyFile) -> str:
+    """What to tell people about a handshake that failed; `value` is the event's."""
+    if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH and value == 400:
+        return (
+            f"the daemon at {endpoint} does not allow the key {key.name} ({key.public}). "
+            f"Allow it there: sightlogd keys allow {key.name} '{key.public}'"
+        )
+    if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+        return f"the daemon at {endpoint} cannot check keys now. Its log says why"
+    if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+        return f"what listens at {endpoint} takes no keys. The port is that of [remote] listen in its config.toml"
+    return (
+        f"the handshake with {endpoint} fails: what listens there takes no keys (the port is that of [remote] listen "
+        f"in its config.toml), or is not the daemon that the key file of {key.name} was made for (`sightlogd keys "
+        "list` there shows its own key)"
+    )

@@ -1,0 +1,100 @@
+"""Key files for tcp: CURVE keys in the certificate format of CZMQ, which `zmq.auth.load_certificate` reads too.
+
+A producer's file holds its pair and the daemon's public key; the daemon's allow-list holds public keys alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from .errors import UsageError
+
+KEY_FILE_BYTES_MAX: Final = 4_096
+_OTHERS: Final = stat.S_IRWXO
+"""Not the group: systemd gives credentials to a service with an ACL, which shows as the group's right to read."""
+_KEY_CHARACTERS: Final = 40
+_GROUP: Final = 5
+"""Characters of Z85 that stand for four bytes."""
+_DIGITS: Final = {
+    digit: value
+    for value, digit in enumerate(
+        "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+    )
+}
+_is_name = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}").fullmatch
+_entry = re.compile(r'\s*(name|server-key|public-key|secret-key)\s*=\s*"?([^"\s]*)"?\s*').fullmatch
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFile:
+    """What a file says. Keys are text of 40 characters (Z85), "" where the file has none."""
+
+    name: str
+    public: str
+    secret: str = ""
+    server: str = ""
+
+    def text(self) -> str:
+        secret = f'    secret-key = "{self.secret}"\n' if self.secret else ""
+        server = f'    server-key = "{self.server}"\n' if self.server else ""
+        warning = "#   SECRET: who can read this file can publish in its name.\n" if self.secret else ""
+        return (
+            f"#   sightlog: key of {self.name}\n{warning}\n"
+            f'metadata\n    name = "{self.name}"\n{server}curve\n    public-key = "{self.public}"\n{secret}'
+        )
+
+
+def check_key_name(name: str) -> str:
+    """Raises UsageError for what could not be the name of a file, or would be one elsewhere."""
+    if not _is_name(name):
+        raise UsageError(
+            f"{name!r} is no name of a key: expected 1 to 64 letters, digits and - _ . , not beginning with - or ."
+        )
+    return name
+
+
+def is_key(text: str) -> bool:
+    """Whether it is Z85 of 32 bytes."""
+    if len(text) != _KEY_CHARACTERS or not _DIGITS.keys() >= set(text):
+        return False
+    groups = (text[start : start + _GROUP] for start in range(0, _KEY_CHARACTERS, _GROUP))
+    return all(sum(_DIGITS[digit] * 85**place for place, digit in enumerate(reversed(g))) < 2**32 for g in groups)
+
+
+def parse(text: str, name: str) -> KeyFile:
+    """`name` holds where the file has none. Raises UsageError."""
+    found = {"name": name, "public-key": "", "secret-key": "", "server-key": ""}
+    for line in text.splitlines():
+        if (entry := _entry(line)) is not None:
+            found[entry[1]] = entry[2]
+    if not found["public-key"]:
+        raise UsageError("there is no public-key in it. Is it a key file?")
+    for kind in ("public-key", "secret-key", "server-key"):
+        if found[kind] and not is_key(found[kind]):
+            raise UsageError(f"its {kind} is not one (40 characters of Z85). Was the file cut off or edited?")
+    return KeyFile(check_key_name(found["name"]), found["public-key"], found["secret-key"], found["server-key"])
+
+
+def read(path: Path, *, secret: bool) -> KeyFile:
+    """A key file; `secret` when only its owner may be able to read it. Raises UsageError that names the file."""
+    try:
+        with path.open("rb") as file:
+            others = os.fstat(file.fileno()).st_mode & _OTHERS
+            text = file.read(KEY_FILE_BYTES_MAX + 1)
+        if len(text) > KEY_FILE_BYTES_MAX:
+            raise UsageError(f"it has more than {KEY_FILE_BYTES_MAX} bytes. Is it a key file?")
+        key = parse(text.decode(), path.name.removesuffix(".key").removesuffix(".key_secret"))
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the key file {path}: {error.strerror}. Is the path right, and may this user read it?"
+        ) from error
+    except (UsageError, UnicodeDecodeError) as error:
+        raise UsageError(f"key file {path}: {error}") from error
+    if secret and others:
+        raise UsageError(f"other users may read the secret key in {path}. Run: chmod 600 {path}")
+    return key

@@ -1,0 +1,201 @@
+"""Copies the whole store to another place, consistent as of one moment, while the daemon runs or not.
+
+The order makes it consistent: the marks of the day logs, how long the logs are, the database; then the logs up to
+there, pictures, what waits. So the logs have nothing that the database lacks, and the daemon that starts on the copy
+compares what the logs may lack of the database: the marks in the copy are those that were read first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from sightlog.encoder import format_time
+from sightlog.records import now_utc
+from sightlogd import lock, purge
+from sightlogd.errors import EXIT_STORAGE_FULL, EXIT_TRY_AGAIN, Stop
+from sightlogd.files.days import EVENTS, folders
+from sightlogd.retention import gigabytes
+from sightlogd.store import DATABASE, copying
+from sightlogd.store.copying import Damaged
+from sightlogd.store.view import View
+
+from . import files, source
+from .copier import Copier, Report, Show
+from .manifest import End, Entry, Former
+from .target import KEPT, Target
+
+VIEWS_MAX: Final = 3
+"""A day that is removed while it is copied costs one."""
+
+
+class _DayWent(Exception):
+    """A day was removed while it was copied."""
+
+
+class Backup:
+    """`run` once. `show` is told what is being done, `tell` what somebody has to know. Raises Stop."""
+
+    def __init__(self, data_dir: Path, directory: Path, show: Show, tell: Show) -> None:
+        self._data_dir = data_dir
+        self._directory = directory
+        self._show = show
+        self._tell = tell
+        self._report = Report()
+
+    def run(self) -> Report:
+        now = format_time(now_utc())
+        database = self._data_dir / DATABASE
+        try:
+            view = copying.open_view(database)
+            created = copying.created_of(view)
+        except Damaged as error:
+            with self._target("", now) as target:
+                self._rescue(target, str(error), now)
+            return self._report
+        with contextlib.closing(view), self._target(created, now) as target:
+            try:
+                self._check_room(target, view)
+                for _ in range(VIEWS_MAX):
+                    try:
+                        self._take(target, view)
+                        return self._report
+                    except _DayWent as error:
+                        target.abandon()
+                        self._tell(f"{error} was removed while it was copied; beginning anew with what is there now")
+            except Damaged as error:
+                target.abandon()
+                self._rescue(target, str(error), now)
+                return self._report
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    target.abandon()
+                raise
+        raise Stop(
+            EXIT_TRY_AGAIN,
+            "days are being removed faster than they are copied. What was in the backup before is as it was. Try again "
+            "when the purge has ended",
+        )
+
+    @contextlib.contextmanager
+    def _target(self, created: str, now: str) -> Iterator[Target]:
+        target = Target(self._directory, self._data_dir, created, now)
+        try:
+            with files.explained(self._directory, KEPT):
+                yield target
+        finally:
+            target.close()
+
+    def _check_room(self, target: Target, view: View) -> None:
+        """Before hours of copying. Raises Stop."""
+        need = view.bytes
+        block = os.statvfs(self._directory).f_frsize
+        former = Former(target.former)
+        for day in folders(self._data_dir):
+            known = former.folder(f"{EVENTS}/{day}")
+            for file in source.files_of(self._data_dir / EVENTS / day):
+                entry = known.get(f"{EVENTS}/{day}/{file.name}")
+                if entry is None or (file.size, file.mtime_ns) != (entry.size, entry.mtime_ns):
+                    there = entry.size if entry and file.name in source.LOGS else 0
+                    need += -(-max(0, file.size - there) // block) * block
+        free = files.free_bytes(self._directory)
+        if need > free:
+            raise Stop(
+                EXIT_STORAGE_FULL,
+                f"no room in {self._directory}: {gigabytes(need)} are to be copied (the database beside the former "
+                f"one), and {gigabytes(free)} are free. Nothing was changed. Make room, or give a larger disk",
+            )
+
+    # -- one try -----------------------------------------------------------------------------------------------------
+
+    def _take(self, target: Target, view: View) -> None:
+        """Raises _DayWent, Damaged, OSError."""
+        report = self._report = Report()
+        place = target.place_for(DATABASE)
+        marks, amended = copying.marks_of(view)
+        noted = source.note_days(self._data_dir)
+        leaving = [day.folder.name for day in purge.unfinished(self._data_dir)]
+        taken_at = now_utc()
+        copying.copy(view, place, lambda done, of: self._show(f"database: {gigabytes(done)} of {gigabytes(of)}"))
+        behind = set(source.events_behind(self._data_dir, noted))
+        self._show("database: looking whether the copy is sound")
+        copying.finish(view, place, marks, amended, behind)
+        writer = target.begin_manifest()
+        try:
+            with contextlib.closing(View(place)) as copy:
+                report.events, report.observations = copy.count("events"), copy.count("observations")
+                writer.add(self._entry_of(place))
+                copier = Copier(self._data_dir, target, report, self._show, copy, taken_at.timestamp())
+                copier.copy_incoming()
+                former = Former(target.former)
+                for day in sorted({*noted, *folders(self._data_dir)}):
+                    for entry in copier.copy_day(day, noted.get(day), former.folder(f"{EVENTS}/{day}")):
+                        writer.add(entry)
+                    if day in noted and not source.is_still_there(self._data_dir, day, noted[day]):
+                        raise _DayWent(day)
+                    report.days += 1
+            for _, entry in sorted(copier.waiting.items()):
+                writer.add(entry)
+            end = End(
+                format_time(taken_at), writer.files, writer.bytes, report.events, report.observations, report.days,
+                leaving, target.replaced,
+            )  # fmt: skip
+            self._show("making it durable")
+            target.commit(writer, end)
+        finally:
+            writer.close()
+        report.bytes = writer.bytes
+        there = set(folders(self._data_dir))
+        report.kept = [day for day in target.days() if day not in there]
+
+    def _entry_of(self, place: Path) -> Entry:
+        there = place.stat()
+        digest = files.hash_of(place, there.st_size) or hashlib.sha256().hexdigest()
+        self._report.copied += 1
+        self._report.copied_bytes += there.st_size
+        return Entry(DATABASE, there.st_size, there.st_mtime_ns, digest)
+
+    # -- a damaged database ------------------------------------------------------------------------------------------
+
+    def _rescue(self, target: Target, finding: str, now: str) -> None:
+        """All there is, beside the former backup. Raises OSError."""
+        report = self._report = Report(damage=finding, has_former=target.former.end is not None)
+        stamp = "".join(letter for letter in now[:19] if letter not in "-:")
+        target.aside = self._directory / f"damaged-{stamp.lower()}"
+        copier = Copier(self._data_dir, target, report, self._show, None, 0)
+        former = Former(target.former)
+        for day, noted in source.note_days(self._data_dir).items():
+            report.days += 1
+            for _ in copier.copy_day(day, noted, former.folder(f"{EVENTS}/{day}")):
+                pass  # in no manifest: the former one stays
+        copier.copy_incoming()
+        if not lock.is_held(self._data_dir):
+            report.aside = target.aside
+            for name in (DATABASE, f"{DATABASE}-wal"):
+                self._copy_raw(name, target.aside / name)
+        files.sync(self._directory)
+
+    def _copy_raw(self, name: str, place: Path) -> None:
+        try:
+            fd = os.open(self._data_dir / name, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            to = files.create(place)
+            try:
+                size = files.read_into(
+                    fd, os.fstat(fd).st_size, hashlib.sha256(), lambda data: files.write_all(to, data)
+                )
+            except files.Unreadable as error:
+                self._report.unreadable.append(f"{name}: {error}")
+                size = os.fstat(to).st_size
+            finally:
+                os.close(to)
+        finally:
+            os.close(fd)
+        self._report.copied += 1
+        self._report.copied_bytes += size

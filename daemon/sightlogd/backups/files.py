@@ -1,0 +1,143 @@
+"""Files of a backup: their names on any file system, their bytes and hashes."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop
+from sightlogd.retention import gigabytes
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+CHUNK_BYTES: Final = 1 << 20
+MODE: Final = 0o640
+DIRECTORY_MODE: Final = 0o750
+NEW: Final = "%new"
+"""Ends the name of a file that is to replace another one. No stored name has a bare percent sign."""
+_FORBIDDEN: Final = frozenset('%"*:<>?\\|')
+
+
+def stored_name(path: str) -> str:
+    """Where a backup has a file of the data directory: FAT knows neither `a:b` nor that `a` and `A` are two."""
+    return "/".join(map(_stored_part, path.split("/")))
+
+
+def _stored_part(name: str) -> str:
+    last = len(name) - 1
+    return "".join(
+        "".join(f"%{byte:02x}" for byte in letter.encode("utf-8", "surrogateescape"))
+        if letter in _FORBIDDEN or letter < " " or letter != letter.lower() or (at == last and letter in ". ")
+        else letter
+        for at, letter in enumerate(name)
+    )
+
+
+class Unreadable(Exception):
+    """A file that is to be copied cannot be read. The text says why."""
+
+
+def read_into(source: int, size: int, digest: _Hash, write: Callable[[bytes], object]) -> int:
+    """The next `size` bytes of an open file; returns how many there were. Raises Unreadable, and what `write` does."""
+    left = size
+    while left:
+        try:
+            data = os.read(source, min(left, CHUNK_BYTES))
+        except OSError as error:
+            raise Unreadable(str(error.strerror)) from error
+        if not data:
+            break
+        digest.update(data)
+        write(data)
+        left -= len(data)
+    return size - left
+
+
+def hash_of(path: Path, size: int) -> str | None:
+    """Of the first `size` bytes; None when it has fewer. Raises OSError but for a missing file, Unreadable."""
+    digest = hashlib.sha256()
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        found = read_into(fd, size, digest, lambda _: None)
+    finally:
+        os.close(fd)
+    return digest.hexdigest() if found == size else None
+
+
+def create(path: Path) -> int:
+    """An empty file, open for writing; whoever may read the store is not asked, so nobody else may. Raises OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, MODE)
+    except FileNotFoundError:
+        path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        return os.open(path, flags, MODE)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def sync(directory: Path) -> None:
+    """Make all that was written to the file system of a directory durable: an fsync a picture takes a stick minutes.
+
+    Raises OSError.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if libc.syncfs(fd):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(directory))
+    finally:
+        os.close(fd)
+
+
+def free_bytes(directory: Path) -> int:
+    disk = os.statvfs(directory)
+    return disk.f_bavail * disk.f_frsize
+
+
+def _is_no_room(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def explained(directory: Path, kept: str) -> Iterator[None]:
+    """What the system says of writing there, as a Stop with the next step. `kept` is what nothing happened to."""
+    try:
+        yield
+    except OSError as error:
+        if _is_no_room(error):
+            free = gigabytes(free_bytes(directory)) if directory.is_dir() else "nothing"
+            raise Stop(
+                EXIT_STORAGE_FULL,
+                f"no room in {directory}: {free} free, and it was not enough. {kept}. Make room, or give a larger disk",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise Stop(
+                EXIT_PERMISSION,
+                f"cannot write {error.filename or directory}: {error.strerror}. {kept}. Give a directory that this "
+                "user may write to",
+            ) from error
+        if error.errno == errno.EFBIG:
+            raise Stop(
+                EXIT_IO_ERROR,
+                f"cannot write {error.filename or directory}: {error.strerror}. {kept}. FAT has files of 4 GB at most: "
+                "format the disk with exFAT or ext4",
+            ) from error
+        raise Stop(
+            EXIT_IO_ERROR, f"cannot write {error.filename or directory}: {error.strerror}. {kept}. Look at that disk"
+        ) from error

@@ -1,0 +1,81 @@
+"""What is read of a store while a backup is made: the day folders as they were before the database was looked at."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from sightlogd.files.daylog import JSON_NAME, TEXT_NAME, whole_entries, whole_lines, whole_size
+from sightlogd.files.days import EVENTS, folders
+from sightlogd.files.lines import PersonLine, decode_line
+
+LOGS: Final[dict[str, Callable[[bytes], int]]] = {JSON_NAME: whole_lines, TEXT_NAME: whole_entries}
+
+
+class NotedDay(NamedTuple):
+    inode: int
+    """Of its folder: a day that is removed and comes again gets another one."""
+    sizes: dict[str, int]
+    """Of its logs: behind that are lines which the database may not have yet."""
+
+
+def note_days(data_dir: Path) -> dict[str, NotedDay]:
+    """Raises OSError."""
+    found = {}
+    for day in folders(data_dir):
+        folder = data_dir / EVENTS / day
+        with contextlib.suppress(FileNotFoundError):  # removed just now
+            inode = folder.stat().st_ino
+            found[day] = NotedDay(inode, {name: _size(folder / name) for name in LOGS})
+    return found
+
+
+def _size(path: Path) -> int:
+    try:
+        return os.lstat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def is_still_there(data_dir: Path, day: str, noted: NotedDay) -> bool:
+    try:
+        return (data_dir / EVENTS / day).stat().st_ino == noted.inode
+    except FileNotFoundError:
+        return False
+
+
+def events_behind(data_dir: Path, noted: dict[str, NotedDay]) -> Iterator[str]:
+    """Ids of the events that lines behind what was noted are about. Raises OSError."""
+    for day, (_, sizes) in noted.items():
+        with contextlib.suppress(FileNotFoundError), (data_dir / EVENTS / day / JSON_NAME).open("rb") as file:
+            if os.fstat(file.fileno()).st_size == sizes[JSON_NAME]:
+                continue
+            file.seek(whole_size(file.fileno(), sizes[JSON_NAME], whole_lines))
+            for data in file:
+                with contextlib.suppress(msgspec.MsgspecError):
+                    line = decode_line(data)
+                    if not isinstance(line, PersonLine) and line.event_id is not None:
+                        yield line.event_id
+
+
+class SourceFile(NamedTuple):
+    name: str
+    size: int
+    mtime_ns: int
+
+
+def files_of(folder: Path) -> list[SourceFile]:
+    """All plain files in it, whoever put them there, by name. Raises OSError but for a missing folder."""
+    found = []
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(FileNotFoundError):
+                    there = entry.stat(follow_symlinks=False)
+                    found.append(SourceFile(entry.name, there.st_size, there.st_mtime_ns))
+    return sorted(found)

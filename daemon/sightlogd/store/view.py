@@ -1,0 +1,97 @@
+"""The database read beside the daemon: a read-only connection, and what those ask who look after the store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import apsw
+
+from sightlogd.errors import EXIT_CONFIG, EXIT_PERMISSION, Stop
+
+from . import days, migrate, unlogged
+from .opening import BUSY_TIMEOUT_MS
+
+_CREATED: Final = "SELECT applied_at FROM schema_version ORDER BY version LIMIT 1"
+
+
+def connect(path: Path) -> apsw.Connection:
+    """Never checkpoints, never writes."""
+    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    connection = apsw.Connection(f"file:{quote(str(path.absolute()))}?mode=ro", flags=flags)
+    connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+    return connection
+
+
+class View:
+    """Each call sees the database as it is then; within `moment` all see the same. Raises Stop, apsw.Error."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.connection = connect(path)
+            version = migrate.version_of(self.connection)
+        except (apsw.CantOpenError, apsw.PermissionsError, apsw.AuthError, apsw.ReadOnlyError) as error:
+            raise Stop(
+                EXIT_PERMISSION,
+                f"cannot read {path}: {error}. Run this as the daemon's user, or as one of the readers' group",
+            ) from error
+        newest = migrate.packaged()[-1].version
+        if version != newest:
+            what = "Start sightlogd once, which migrates it" if version < newest else "Install the newer version again"
+            raise Stop(
+                EXIT_CONFIG,
+                f"{path} has schema {version}, and this sightlog's is {newest}. {what}, or use the version that wrote "
+                "it. Nothing was changed",
+            )
+
+    @contextmanager
+    def moment(self) -> Iterator[None]:
+        """As long as it lasts, the WAL of a running daemon can only grow."""
+        self.connection.execute("BEGIN")
+        try:
+            self.connection.execute("SELECT 1 FROM sqlite_schema").fetchall()  # only a read takes the view
+            yield
+        finally:
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+
+    def close(self) -> None:
+        self.connection.close(True)
+
+    def _get(self, query: str, *values: Any) -> Any:
+        return self.connection.execute(query, values).get
+
+    @property
+    def bytes(self) -> int:
+        return days.pages(self.connection) * int(self._get("PRAGMA page_size"))
+
+    def created(self) -> str:
+        """When the database was made, by the daemon's clock: no two have the same, and it stays for good."""
+        return str(self._get(_CREATED))
+
+    def check(self) -> str:
+        """ok, or the first thing that is wrong with its pages."""
+        return str(self._get("PRAGMA integrity_check(1)"))
+
+    def count(self, table: str) -> int:
+        return int(self._get(f"SELECT count(*) FROM {table}"))
+
+    def marks(self) -> dict[str, int]:
+        """See `unlogged`."""
+        return unlogged.marks(self.connection)
+
+    def amended(self) -> list[int]:
+        return [row for (row,) in self.connection.execute("SELECT id FROM amended_events ORDER BY id")]
+
+    def thumbnails_of(self, event_ids: Sequence[str]) -> dict[str, str | None]:
+        """The thumbnail paths of those of the events that are there."""
+        found: list[Any] = self.connection.execute(
+            "SELECT event_id, thumbnail_path FROM events WHERE event_id IN (SELECT value FROM json_each(?))",
+            (json.dumps(event_ids),),
+        ).fetchall()
+        return dict(found)

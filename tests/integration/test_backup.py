@@ -1,0 +1,192 @@
+"""sightlogd backup and restore: all of a store, as of one moment, while the daemon runs or not."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import backups
+import daylogs
+import pytest
+from backups import backup, contents, restored, verify
+from conftest import Daemon, wait_for
+from pictures import jpeg, png
+from test_daylogs import publish_a_bit_of_everything
+
+from sightlog import Detection, Event, Observation
+
+AT = datetime.now(UTC).replace(hour=12) - timedelta(days=2)
+
+
+def insert(daemon: Daemon, count: int, **fields: object) -> list[Event]:
+    events = [Event("door", recorded_at=AT, thumbnail=jpeg(), **fields) for _ in range(count)]
+    with daemon.publisher() as publisher:
+        assert publisher.insert_events(events).stored == count
+    wait_for(lambda: len(daylogs.lines(daemon.data_dir)) >= count, "all is logged")
+    return events
+
+
+@pytest.fixture
+def dest(tmp_path: Path) -> Path:
+    return tmp_path / "backup"
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """A data directory with nothing in it."""
+    path = tmp_path / "elsewhere" / "data"
+    path.mkdir(parents=True)
+    return path
+
+
+@pytest.fixture
+def second(elsewhere: Path):
+    """A daemon for it, not started."""
+    daemon = Daemon(elsewhere.parent)
+    yield daemon
+    daemon.end()
+
+
+def test_a_store_comes_back_as_it_was_with_its_daemon_running_or_stopped(daemon, dest, second, tmp_path):
+    publish_a_bit_of_everything(daemon)
+    insert(daemon, 3)
+    done = backup(daemon.data_dir, dest)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "63 events" in done.stdout
+    original = daylogs.rows(daemon.database)
+    assert daylogs.rows(restored(dest, second.data_dir) / "events.db") == original
+    assert verify(second.data_dir).returncode == 0
+    second.start()
+    wait_for(lambda: daylogs.are_marked(second.database), "it has compared")
+    assert second.stop() == 0
+    daylogs.assert_the_logs_have_everything(second.data_dir, tmp_path / "new.db")
+    pictures = {path.relative_to(daemon.data_dir): path.read_bytes() for path in daemon.data_dir.glob("events/*/*.jpg")}
+    assert len(pictures) >= 3
+    assert all((second.data_dir / name).read_bytes() == data for name, data in pictures.items())
+    daemon.kill()
+    assert backup(daemon.data_dir, dest).returncode == 0
+    assert daylogs.rows(restored(dest, second.data_dir) / "events.db") == original
+
+
+def test_the_second_time_only_what_is_new_is_copied(daemon, dest, elsewhere):
+    insert(daemon, 5)
+    assert "; 8 files" in backup(daemon.data_dir, dest).stdout
+    before = {path: path.stat().st_mtime_ns for path in dest.rglob("*.jpg")}
+    (new,) = insert(daemon, 1, event_id="the-new-one")
+    assert "; 4 files" in backup(daemon.data_dir, dest).stdout  # a picture, two logs, the database
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    restored(dest, elsewhere)
+    assert list(elsewhere.glob(f"events/*/{new.event_id}.jpg"))
+    # What was restored is the same store: its next backup goes to the same place, and copies no picture again.
+    assert "; 1 files" in backup(elsewhere, dest).stdout
+
+
+def test_days_that_the_store_removed_stay_and_are_not_restored(daemon, dest, elsewhere):
+    with daemon.publisher() as publisher:
+        publisher.insert_events([Event("door", recorded_at=AT - timedelta(days=n), thumbnail=jpeg()) for n in range(3)])
+    assert backup(daemon.data_dir, dest).returncode == 0
+    before = contents(dest)
+    oldest = f"{AT - timedelta(days=2):%Y-%m-%d}"
+    assert backups.run("purge", "--before", f"{AT:%Y-%m-%d}", "--force", "--data-dir", daemon.data_dir).returncode == 0
+    done = backup(daemon.data_dir, dest)
+    assert "2 days that the store has removed stay" in done.stdout
+    assert {name: data for name, data in contents(dest).items() if oldest in name} == {
+        name: data for name, data in before.items() if oldest in name
+    }
+    restored(dest, elsewhere)
+    assert [path.name for path in elsewhere.glob("events/*")] == [f"{AT:%Y-%m-%d}"]
+
+
+def test_ids_that_fat_does_not_know_come_back(daemon, dest, elsewhere):
+    ids = ["A", "a", "12:30:00", "B.", "percent_x"]
+    with daemon.publisher() as publisher:
+        publisher.insert_events([Event("door", event_id=event_id, thumbnail=jpeg()) for event_id in ids])
+    assert backup(daemon.data_dir, dest).returncode == 0
+    names = [path.name for path in dest.glob("events/*/*.jpg")]
+    assert len({name.lower() for name in names}) == len(ids)
+    assert not set("".join(names)) & set(':*?"<>|')
+    restored(dest, elsewhere)
+    assert {path.stem for path in elsewhere.glob("events/*/*.jpg")} == set(ids)
+
+
+# -- under load ------------------------------------------------------------------------------------------------------
+class Load:
+    """A camera whose spool comes late, with pictures of many days, and what is learnt of its events."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._settled: list[str] = []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._publish)
+        self._thread.start()
+        wait_for(lambda: len(self._settled) > 100, "it is under way")
+
+    def _publish(self) -> None:
+        with self._daemon.publisher("camera") as publisher:
+            # Not faster than this: the two daemons and the commands share the machine.
+            while not self._ended.wait(0.02):
+                kinds = [jpeg(), png(), None, None, None]
+                events = [
+                    Event("yard", recorded_at=AT - timedelta(days=n), thumbnail=kinds[n % 5], llm_description="a bird")
+                    for n in range(12)
+                ]
+                publisher.insert_events(events)
+                for event in events:
+                    publisher.amend(event.event_id, person_name="Anna", detections=[Detection("hat", 0.5)])
+                some = [Observation("a bird", "llm", event.event_id, recorded_at=event.recorded_at) for event in events]
+                publisher.publish_many(some).wait(20)
+                # Of days that are never removed.
+                self._settled += [event.event_id for event in events[:4]]
+
+    def settled(self) -> set[str]:
+        """What was acked by now, and no purge takes."""
+        return set(self._settled)
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
+@pytest.fixture
+def load(daemon):
+    load = Load(daemon)
+    yield load
+    load.end()
+
+
+def assert_it_is_a_store(second: Daemon, settled: set[str], new: Path) -> None:
+    """Sound as it is, and after a daemon has compared its logs; with all that was settled when the backup began."""
+    found = verify(second.data_dir)
+    assert found.returncode == 0, found.stdout
+    second.start()
+    wait_for(lambda: daylogs.are_marked(second.database), "it has compared", 60)
+    wait_for(lambda: not list(second.data_dir.glob("trash/*")), "it has finished what was being removed", 60)
+    assert second.stop() == 0
+    found = verify(second.data_dir)
+    assert found.returncode == 0, found.stdout
+    events = daylogs.rows(second.database)["events"]
+    assert {row[1] for row in events} >= settled
+    for row in events:
+        if row[1] in settled:
+            assert (row[8], row[15]) == ("Anna", "a bird")
+    daylogs.assert_the_logs_have_everything(second.data_dir, new, purged=True)
+
+
+@pytest.mark.timeout(240)
+def test_a_backup_under_load_has_all_that_was_acked_before_it_and_its_logs_have_the_same(
+    daemon, load, dest, second, tmp_path
+):
+    for number in range(4):
+        settled = load.settled()
+        before = f"{AT - timedelta(days=9 - 2 * number):%Y-%m-%d}"
+        purging = subprocess.Popen(
+            [backups.SIGHTLOGD, "purge", "--before", before, "--force", "--data-dir", daemon.data_dir],
+            stdout=subprocess.DEVNULL,
+        )
+        done = backup(daemon.data_dir, dest)
+        purging.wait(60)
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout
+        restored(dest, second.data_dir)
+        assert_it_is_a_store(second, settled, tmp_path / "new.db")
