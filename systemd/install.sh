@@ -3,7 +3,7 @@
 #   install.sh install | uninstall | wheels DIR        PYTHON=… and WHEELS=DIR as there
 set -euo pipefail
 umask 022
-export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
+export LC_ALL=C.UTF-8 PATH="$PATH:/usr/sbin:/sbin"
 
 SOURCE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PYTHON=${PYTHON:-python3}
@@ -141,6 +141,7 @@ build_release() {
     cp "$wheel" "$SOURCE/config.toml" "$release/share/"
     cp -R "$SOURCE/systemd/." "$release/share/systemd/"
     "$release/bin/sightlog" completion bash >"$release/share/completion.bash"
+    chmod -R u=rwX,go=rX "$release/share" # the checkout may be its owner's alone
     sync -f "$release" # a power cut must not leave the names of files without what is in them
     touch "$release/whole"
     sync -f "$release"
@@ -169,7 +170,7 @@ remove_old_releases() {
 # Whole or as it was, whenever the power is cut.
 put() {
     mkdir -p "$(dirname "$2")"
-    cp "$1" "$2.new~"
+    install -m 644 "$1" "$2.new~"
     mv -f "$2.new~" "$2"
 }
 
@@ -387,7 +388,10 @@ members() {
 uninstall() {
     local name
     check_machine uninstall
-    if [ -d "$ROOT" ]; then only_one; fi
+    if [ -d "$ROOT" ]; then
+        only_one
+        repair
+    fi
     for name in $(sensors); do
         systemctl -q disable --now "$name" || true
         say "stopped and disabled: $name"

@@ -57,6 +57,7 @@ def source(machine: Machine, version: str, edits: dict[str, tuple[str, str]]) ->
         text = (copy / name).read_text() if old else ""
         assert old in text
         (copy / name).write_text(text.replace(old, new) if old else new)
+    machine.sh(f"chmod -R go-rwx /srv/{version}")  # an owner with a umask of 077
     return Path("/srv") / version
 
 
