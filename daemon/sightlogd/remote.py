@@ -68,6 +68,12 @@ class Remote:
             self.router.bind(self.endpoint)
         except (OSError, zmq.ZMQError) as error:
             self.close(linger=0)
+            if error.errno == errno.EAFNOSUPPORT:
+                raise Stop(
+                    EXIT_CONFIG,
+                    f"cannot listen on {self.endpoint}: the service may use no network. Install "
+                    "sightlogd.service.d/tcp.conf, which opens it",
+                ) from error
             # Not the configuration's fault for good: at boot the network may come later, and a start anew helps.
             raise Stop(
                 EXIT_PERMISSION if error.errno == errno.EACCES else EXIT_IO_ERROR,

@@ -263,3 +263,45 @@ def test_a_card_that_takes_many_times_the_watchdogs_patience_is_waited_for(servi
     assert sending.communicate(timeout=60)[0] == "stored\n"
     assert service.pid == pid
     assert signal.SIGABRT.name not in service.journal()
+
+
+REMOTE = """
+import sys
+from sightlog import Event, Publisher
+name, key = sys.argv[1:]
+with Publisher("tcp://127.0.0.1:5570", name, "/tmp/spool-remote-" + name, key_file=key) as publisher:
+    print(publisher.publish(Event("gate", event_id=name), urgent=True).wait(20))
+"""
+
+
+def test_cameras_elsewhere_come_in_by_their_keys_and_the_rest_stays_closed(service):
+    shipped = (Path(__file__).parents[2] / "systemd/sightlogd.service.d/tcp.conf").read_text()
+    (service.root / "etc/sightlog/config.toml").write_text('[remote]\nlisten = "tcp://0.0.0.0:5570"\n')
+    config = ("--config", "/etc/sightlog/config.toml")
+    for name in ("gate", "garden"):
+        service.run("sightlogd", "keys", "new", name, *config, "--output", f"/srv/shared/{name}.key_secret")
+        service.sh(f"chown cam /srv/shared/{name}.key_secret")
+    assert service.sh("stat -c '%a %U' /etc/sightlog/keys/server.key_secret") == "600 root\n"
+    assert service.run("systemctl", "restart", "sightlogd", check=False).returncode
+    assert "sightlogd.service.d/tcp.conf" in service.show("sightlogd", "StatusText")
+    credential = "server.key_secret:/etc/sightlog/keys/server.key_secret"
+    service.drop_in(f"[Service]\nLoadCredential={credential}\n")
+    assert service.run("systemctl", "restart", "sightlogd", check=False).returncode
+    assert "may use no network" in service.show("sightlogd", "StatusText")
+    service.drop_in(shipped)
+    service.systemctl("restart", "sightlogd")
+
+    def publish_from_elsewhere(name: str, key: str):
+        return service.run(PYTHON, "-c", REMOTE, name, f"/srv/shared/{key}.key_secret", user="cam", check=False)
+
+    assert publish_from_elsewhere("gate", "gate").stdout == "stored\n"
+    assert publish_from_elsewhere("garden", "garden").stdout == "stored\n"
+    pid = service.pid
+    service.run("sightlogd", "keys", "revoke", "garden", *config)
+    assert "AccessDenied" in publish_from_elsewhere("late", "garden").stderr
+    assert publish_from_elsewhere("still", "gate").stdout == "stored\n"
+    assert publish(service, "local").stdout == "stored\n"
+    assert service.pid == pid
+    service.as_it_was_installed()
+    service.systemctl("restart", "sightlogd")
+    assert service.sh(f"grep -c : /proc/{service.pid}/net/dev") == "1\n", "without the drop-in it has loopback alone"
