@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find clients daemon -name '*.py' -o -name '*.sql' -o -name py.typed) pyproject.toml
 
-.PHONY: help demo test lint unit bench lock clean
+.PHONY: help demo test test-system lint unit bench lock clean install uninstall wheels
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,18 @@ bench: $(VENV)/installed ## ratios against raw SQLite, in one run
 	$(BIN)/python tests/benchmarks/queries.py
 	$(BIN)/python tests/benchmarks/files.py
 	$(BIN)/python tests/benchmarks/metrics.py
+
+test-system: $(VENV)/installed ## the service under a booted systemd, in a container: needs root and systemd-container
+	$(BIN)/python -m pytest tests/system
+
+install: ## as a service of this machine, or a new version of it: sudo make install [WHEELS=folder] (systemd/README.md)
+	systemd/install.sh install
+
+uninstall: ## remove the service; data and configuration stay: sudo make uninstall
+	systemd/install.sh uninstall
+
+wheels: ## what an install needs that has no network: make wheels [WHEELS=folder]
+	systemd/install.sh wheels $(or $(WHEELS),wheels)
 
 lock: ## pin every dependency anew
 	$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip -q install uv

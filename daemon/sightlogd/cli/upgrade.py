@@ -1,0 +1,123 @@
+"""The steps of an upgrade that know the data, for systemd/install.sh: `python -m sightlogd.cli.upgrade STEP …`.
+
+check   while the old version runs: could this one start here, and is there room for a copy of the database?
+keep    with the daemon stopped: a copy of the database, if this version's first start will migrate it
+forget  this version has started: the copy goes
+undo    it did not start: the database as it was. Exit code 1: it has stored records, and stays
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from sightlogd import config as configuration
+from sightlogd.config import Config
+from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_STORAGE_FULL, Stop
+from sightlogd.files.durable import UMASK
+from sightlogd.lock import Lock
+from sightlogd.store import DATABASE, kept
+
+STORED_SINCE: Final = 1
+# What the service imports, and what its decoder does in a process of its own.
+_PROGRAMS: Final = ("sightlogd.__main__", "sightlogd.service", "sightlogd.files.reencode")
+
+
+def check(config: Config) -> int:
+    for program in _PROGRAMS:
+        try:
+            importlib.import_module(program)
+        except Exception as error:
+            raise Stop(EXIT_CONFIG, f"this version cannot be loaded: {program}: {error!r}") from error
+    database = config.data_dir / DATABASE
+    schema, newest = kept.schema_of(database), kept.newest_schema()
+    if schema > newest:
+        raise Stop(
+            EXIT_CONFIG,
+            f"{database} has schema {schema}, written by a newer sightlog; this one knows up to {newest}. Install the "
+            "newer version again, or restore a backup of this one",
+        )
+    if _migrates(config):
+        needed, disk = kept.bytes_needed(config.data_dir), os.statvfs(config.data_dir)
+        free = disk.f_bavail * disk.f_frsize
+        if needed > free:
+            raise Stop(
+                EXIT_STORAGE_FULL,
+                f"this version changes the database (schema {schema} to {newest}), and a copy of {_mb(needed)} is kept "
+                f"until it has started; the disk of {config.data_dir} has {_mb(free)} free. Make room there, e.g. with "
+                "sightlogd purge",
+            )
+        print(f"the database is changed from schema {schema} to {newest}; a copy is kept until that has worked")
+    return 0
+
+
+def keep(config: Config) -> int:
+    if _migrates(config):
+        with _locked(config):
+            kept.keep(config.data_dir)
+    return 0
+
+
+def forget(config: Config) -> int:
+    kept.forget(config.data_dir)
+    return 0
+
+
+def undo(config: Config) -> int:
+    if not (config.data_dir / kept.KEPT).exists():
+        return 0
+    with _locked(config):
+        before = kept.schema_of(config.data_dir / kept.KEPT)
+        if kept.schema_of(config.data_dir / DATABASE) == before:
+            kept.forget(config.data_dir)  # the migration failed, and took back what it did
+            return 0
+        if kept.was_stored_since(config.data_dir):
+            return STORED_SINCE
+        kept.put_back(config.data_dir)
+    print(f"the database is again as it was, with schema {before}: nothing was acked since")
+    return 0
+
+
+@contextmanager
+def _locked(config: Config) -> Iterator[None]:
+    """No daemon has the data directory. Raises Stop."""
+    lock = Lock(config.data_dir)
+    try:
+        yield
+    finally:
+        lock.close()
+
+
+def _migrates(config: Config) -> bool:
+    return 0 < kept.schema_of(config.data_dir / DATABASE) < kept.newest_schema()
+
+
+def _mb(count: int) -> str:
+    return f"{count / 10**6:.1f} MB"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    steps = {step.__name__: step for step in (check, keep, forget, undo)}
+    parser = argparse.ArgumentParser(prog="python -m sightlogd.cli.upgrade", description=__doc__)
+    parser.add_argument("step", choices=steps)
+    parser.add_argument("--config", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    os.umask(UMASK)
+    try:
+        return steps[options.step](configuration.load(options.config, {}))
+    except Stop as stop:
+        print(f"sightlogd: {stop}", file=sys.stderr)
+        return stop.exit_code
+    except OSError as error:
+        print(f"sightlogd: {error.strerror}: {error.filename}", file=sys.stderr)
+        return EXIT_IO_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(main())

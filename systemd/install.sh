@@ -1,0 +1,449 @@
+#!/usr/bin/env bash
+# Installs, upgrades and removes sightlog on this machine: README.md beside this file says how, and what goes where.
+#   install.sh install | uninstall | wheels DIR        PYTHON=… and WHEELS=DIR as there
+set -euo pipefail
+umask 022
+export LC_ALL=C.UTF-8 PATH="$PATH:/usr/sbin:/sbin"
+
+SOURCE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+PYTHON=${PYTHON:-python3}
+ROOT=/opt/sightlog
+CURRENT=$ROOT/current
+CONFIG=/etc/sightlog/config.toml
+UNITS=(sightlogd.service sightlogd.socket sightlog-sensor@.service)
+SERVICE=(sightlogd.service sightlogd.socket)
+COMMANDS=(sightlog sightlogd)
+COMPLETION=/usr/local/share/bash-completion/completions/sightlog
+FREE_MB=250 # a release takes 70, and building it as much again
+# Which upgrade is under way: the release before on the first line (empty: none), the new one on the second. It is there
+# from before the service is stopped until it runs again, whatever ends this script in between.
+SWITCHING=$ROOT/switching
+
+wheels='' scratch='' unfinished=''
+if_it_ends='' # after the service was stopped: what failed when the script ends here
+
+say() { printf '%s\n' "$*"; }
+die() {
+    printf 'sightlog: %s\n' "$*" >&2
+    exit 1
+}
+
+# -- what has to be there ---------------------------------------------------------------------------------------------
+
+check_machine() {
+    [ "$(id -u)" = 0 ] || die "this needs root: sudo make $1"
+    [ -d /run/systemd/system ] || die "systemd does not run here. Without it: README.md, \"The daemon\""
+    local version
+    version=$(systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
+    [ "${version:-0}" -ge 250 ] || die "systemd ${version:-?} is too old: 250 or newer is needed (Debian 12 has 252)"
+}
+
+check_python() {
+    command -v "$PYTHON" >/dev/null || die "there is no $PYTHON: apt install python3 python3-venv"
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        die "$("$PYTHON" --version) is too old: 3.11 or newer is needed, e.g. make install PYTHON=/usr/bin/python3.12"
+    "$PYTHON" -c 'import venv, ensurepip' 2>/dev/null ||
+        die "$PYTHON cannot make virtual environments: apt install python3-venv"
+}
+
+check_place() {
+    local path free name
+    path=$("$PYTHON" -c 'import os, sys; print(os.path.realpath(sys.executable))')
+    case $path in
+    /root/* | /home/* | /run/user/*)
+        die "the service cannot use $path: it sees no home directories. Name the system's:" \
+            "make install PYTHON=/usr/bin/python3"
+        ;;
+    esac
+    free=$(($(df --output=avail -k "$ROOT" | tail -n 1) / 1024))
+    [ "$free" -ge $FREE_MB ] || die "$ROOT has $free MB free, and $FREE_MB are needed while it is built. Make room there"
+    for name in "${COMMANDS[@]}"; do
+        path=/usr/local/bin/$name
+        if [ -e "$path" ] && [ "$(readlink "$path")" != "$CURRENT/bin/$name" ]; then
+            die "$path is there already, and not of this installation. Move it away, then try again"
+        fi
+    done
+}
+
+# -- a release: everything of one version, in a folder of its own ------------------------------------------------------
+
+# Where packages come from is this machine's affair: a mirror, piwheels, a proxy. Where they go is not: a target, user =
+# true or require-hashes in a pip.conf, or in the environment, would have them elsewhere, or nowhere.
+own_pip() {
+    local pip=$1 settings='' section key value name
+    local -A from=()
+    if [ -z "$wheels" ]; then
+        settings=$("$pip" config list) || die "pip cannot read its settings: $pip config debug names the files"
+    fi
+    for section in global install :env:; do # the later ones beat those before
+        while IFS='=' read -r key value; do
+            name=${key#"$section".}
+            case $name in
+            index-url | extra-index-url | find-links | no-index | trusted-host | proxy | cert | client-cert | \
+                default-timeout | timeout | retries)
+                value=${value#\'} value=${value%\'}
+                from[$name]=${value//'\n'/ }
+                ;;
+            esac
+        done <<<"$settings"
+    done
+    for name in "${!PIP_@}"; do unset "$name"; done
+    for name in "${!from[@]}"; do
+        key=${name^^}
+        export "PIP_${key//-/_}=${from[$name]}"
+    done
+    if [ -n "$wheels" ]; then
+        ln -s "$wheels" "$scratch/wheels" # pip takes a space for the end of a path
+        export PIP_NO_INDEX=1 PIP_FIND_LINKS=$scratch/wheels
+    fi
+    export PIP_CONFIG_FILE=/dev/null PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1 PIP_QUIET=1
+}
+
+# The wheel of this source in $scratch/product, made of a copy: nothing is left in the checkout.
+build_wheel() {
+    mkdir "$scratch/source" "$scratch/product"
+    tar -C "$SOURCE" -c --exclude='__pycache__' --exclude='*.egg-info' \
+        clients daemon pyproject.toml README.md LICENSE | tar -C "$scratch/source" -x --no-same-owner
+    # Without hashes: a 32-bit Raspberry Pi OS takes wheels from an index of its own.
+    sed -E 's/ *\\$//; /^ /d' "$SOURCE/requirements.lock" >"$scratch/pins"
+    "$1" wheel --no-deps -w "$scratch/product" "$scratch/source" || no_wheels "cannot build sightlog"
+}
+
+make_scratch() {
+    scratch=$(mktemp -d "$1/build.XXXXXX")
+    export TMPDIR=$scratch # /tmp may be in memory
+    "$PYTHON" -m venv "$scratch/venv"
+    own_pip "$scratch/venv/bin/pip"
+}
+
+no_wheels() {
+    if [ -n "$wheels" ]; then
+        die "$1: pip says why above. $wheels has to have what \"make wheels\" puts there, for this kind of machine and Python"
+    fi
+    die "$1: pip says why above. Without network: make wheels, in the guide"
+}
+
+# Prints nothing; its path is in $release. Until the end it is not whole, and the next run removes it.
+build_release() {
+    local wheel version
+    say "building a new release; on a Raspberry Pi that takes some minutes"
+    make_scratch "$ROOT"
+    build_wheel "$scratch/venv/bin/pip"
+    wheel=$(echo "$scratch"/product/sightlog-*.whl)
+    version=$(basename "$wheel" | cut -d - -f 2)
+    release=$ROOT/releases/$version-$(date +%Y%m%dT%H%M%S)
+    mkdir -p "$ROOT/releases"
+    unfinished=$release
+    "$PYTHON" -m venv --without-pip "$release"
+    "$scratch/venv/bin/pip" --python "$release/bin/python" install -c "$scratch/pins" "${wheel}[daemon,completion]" ||
+        no_wheels "cannot install what sightlog needs"
+    mkdir -p "$release/share/systemd"
+    cp "$wheel" "$SOURCE/config.toml" "$release/share/"
+    cp -R "$SOURCE/systemd/." "$release/share/systemd/"
+    "$release/bin/sightlog" completion bash >"$release/share/completion.bash"
+    chmod -R u=rwX,go=rX "$release/share" # the checkout may be its owner's alone
+    sync -f "$release" # a power cut must not leave the names of files without what is in them
+    touch "$release/whole"
+    sync -f "$release"
+    unfinished=''
+    rm -rf "$scratch"
+}
+
+remove_leftovers() {
+    local path
+    rm -rf "$ROOT"/build.*
+    for path in "$ROOT"/releases/*; do
+        if [ -d "$path" ] && [ ! -e "$path/whole" ]; then rm -rf "$path"; fi
+    done
+}
+
+# All but the current release and the one before it.
+remove_old_releases() {
+    local path
+    for path in "$ROOT"/releases/*; do
+        if [ "$path" != "$1" ] && [ "$path" != "$2" ]; then rm -rf "$path"; fi
+    done
+}
+
+# -- the machine's side of it -----------------------------------------------------------------------------------------
+
+# Whole or as it was, whenever the power is cut.
+put() {
+    mkdir -p "$(dirname "$2")"
+    install -m 644 "$1" "$2.new~"
+    mv -f "$2.new~" "$2"
+}
+
+put_users() {
+    put "$1/share/systemd/sightlog.sysusers" /etc/sysusers.d/sightlog.conf
+    put "$1/share/systemd/sightlog.tmpfiles" /etc/tmpfiles.d/sightlog.conf
+    systemd-sysusers /etc/sysusers.d/sightlog.conf
+    systemd-tmpfiles --create /etc/tmpfiles.d/sightlog.conf
+}
+
+# The units of a release, and the release as the one that they start.
+switch_to() {
+    local name
+    for name in "${UNITS[@]}"; do put "$1/share/systemd/$name" "/etc/systemd/system/$name"; done
+    ln -sfn "$1" "$CURRENT.new~"
+    mv -fT "$CURRENT.new~" "$CURRENT"
+    mkdir -p /usr/local/bin "$(dirname "$COMPLETION")"
+    for name in "${COMMANDS[@]}"; do ln -sfn "$CURRENT/bin/$name" "/usr/local/bin/$name"; done
+    ln -sfn "$CURRENT/share/completion.bash" "$COMPLETION"
+    sync -f /etc/systemd/system
+    sync -f "$ROOT"
+    systemctl daemon-reload
+}
+
+# The owner's stays as it is. The new one is put beside it when it says something else.
+put_config() {
+    mkdir -p /etc/sightlog/sensors
+    if [ ! -e "$CONFIG" ]; then
+        put "$1/share/config.toml" "$CONFIG"
+    elif cmp -s "$1/share/config.toml" "$CONFIG"; then
+        rm -f "$CONFIG.new"
+    else
+        put "$1/share/config.toml" "$CONFIG.new"
+        say "$CONFIG is left as it is. This version's has other contents: $CONFIG.new, to compare"
+    fi
+}
+
+# The steps that know the data, as the user that owns it.
+data() {
+    (cd / && env -i PATH="$PATH" LANG=C.UTF-8 setpriv --reuid=sightlog --regid=sightlog-readers --init-groups \
+        "$1/bin/python" -I -m sightlogd.cli.upgrade "$2" --config "$CONFIG")
+}
+
+stop_service() {
+    systemctl stop "${SERVICE[@]}" 2>/dev/null || [ ! -e /etc/systemd/system/sightlogd.service ] ||
+        die "systemctl cannot stop sightlogd: systemctl status sightlogd. Nothing was changed"
+}
+
+start_service() {
+    systemctl reset-failed "${SERVICE[@]}" 2>/dev/null || true
+    systemctl start sightlogd.socket sightlogd.service 9>&- # ready when it returns: Type=notify
+}
+
+why() {
+    local id
+    id=$(systemctl show -p InvocationID --value sightlogd.service)
+    journalctl -q -o cat -n 5 "_SYSTEMD_INVOCATION_ID=$id" 2>/dev/null | sed 's/^/  /' || true
+}
+
+# -- from one release to the next -------------------------------------------------------------------------------------
+
+install_it() {
+    local old
+    check_machine install
+    if [ -n "${WHEELS-}" ]; then
+        [ -d "$WHEELS" ] || die "there is no folder $WHEELS. Fill it where there is network: make wheels WHEELS=$WHEELS"
+        wheels=$(cd "$WHEELS" && pwd)
+    fi
+    check_python
+    mkdir -p "$ROOT"
+    only_one
+    check_place
+    trap ended EXIT
+    trap 'exit 130' INT TERM HUP
+    repair
+    remove_leftovers
+    build_release
+    put_users "$release"
+    put_config "$release"
+    old=$(readlink "$CURRENT" || true)
+    data "$release" check || refuse "$old"
+    switch_over "$old"
+    say "sightlog runs: $("$release/bin/sightlogd" --version | cut -d ' ' -f 2), in $release"
+    [ -n "$old" ] || first_steps
+}
+
+only_one() {
+    exec 9>"$ROOT/lock"
+    flock -n 9 || die "another install or uninstall is under way. Wait for it, then try again"
+}
+
+# What this version says of the configuration or the data is above.
+refuse() {
+    if [ -n "$1" ]; then
+        rm -rf "$release"
+        die "this version was not installed, for the reason above. Nothing was changed: $(basename "$1") is left as it was"
+    fi
+    switch_to "$release"
+    die "installed, but not started and not enabled, for the reason above. The commands sightlog and sightlogd are there." \
+        "Then run make install again"
+}
+
+switch_over() {
+    local old=$1
+    printf '%s\n%s\n' "$old" "$release" >"$SWITCHING"
+    sync -f "$ROOT"
+    if_it_ends="the service could not be stopped"
+    stop_service
+    if_it_ends="the database could not be copied"
+    data "$release" keep || exit 1
+    if_it_ends="the new version did not start"
+    switch_to "$release"
+    start_service || exit 1
+    if_it_ends=''
+    data "$release" forget
+    rm "$SWITCHING"
+    systemctl -q enable sightlogd.service
+    remove_old_releases "$release" "${old:-$release}"
+    # A sensor that is running has the files of the release it was started from.
+    systemctl try-restart 'sightlog-sensor@*.service'
+}
+
+ended() {
+    local code=$?
+    trap '' INT TERM HUP
+    set +e
+    if [ -n "$if_it_ends" ]; then
+        say "sightlog: $if_it_ends:"
+        why
+        go_back
+    fi
+    [ -z "$scratch" ] || rm -rf "$scratch"
+    [ -z "$unfinished" ] || rm -rf "$unfinished"
+    exit $code
+}
+
+# The release before, its units, and the database as it was; nothing can have been acked in between: a daemon that never
+# was ready has taken no record, and "undo" compares what the producers' positions say.
+go_back() {
+    local old new code=0
+    { read -r old; read -r new; } <"$SWITCHING"
+    systemctl stop "${SERVICE[@]}"
+    data "$new" undo || code=$?
+    if [ "$code" = 1 ]; then
+        say "sightlog: $(basename "$new") has changed the database and stored records since, so it stays. Look at its log:" \
+            "journalctl -u sightlogd. A copy from before is in the data directory until the next install that works"
+        rm -f "$SWITCHING"
+        start_service
+        return
+    elif [ "$code" != 0 ]; then
+        say "sightlog: the database could not be put back, for the reason above. Nothing was lost; sightlogd is stopped." \
+            "Mend that, and run make install again"
+        return
+    fi
+    rm -f "$SWITCHING"
+    if [ -z "$old" ]; then
+        systemctl -q disable "${SERVICE[@]}" 2>/dev/null
+        say "sightlog: installed, but not running and not enabled. The commands sightlog and sightlogd are there"
+        return
+    fi
+    switch_to "$old"
+    rm -rf "$new"
+    if start_service; then
+        say "sightlog: $(basename "$old") runs again. Producers kept what they published meanwhile"
+    else
+        say "sightlog: $(basename "$old") is in its place again, and does not start either:"
+        why
+    fi
+}
+
+# An install was ended in the middle: by a power cut, or by kill -9.
+repair() {
+    local old new
+    [ -e "$SWITCHING" ] || return 0
+    say "an install was interrupted before its end:"
+    { read -r old && read -r new; } <"$SWITCHING" || old='' new=''
+    if [ -z "$new" ]; then # cut off while it was written: nothing was changed yet
+        rm "$SWITCHING"
+    elif [ "$(readlink "$CURRENT")" = "$new" ] && systemctl -q is-active sightlogd.service; then
+        data "$new" forget
+        rm "$SWITCHING"
+    else
+        set +e
+        go_back
+        set -e
+        [ ! -e "$SWITCHING" ] || exit 1
+    fi
+}
+
+first_steps() {
+    local user=${SUDO_USER:-USER}
+    cat <<TEXT
+
+configuration   $CONFIG (sudo systemctl restart sightlogd)
+data            /var/lib/sightlog
+may publish     $(members sightlog-producers)
+may read        $(members sightlog-readers)
+
+Let somebody do both, and see a first event:
+  sudo usermod -aG sightlog-producers,sightlog-readers $user    # then log in again
+  sightlog publish --camera front_door --type motion
+  sightlog events
+The guide: $CURRENT/share/systemd/README.md
+TEXT
+}
+
+members() {
+    local names
+    names=$(getent group "$1" | cut -d : -f 4)
+    printf '%s' "${names:-nobody yet} (group $1)"
+}
+
+# -- away with it -----------------------------------------------------------------------------------------------------
+
+uninstall() {
+    local name
+    check_machine uninstall
+    if [ -d "$ROOT" ]; then
+        only_one
+        repair
+    fi
+    for name in $(sensors); do
+        systemctl -q disable --now "$name" || true
+        say "stopped and disabled: $name"
+    done
+    if [ -e /etc/systemd/system/sightlogd.service ]; then
+        stop_service
+        systemctl -q disable "${SERVICE[@]}"
+    fi
+    for name in "${UNITS[@]}"; do rm -f "/etc/systemd/system/$name"; done
+    systemctl daemon-reload
+    systemctl reset-failed "${SERVICE[@]}" 2>/dev/null || true
+    for name in "${COMMANDS[@]}"; do
+        if [ "$(readlink "/usr/local/bin/$name")" = "$CURRENT/bin/$name" ]; then rm "/usr/local/bin/$name"; fi
+    done
+    rm -f "$COMPLETION" /etc/sysusers.d/sightlog.conf /etc/tmpfiles.d/sightlog.conf
+    rm -rf "$ROOT"
+    cat <<TEXT
+sightlog is removed. Left as they are: the data in /var/lib/sightlog, the configuration in /etc/sightlog, drop-ins in
+/etc/systemd/system/sightlog*.d, users and groups. make install finds them again. To remove them for good:
+  sudo rm -r /var/lib/sightlog /var/lib/private/sightlog-sensor /etc/sightlog /etc/systemd/system/sightlog*.d
+  sudo userdel sightlog; sudo groupdel sightlog-producers; sudo groupdel sightlog-readers
+TEXT
+}
+
+# Those that run, and those that are enabled.
+sensors() {
+    {
+        systemctl list-units --all --plain --no-legend 'sightlog-sensor@*.service' | cut -d ' ' -f 1
+        find /etc/systemd/system -name 'sightlog-sensor@?*.service' -type l -printf '%f\n'
+    } | sort -u
+}
+
+# -- for machines without network --------------------------------------------------------------------------------------
+
+wheels() {
+    local target
+    check_python
+    mkdir -p "$1"
+    target=$(cd "$1" && pwd)
+    trap 'rm -rf "$scratch"' EXIT
+    make_scratch "${TMPDIR:-/tmp}"
+    build_wheel "$scratch/venv/bin/pip"
+    "$scratch/venv/bin/pip" wheel -w "$target" -c "$scratch/pins" \
+        "$(echo "$scratch"/product/sightlog-*.whl)[daemon,completion]" setuptools ||
+        no_wheels "cannot get what sightlog needs"
+    rm -f "$target"/sightlog-*.whl # that is built of the source where it is installed
+    say "$target has what an install needs: sudo make install WHEELS=$target, on this kind of machine and Python"
+}
+
+case ${1-} in
+install) install_it ;;
+uninstall) uninstall ;;
+wheels) wheels "${2:?install.sh wheels DIR}" ;;
+*) die "expected install, uninstall or wheels DIR" ;;
+esac
