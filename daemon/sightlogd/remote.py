@@ -47,8 +47,8 @@ class Remote:
         log.info("listening for other machines", endpoint=endpoint, allowed=len(keys.listed().names))
 
     def open(self) -> None:
-        # A context of its own: only its end tells that the port is free again. And the handler: one for a whole
-        # context, has nothing to say about local producers.
+        # A context of its own: only its end tells that the port is free again. And the handler, one a context, has
+        # nothing to say about local producers.
         self._context = zmq.Context()
         self.handler = self._context.socket(zmq.REP)
         self.handler.setsockopt(zmq.LINGER, 0)
