@@ -104,10 +104,14 @@ class Ingest:
         return self._listener.endpoint
 
     def change(self, config: Config) -> list[str]:
-        """Take over [storage] and [log]; returns the keys, changed too, that take a start anew."""
+        """Take over [storage] and [log], and look at the keys of those who came from elsewhere again.
+
+        Returns the keys of the configuration, changed too, that take a start anew. Raises Stop.
+        """
         late = changed_keys(self._config, config, but=("storage", "log"))
         self._config = msgspec.structs.replace(self._config, storage=config.storage, log=config.log)
         self._maintenance.budget.change(config.storage)
+        self.drop_remote()
         return late
 
     # -- the loop ----------------------------------------------------------------------------------------------------

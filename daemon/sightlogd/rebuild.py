@@ -101,8 +101,7 @@ def rebuild_from_logs(data_dir: Path, target: Path, progress: Callable[[str, Reb
             found.days += 1
             found.unstored += len(lost)
             progress(day, found)
-        refill.add_persons(late_persons)
-        refill.add_late()
+        refill.add_late(late_persons)
         for line in strangers:  # the time zone was changed between the event and what was learnt of it
             row = refill.event(line.event_id)
             if row is None:

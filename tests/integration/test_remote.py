@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import socket
 import threading
 import time
@@ -172,6 +173,17 @@ def test_a_revoked_key_is_out_at_once_and_the_others_go_on_with_nothing_lost_or_
         accounts = {producer["name"]: producer for producer in reader.producers()}
     assert sorted(found) == sorted(f"{name}-{number:05}" for name in published for number in range(published[name]))
     assert all(account["duplicates"] == account["rejected"] == 0 for account in accounts.values())
+
+
+def test_a_reload_finds_keys_that_somebody_took_away_by_hand(open_remote):
+    with open_remote.publisher("front", open_remote.front) as publisher:
+        publisher.insert_event(Event("gate"), SOON)
+        (open_remote.keys_dir / "allowed" / "front.key").unlink()
+        publisher.insert_event(Event("gate"), SOON)  # who is in stays in, until somebody says so
+        open_remote.daemon.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: not publisher.connected, "it is out")
+        with pytest.raises(AccessDenied):
+            publisher.insert_event(Event("gate"), SOON)
 
 
 def test_a_restart_lets_in_who_was_in(open_remote):

@@ -3,35 +3,78 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
 
+from sightlogd.audit import Audit
 from sightlogd.config import Config
-from sightlogd.errors import EXIT_IO_ERROR
+from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION, Stop
+from sightlogd.files.days import Days
+from sightlogd.findings import FINDINGS_MAX, Finding, Kind
 from sightlogd.store import DATABASE
-from sightlogd.store.opening import RESTORE
 from sightlogd.store.verify import verify
+from sightlogd.store.view import View
 
 from .options import add_command, check_there
+from .progress import Progress
 
 if TYPE_CHECKING:
     from .options import Commands
 
+_TEXT: Final = f"""
+Looks at the pages of the database, its references, its index of texts; whether its thumbnails are there; and whether
+the day logs and the database say the same, both ways. Beside the daemon what is just being done is left out. At most
+{FINDINGS_MAX} findings of a kind are shown, and what to do about each kind.
+
+examples:
+  sightlogd verify && echo sound
+  sightlogd verify --data-dir /media/stick/sightlog    a backup
+
+exit codes: 0 sound, 28 no room for the comparison, 74 damage, 77 permission, 78 not a store of this version
+"""
+
 
 def add_parser(commands: Commands) -> None:
-    add_command(
-        commands, "verify", "look for damage in the database, while the daemon runs or not; nothing is changed", _run
-    )
+    summary = "look for damage in database and day folders, while the daemon runs or not; nothing is changed"
+    add_command(commands, "verify", summary, _run, _TEXT)
 
 
 def _run(config: Config, _options: argparse.Namespace) -> int:
     check_there(config.data_dir)
-    database = config.data_dir / DATABASE
-    found = 0
-    for finding in verify(database):
-        print(finding, flush=True)
-        found += 1
-    if not found:
-        print(f"{database}: no damage found in its pages, references and the index of texts")
-        return 0
-    print(f"{database} is damaged. Copy the data directory before anything else; {RESTORE}")
-    return EXIT_IO_ERROR
+    progress = Progress()
+    counts: Counter[Kind] = Counter()
+    try:
+        for finding in _findings(config, progress):
+            counts[finding.kind] += 1
+            if counts[finding.kind] <= FINDINGS_MAX:
+                progress.tell(finding.text)
+    except PermissionError as error:
+        raise Stop(
+            EXIT_PERMISSION,
+            f"cannot read {error.filename}: {error.strerror}. Run this as the daemon's user, or as one of the readers'",
+        ) from error
+    except OSError as error:
+        raise Stop(
+            EXIT_IO_ERROR, f"cannot read {error.filename or config.data_dir}: {error.strerror}. Look at the disk"
+        ) from error
+    finally:
+        progress.clear()
+    for kind, count in counts.items():
+        more = f"{count - FINDINGS_MAX} more like these; " if count > FINDINGS_MAX else ""
+        print(f"{more}{kind.value}")
+    if any(kind.is_damage for kind in counts):
+        return EXIT_IO_ERROR
+    print(f"{config.data_dir / DATABASE}: no damage found in the database, its thumbnails and the day logs")
+    return 0
+
+
+def _findings(config: Config, progress: Progress) -> Iterator[Finding]:
+    is_damaged = False
+    for text in verify(config.data_dir / DATABASE, progress.show):
+        is_damaged = True
+        yield Finding(Kind.DATABASE, text)
+    if not is_damaged:  # else what it says of files and lines is worth nothing
+        with contextlib.closing(View(config.data_dir / DATABASE)) as view:
+            yield from Audit(config.data_dir, Days(config.zone()), view, progress.show).run()

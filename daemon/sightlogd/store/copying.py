@@ -88,6 +88,8 @@ def finish(view: View, target: Path, marks: dict[str, int], amended: Iterable[in
                 "WHERE id IN (SELECT value FROM json_each(?)) OR event_id IN (SELECT value FROM json_each(?))",
                 (json.dumps(list(amended)), json.dumps(list(event_ids))),
             )
+            # Behind the mark all are compared: once is enough.
+            execute("DELETE FROM amended_events WHERE id > ?", (marks["event"],))
             execute("COMMIT")
     try:
         check(target)

@@ -35,6 +35,9 @@ class Refill:
         self._connection = connection
         self._without_id: list[EventRow] = []
         self._observations_without_id: list[Sequence[Any]] = []
+        self._logged: dict[str, int] = {}
+        """By kind, the last id that lines have: what came late has none under the id it gets."""
+        self._changed: list[int] = []
         connection.execute("BEGIN")
 
     def add_events(self, events: Iterable[EventRow]) -> None:
@@ -79,13 +82,16 @@ class Refill:
         texts.add_observation(self._connection, row, "ON CONFLICT (observation_id) DO NOTHING")
 
     def add_persons(self, persons: Iterable[Sequence[Any]]) -> None:
-        """(id, site, name, display_name, created_at); an id None is a new one."""
+        """(id, site, name, display_name, created_at)."""
         self._connection.executemany("INSERT OR IGNORE INTO persons VALUES (?, ?, ?, ?, ?)", persons)
 
-    def add_late(self) -> None:
-        """What gets new ids, behind all others."""
+    def add_late(self, persons: Iterable[Sequence[Any]]) -> None:
+        """What gets new ids, behind all others; the daemon writes lines of it when it starts."""
         query = "SELECT max(seq) FROM sqlite_sequence WHERE name IN ('events', 'observations')"
-        next_id = 1 + int(self._connection.execute(query).get or 0)
+        last = int(self._connection.execute(query).get or 0)
+        self._logged = {"event": last, "person": int(self._connection.execute("SELECT max(id) FROM persons").get or 0)}
+        self.add_persons(persons)
+        next_id = 1 + last
         for event in self._without_id:
             self._insert(event._replace(columns=(next_id, *event.columns[1:])))
             next_id += 1
@@ -98,10 +104,11 @@ class Refill:
         return None if row_id is None else unlogged.events(self._connection, [row_id])[0]
 
     def replace(self, event: EventRow) -> None:
-        """One that is there already, by its id."""
+        """One that is there already, by its id; the lines of its own day do not add up to it."""
         self._connection.execute("DELETE FROM detections WHERE event_id = ?", (event.columns[0],))
         self._connection.execute("DELETE FROM events WHERE id = ?", (event.columns[0],))
         self._insert(event)
+        self._changed.append(event.columns[0])
 
     def finish(self, pending: Sequence[Pending]) -> None:
         """What follows from the rest. `pending` amendments whose event is there have been applied to it."""
@@ -117,8 +124,11 @@ class Refill:
             "INSERT INTO clock_days SELECT substr(created_at, 1, 10), min(id) FROM "
             "(SELECT created_at, id FROM events UNION ALL SELECT created_at, id FROM observations) GROUP BY 1"
         )
-        last = "SELECT max(coalesce((SELECT max(id) FROM events), 0), coalesce((SELECT max(id) FROM observations), 0))"
-        unlogged.set_marks(self._connection, int(execute(last).get))
+        for kind, last in self._logged.items():
+            execute("UPDATE day_log_marks SET last_id = ? WHERE kind = ?", (last, kind))
+        self._connection.executemany(
+            "INSERT OR IGNORE INTO amended_events VALUES (?)", [(row,) for row in self._changed]
+        )
         execute("COMMIT")
         found = execute("PRAGMA integrity_check(1)").get
         if found != "ok":

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import apsw
 
 from sightlogd.errors import EXIT_STORAGE_FULL, Stop
+from sightlogd.findings import FINDINGS_MAX
 
 from . import migrate
 from .opening import explained
 from .view import connect
 
-FINDINGS_MAX: Final = 20
-"""Of each kind: a damaged page makes thousands."""
 
+def verify(path: Path, show: Callable[[str], None]) -> Iterator[str]:
+    """What is wrong, one text each; nothing when all is right. `show` is told what is looked at.
 
-def verify(path: Path) -> Iterator[str]:
-    """What is wrong, one text each; nothing when all is right. Raises Stop when it cannot be looked at."""
+    Raises Stop when it cannot be looked at.
+    """
     with explained(path):
         connection = connect(path)
         migrate.check_schema(connection, migrate.packaged())
         connection.close()
     for look in (_pages, _references, _texts):
         # One view each: as long as it lasts, the WAL of a running daemon can only grow.
+        show(f"database: its {look.__name__.strip('_')}")
         connection = connect(path)
         try:
             connection.execute("BEGIN")

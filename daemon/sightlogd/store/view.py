@@ -13,8 +13,9 @@ import apsw
 
 from sightlogd.errors import EXIT_CONFIG, EXIT_PERMISSION, Stop
 
-from . import days, migrate, unlogged
+from . import days, lookups, migrate, unlogged
 from .opening import BUSY_TIMEOUT_MS
+from .unlogged import EventRow
 
 _CREATED: Final = "SELECT applied_at FROM schema_version ORDER BY version LIMIT 1"
 
@@ -95,3 +96,61 @@ class View:
             (json.dumps(event_ids),),
         ).fetchall()
         return dict(found)
+
+    # -- what the day logs should have -------------------------------------------------------------------------------
+
+    def sites(self) -> list[str]:
+        return days.sites(self.connection)
+
+    def event_page(
+        self, site: str, reached: tuple[str, int], after: str, limit: int
+    ) -> list[tuple[int, str, str | None]]:
+        """(id, recorded_at, thumbnail_path) behind (recorded_at, id) and before a time."""
+        return lookups.thumbnails(self.connection, site, reached, after, limit)
+
+    def logged_events(self, ids: Sequence[int]) -> list[EventRow]:
+        """Those of them that the day logs have to have as they are: up to the mark, and unchanged since."""
+        text = json.dumps(list(ids))
+        found = [
+            row
+            for (row,) in self.connection.execute(
+                "SELECT value FROM json_each(?) "
+                "WHERE value <= (SELECT last_id FROM day_log_marks WHERE kind = 'event') "
+                "AND value NOT IN (SELECT id FROM amended_events)",
+                (text,),
+            )
+        ]
+        return unlogged.events(self.connection, found)
+
+    def observation_page(self, site: str, reached: tuple[str, int], after: str, limit: int) -> list[tuple[Any, ...]]:
+        """Rows behind (recorded_at, id) and before a time."""
+        return self.connection.execute(
+            "SELECT * FROM observations WHERE site = ? AND (recorded_at, id) > (?, ?) AND recorded_at < ? "
+            "ORDER BY recorded_at, id LIMIT ?",
+            (site, *reached, after, limit),
+        ).fetchall()
+
+    def known(self, table: str, column: str, ids: Sequence[str]) -> set[str]:
+        """Those of the ids that the table has."""
+        query = f"SELECT {column} FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))"
+        return {found for (found,) in self.connection.execute(query, (json.dumps(ids),))}
+
+    def first_between(self, first: str, after: str) -> str | None:
+        """The earliest time in there of what the day logs should have."""
+        found: list[Any] = [
+            self._get(
+                f"SELECT recorded_at FROM {table} WHERE site = ? AND recorded_at >= ? AND recorded_at < ? "
+                "AND id <= (SELECT last_id FROM day_log_marks WHERE kind = 'event') ORDER BY recorded_at LIMIT 1",
+                site,
+                first,
+                after,
+            )
+            for site in self.sites()
+            for table in days.TABLES
+        ]
+        return min((moment for moment in found if moment is not None), default=None)
+
+    def logged_persons(self) -> list[tuple[Any, ...]]:
+        """(id, site, name, display_name, created_at) of those up to the mark."""
+        mark = self.marks()["person"]
+        return [row for row in unlogged.persons(self.connection, 0) if row[0] <= mark]

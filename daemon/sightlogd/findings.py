@@ -1,0 +1,49 @@
+"""What `sightlogd verify` finds: of which kind it is, whether it is damage, and what is to be done about it."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final, NamedTuple
+
+FINDINGS_MAX: Final = 20
+"""Of each kind that are shown: a damaged page makes thousands."""
+
+
+class Kind(Enum):
+    """Each with what is to be done."""
+
+    DATABASE = (
+        "the database is damaged. Stop the daemon and run sightlogd backup DEST, which keeps it as it is, and the day "
+        "folders. Then move events.db* away: sightlogd rebuild --from-logs makes a new one from the day folders, or "
+        "sightlogd restore puts a backup in place"
+    )
+    NO_ROW = (
+        "the database lacks what the day logs have: it is older than they are. sightlogd backup DEST first; then, with "
+        "the daemon stopped and events.db* moved away, sightlogd rebuild --from-logs makes one that has all of it"
+    )
+    NO_LINE = (
+        "the day logs lack what the database has, or say something else: do not rebuild from them. sightlogd backup "
+        "keeps what the database has; migrations/README.md says how the daemon compares all of the logs"
+    )
+    NO_FOLDER = (
+        "somebody removed day folders by hand: bring them back, from a backup or from where they were moved to. If "
+        "they are to go, sightlogd purge removes their rows too"
+    )
+    UNREADABLE = (
+        "lines were damaged, by the card or by hand. The database has what they said: sightlogd backup keeps that; do "
+        "not rebuild from these logs as long as the database is sound"
+    )
+    NO_PICTURE = (
+        "thumbnails are gone: bring them back from a backup before the daemon is started again, which takes them out "
+        "of its rows then"
+    )
+    STRAY_PICTURE = "no damage: the daemon removes such pictures when it starts the next time"
+
+    @property
+    def is_damage(self) -> bool:
+        return self is not Kind.STRAY_PICTURE
+
+
+class Finding(NamedTuple):
+    kind: Kind
+    text: str
