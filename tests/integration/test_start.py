@@ -135,7 +135,7 @@ def test_a_second_daemon_on_the_same_data_is_refused_and_the_first_goes_on(daemo
         [sys.executable, "-m", "sightlogd", "run", "--data-dir", daemon.data_dir, "--endpoint", daemon.endpoint],
         stderr=subprocess.PIPE, timeout=30, check=False,
     )  # fmt: skip
-    assert second.returncode == 78
+    assert second.returncode == 75
     assert str(daemon.process.pid) in second.stderr.decode()
     with daemon.publisher() as publisher:
         assert publisher.insert_event(Event("front_door"))
