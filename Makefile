@@ -38,7 +38,7 @@ uninstall: ## remove the service; data and configuration stay: sudo make uninsta
 	systemd/install.sh uninstall
 
 wheels: ## what an install needs that has no network: make wheels [WHEELS=folder]
-	systemd/install.sh wheels $(or $(WHEELS),wheels)
+	systemd/install.sh wheels $(WHEELS)
 
 lock: ## pin every dependency anew
 	$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip -q install uv
