@@ -29,12 +29,8 @@ from .copier import Copier, Report, Show
 from .manifest import End, Entry, Former
 from .target import KEPT, Target
 
-VIEWS_MAX: Final = 3
-"""A day that is removed while it is copied costs one."""
-
-
-class _DayWent(Exception):
-    """A day was removed while it was copied."""
+VIEWS_MAX: Final = 1_000
+"""Taken before anything is copied; a day that is removed just then costs one."""
 
 
 class Backup:
@@ -60,26 +56,15 @@ class Backup:
         with contextlib.closing(view), self._target(created, now) as target:
             try:
                 self._check_room(target, view)
-                for _ in range(VIEWS_MAX):
-                    try:
-                        self._take(target, view)
-                        return self._report
-                    except _DayWent as error:
-                        target.abandon()
-                        self._tell(f"{error} was removed while it was copied; beginning anew with what is there now")
+                self._take(target, view)
             except Damaged as error:
                 target.abandon()
                 self._rescue(target, str(error), now)
-                return self._report
             except BaseException:
                 with contextlib.suppress(OSError):
                     target.abandon()
                 raise
-        raise Stop(
-            EXIT_TRY_AGAIN,
-            "days are being removed faster than they are copied. What was in the backup before is as it was. Try again "
-            "when the purge has ended",
-        )
+        return self._report
 
     @contextlib.contextmanager
     def _target(self, created: str, now: str) -> Iterator[Target]:
@@ -97,11 +82,12 @@ class Backup:
         former = Former(target.former)
         for day in folders(self._data_dir):
             known = former.folder(f"{EVENTS}/{day}")
-            for file in source.files_of(self._data_dir / EVENTS / day):
-                entry = known.get(f"{EVENTS}/{day}/{file.name}")
-                if entry is None or (file.size, file.mtime_ns) != (entry.size, entry.mtime_ns):
-                    there = entry.size if entry and file.name in source.LOGS else 0
-                    need += -(-max(0, file.size - there) // block) * block
+            with contextlib.suppress(OSError):  # what cannot be read is told when it is copied
+                for file in source.files_of(self._data_dir / EVENTS / day):
+                    entry = known.get(f"{EVENTS}/{day}/{file.name}")
+                    if entry is None or (file.size, file.mtime_ns) != (entry.size, entry.mtime_ns):
+                        there = entry.size if entry and file.name in source.LOGS else 0
+                        need += -(-max(0, file.size - there) // block) * block
         free = files.free_bytes(self._directory)
         if need > free:
             raise Stop(
@@ -110,17 +96,24 @@ class Backup:
                 f"one), and {gigabytes(free)} are free. Nothing was changed. Make room, or give a larger disk",
             )
 
-    # -- one try -----------------------------------------------------------------------------------------------------
+    # -- copying -----------------------------------------------------------------------------------------------------
 
     def _take(self, target: Target, view: View) -> None:
-        """Raises _DayWent, Damaged, OSError."""
-        report = self._report = Report()
+        """Raises Damaged, OSError."""
+        report = self._report
         place = target.place_for(DATABASE)
-        marks, amended = copying.marks_of(view)
-        noted = source.note_days(self._data_dir)
-        leaving = [day.folder.name for day in purge.unfinished(self._data_dir)]
-        taken_at = now_utc()
-        copying.copy(view, place, lambda done, of: self._show(f"database: {gigabytes(done)} of {gigabytes(of)}"))
+        for _ in range(VIEWS_MAX):
+            marks, amended = copying.marks_of(view)
+            noted = source.note_days(self._data_dir)
+            leaving = [day.folder.name for day in purge.unfinished(self._data_dir)]
+            with copying.moment(view):
+                taken_at = now_utc()
+                # So a day that is not there later went behind the view, with all that the view has of it.
+                if all(source.is_still_there(self._data_dir, day, noted[day]) for day in noted):
+                    copying.copy(view, place, self._show_copying)
+                    break
+        else:
+            raise Stop(EXIT_TRY_AGAIN, f"days are removed without end. {KEPT}. Try again when the purge has ended")
         behind = set(source.events_behind(self._data_dir, noted))
         self._show("database: looking whether the copy is sound")
         copying.finish(view, place, marks, amended, behind)
@@ -133,10 +126,13 @@ class Backup:
                 copier.copy_incoming()
                 former = Former(target.former)
                 for day in sorted({*noted, *folders(self._data_dir)}):
-                    for entry in copier.copy_day(day, noted.get(day), former.folder(f"{EVENTS}/{day}")):
-                        writer.add(entry)
+                    entries = list(copier.copy_day(day, noted.get(day), former.folder(f"{EVENTS}/{day}")))
                     if day in noted and not source.is_still_there(self._data_dir, day, noted[day]):
-                        raise _DayWent(day)
+                        self._tell(f"{day} was removed while it was copied, and is not in the backup")
+                        leaving.append(f"{day}.{copy.last_id()}")
+                        continue
+                    for entry in entries:
+                        writer.add(entry)
                     report.days += 1
             for _, entry in sorted(copier.waiting.items()):
                 writer.add(entry)
@@ -151,6 +147,9 @@ class Backup:
         report.bytes = writer.bytes
         there = set(folders(self._data_dir))
         report.kept = [day for day in target.days() if day not in there]
+
+    def _show_copying(self, done: int, of: int) -> None:
+        self._show(f"database: {gigabytes(done)} of {gigabytes(of)}")
 
     def _entry_of(self, place: Path) -> Entry:
         there = place.stat()

@@ -44,8 +44,15 @@ def marks_of(view: View) -> tuple[dict[str, int], list[int]]:
         return view.marks(), view.amended()
 
 
+@contextmanager
+def moment(view: View) -> Iterator[None]:
+    """All of it is of one moment. Raises Damaged."""
+    with _translated(view.path), view.moment():
+        yield
+
+
 def copy(view: View, target: Path, progress: Callable[[int, int], None]) -> None:
-    """All pages, as of one moment, into the new file `target`; `progress` is told bytes done, and of how many.
+    """Within `moment`: all pages into the new file `target`; `progress` is told bytes done, and of how many.
 
     Page for page, so it stays what the original is (VACUUM INTO takes 1.4 times as long). Not durable, not checked:
     `finish`. Raises Damaged, OSError.
@@ -55,7 +62,7 @@ def copy(view: View, target: Path, progress: Callable[[int, int], None]) -> None
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640))
     with _translated(target):
         connection = apsw.Connection(str(target))
-        with contextlib.closing(connection), view.moment():
+        with contextlib.closing(connection):
             # Nobody else has it, and what a crash leaves of it is begun anew.
             for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = OFF", "synchronous = OFF"):
                 connection.execute(f"PRAGMA {pragma}").fetchall()

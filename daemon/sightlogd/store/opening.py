@@ -23,10 +23,8 @@ FILE_MODE: Final = 0o640
 CHECKED_BYTES_MAX: Final = 64 * 1024 * 1024
 """A database up to this size (0.2 s) is checked whole at every start; a larger one while it is used."""
 RESTORE: Final = (
-    "sightlogd rebuild --from-logs makes a new one from the day folders; "
-    "sightlogd's migrations/README.md says how to restore a backup"
+    "sightlogd rebuild --from-logs makes a new one from the day folders, sightlogd restore puts a backup in place"
 )
-
 RESTORING: Final = "restoring"
 """In the data directory: what a restore has copied so far."""
 RESTORED: Final = "restored"
@@ -185,8 +183,8 @@ def explained(path: Path) -> Iterator[None]:
 def damaged(path: Path, error: apsw.Error) -> Stop:
     return Stop(
         EXIT_CONFIG,
-        f"{path} is damaged or not a database: {error}. Nothing was changed, moved or deleted. "
-        f"Copy the data directory before anything else; {RESTORE}",
+        f"{path} is damaged or not a database: {error}. Nothing was changed, moved or deleted. Before anything else: "
+        f"sightlogd backup DEST keeps it as it is, and the day folders. sightlogd verify says more. {RESTORE}",
     )
 
 

@@ -82,6 +82,11 @@ class View:
     def count(self, table: str) -> int:
         return int(self._get(f"SELECT count(*) FROM {table}"))
 
+    def last_id(self) -> int:
+        """Of the event or observation stored last."""
+        query = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name IN ('events', 'observations')"
+        return int(self._get(query))
+
     def marks(self) -> dict[str, int]:
         """See `unlogged`."""
         return unlogged.marks(self.connection)
