@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from sightlogd.files import prose
-from sightlogd.files.daylog import _whole_entries, _whole_lines, repair
+from sightlogd.files.daylog import repair, whole_entries, whole_lines
 from sightlogd.files.lines import AmendmentLine, Box, EventLine, PersonLine, Replay, decode_line, encode_lines
 
 EVENT = EventLine(7, "e", "default", "front_door", "2025-11-08T13:32:15.000Z", "motion")
@@ -35,23 +35,23 @@ TORN = [b"", b"x", b"\0", b"\0" * 5000, LINE[:-1], LINE[:10], b"\0\0\n", b"\0\n"
 @pytest.mark.parametrize("torn", TORN)
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_a_torn_line_is_cut_off_and_whole_ones_stay(tmp_path, torn, count):
-    assert repaired(tmp_path / "f", LINE * count + torn, _whole_lines) == LINE * count
+    assert repaired(tmp_path / "f", LINE * count + torn, whole_lines) == LINE * count
 
 
 @pytest.mark.parametrize("kept", [b"what is this\n", b'{"kind":"of a newer version"}\n', b"\n"])
 def test_a_whole_line_that_is_not_understood_stays(tmp_path, kept):
-    assert repaired(tmp_path / "f", LINE + kept + LINE + b"torn", _whole_lines) == LINE + kept + LINE
+    assert repaired(tmp_path / "f", LINE + kept + LINE + b"torn", whole_lines) == LINE + kept + LINE
 
 
 @pytest.mark.parametrize("torn", [b"", b"[2025", b"\0" * 5000, ENTRY[:-1], ENTRY[:-2], b"one line\n"])
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_a_torn_entry_is_cut_off_and_whole_ones_stay(tmp_path, torn, count):
-    assert repaired(tmp_path / "f", ENTRY * count + torn, _whole_entries) == ENTRY * count
+    assert repaired(tmp_path / "f", ENTRY * count + torn, whole_entries) == ENTRY * count
 
 
 def test_a_tail_longer_than_what_is_read_at_once_is_cut_off(tmp_path, monkeypatch):
     monkeypatch.setattr("sightlogd.files.daylog.TAIL_BYTES", 1000)
-    assert repaired(tmp_path / "f", LINE * 50 + b"x" * 5500, _whole_lines) == LINE * 50
+    assert repaired(tmp_path / "f", LINE * 50 + b"x" * 5500, whole_lines) == LINE * 50
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
