@@ -12,11 +12,11 @@ import sightlog
 
 try:
     from . import config as configuration
-    from . import service
+    from . import logs, service
     from .cli import backup, check_config, keys, purge, rebuild, restore, verify
     from .cli.options import add_command
     from .config import Config
-    from .errors import Stop
+    from .errors import EXIT_IO_ERROR, Stop
 except ModuleNotFoundError as error:
     # The base install is the client alone, and brings this command all the same.
     print(f'sightlogd: the daemon needs {error.name}: pip install "sightlog[daemon]"', file=sys.stderr)
@@ -60,11 +60,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         code: int = options.run(_load(options), options)
+        sys.stdout.flush()
         return code
     except Stop as stop:
-        print(f"sightlogd: {stop}", file=sys.stderr)
+        # For `journalctl -p err`: a daemon whose configuration is wrong has no log yet.
+        priority = "<3>" if logs.is_the_journal(sys.stderr.fileno()) else ""
+        print(f"{priority}sightlogd: {stop}", file=sys.stderr)
         return stop.exit_code
-    except KeyboardInterrupt:  # while it starts; later it is a graceful stop
+    except BrokenPipeError:  # who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_IO_ERROR
+    except KeyboardInterrupt:  # of a command, or while the daemon starts; later it is a graceful stop
+        print("\nsightlogd: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
@@ -74,7 +81,9 @@ def _run(config: Config, options: argparse.Namespace) -> int:
 
 def _load(options: argparse.Namespace) -> Config:
     """Raises Stop."""
-    return configuration.load(options.config, os.environ, data_dir=options.data_dir, endpoint=options.endpoint)
+    installed = configuration.INSTALLED_CONFIG
+    file = options.config or (installed if installed.exists() else None)
+    return configuration.load(file, os.environ, data_dir=options.data_dir, endpoint=options.endpoint)
 
 
 if __name__ == "__main__":

@@ -276,12 +276,19 @@ class Budget:
         if self.over_limit is None:
             log.error(f"Storage limit exceeded: {text}")
         self.over_limit = WriteRefused(
-            STORAGE_LIMIT, f"storage limit exceeded: {text}. Make room with sightlogd purge, or raise max_storage_gb"
+            STORAGE_LIMIT, f"storage limit exceeded: {text}. Make room with sightlogd purge, or {self._way_out(stats)}"
         )
+
+    def _is_own_limit(self, stats: StorageStats) -> bool:
+        """And not what the disk has left."""
+        return stats.limit_bytes >= int(self._limits.max_storage_gb * retention.GB)
+
+    def _way_out(self, stats: StorageStats) -> str:
+        return "raise max_storage_gb" if self._is_own_limit(stats) else "on the disk, or lower keep_free_gb"
 
     def _described(self, stats: StorageStats) -> str:
         limits = self._limits
-        if stats.limit_bytes >= int(limits.max_storage_gb * retention.GB):
+        if self._is_own_limit(stats):
             return str(stats)
         used, free = map(retention.gigabytes, (stats.total_bytes, self._storage.free_bytes))
         return f"{used}, and the disk has {free} free where keep_free_gb is {limits.keep_free_gb:g}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -21,6 +21,8 @@ from sightlog.errors import UsageError
 from sightlog.records import IMAGE_BYTES_MAX
 
 from .errors import EXIT_CONFIG, Stop
+
+INSTALLED_CONFIG: Final = Path("/etc/sightlog/config.toml")
 
 
 class Ingest(Struct, frozen=True, forbid_unknown_fields=True):

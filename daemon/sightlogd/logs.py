@@ -25,7 +25,7 @@ def set_up(level: str) -> None:
         if terminal
         else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
-    if _is_the_journal(sys.stderr.fileno()):
+    if is_the_journal(sys.stderr.fileno()):
         renderer = _with_priority(renderer)
     structlog.configure(
         processors=[
@@ -39,7 +39,7 @@ def set_up(level: str) -> None:
     )
 
 
-def _is_the_journal(fd: int) -> bool:
+def is_the_journal(fd: int) -> bool:
     """systemd.exec(5), JOURNAL_STREAM: a child that was given another standard error must not believe it."""
     there = os.fstat(fd)
     return os.environ.get("JOURNAL_STREAM") == f"{there.st_dev}:{there.st_ino}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import os
@@ -9,18 +10,21 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import structlog
 
 from . import logs, notify
 from .config import Config
-from .errors import EXIT_IO_ERROR, EXIT_STORAGE_FULL, Stop
+from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_STORAGE_FULL, Stop
+from .files.days import EVENTS, folders
 from .files.durable import UMASK
 from .ingest import Ingest
 from .lock import Lock
 from .notify import Notifier
 from .storage import Storage
-from .store import Store
+from .store import DATABASE, Store
+from .store.opening import RESTORE
 from .watchdog import Watchdog
 
 log = structlog.get_logger()
@@ -125,7 +129,8 @@ def _reload(ingest: Ingest, load: Callable[[], Config], notifier: Notifier, stan
 
 
 def _open_store(config: Config) -> Store:
-    """On a disk that is completely full, with the room that was put by for that."""
+    """On a disk that is completely full, with the room that was put by for that. Raises Stop."""
+    _check_not_gone(config.data_dir)
     try:
         return Store(config.data_dir, config.store.synchronous)
     except Stop as stop:
@@ -134,6 +139,20 @@ def _open_store(config: Config) -> Store:
             raise
         storage.drop_ballast()
         return Store(config.data_dir, config.store.synchronous)
+
+
+def _check_not_gone(data_dir: Path) -> None:
+    """A new database would hide that the old one was lost. Raises Stop."""
+    days = []
+    with contextlib.suppress(OSError):  # told when it is opened
+        if not (data_dir / DATABASE).exists():
+            days = folders(data_dir)
+    if days:
+        raise Stop(
+            EXIT_CONFIG,
+            f"the database is gone from {data_dir}, and the folders of {len(days)} days are there. Nothing was done. "
+            f"Bring it back; {RESTORE}; to begin anew, move {data_dir / EVENTS} away too",
+        )
 
 
 def _spare_the_collector() -> None:

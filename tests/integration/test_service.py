@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import wait_for
+from conftest import SMALL_DISK, wait_for
 from managed_daemon import Manager, handing_over, listener
 
 from sightlog import Event, Publisher
@@ -103,7 +103,8 @@ def test_a_card_that_takes_its_time_is_waited_for(idle_daemon, manager, tmp_path
     subprocess.run(["mount", "-o", "loop", image, idle_daemon.data_dir], check=True)
     frozen = False
     try:
-        daemon = idle_daemon.start(env=manager.environment(WATCHDOG_SECONDS), config="[storage]\nkeep_free_gb = 0.0\n")
+        idle_daemon.settings = SMALL_DISK
+        daemon = idle_daemon.start(env=manager.environment(WATCHDOG_SECONDS))
         with daemon.publisher() as publisher:
             publisher.insert_event(Event("door"))
             subprocess.run(["fsfreeze", "--freeze", daemon.data_dir], check=True)
@@ -119,8 +120,11 @@ def test_a_card_that_takes_its_time_is_waited_for(idle_daemon, manager, tmp_path
             assert receipt.status is None
             subprocess.run(["fsfreeze", "--unfreeze", daemon.data_dir], check=True)
             frozen = False
+            if stop:
+                assert daemon.process.wait(20) == 0
+                daemon.start()
             assert receipt.wait(20) == "stored"
-        assert (daemon.process.wait(20) if stop else daemon.stop()) == 0
+        assert daemon.stop() == 0
     finally:
         if frozen:
             subprocess.run(["fsfreeze", "--unfreeze", idle_daemon.data_dir], check=True)
@@ -132,6 +136,7 @@ def test_a_long_migration_asks_for_time(idle_daemon, manager):
     """The program burns processor time in the start, as a migration of a large database does."""
     program = [str(Path(__file__).parents[1] / "slow_start.py"), "2"]
     idle_daemon.start(env=manager.environment(), program=program)
+    wait_for(lambda: "READY=1" in manager.heard, "READY=1")
     assert "EXTEND_TIMEOUT_USEC=30000000" in manager.heard[: manager.heard.index("READY=1")]
 
 

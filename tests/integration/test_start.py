@@ -200,3 +200,17 @@ def test_every_released_schema_is_migrated_with_its_rows(idle_daemon, frozen):
 def test_a_reader_without_a_database_says_what_makes_one(tmp_path):
     with pytest.raises(DatabaseNotFound, match="sightlogd makes it"):
         Reader(tmp_path / "events.db")
+
+
+def test_a_database_that_is_gone_from_beside_its_days_is_not_begun_anew(daemon):
+    with daemon.publisher() as publisher:
+        publisher.insert_event(Event("door"))
+    assert daemon.stop() == 0
+    for file in daemon.data_dir.glob("events.db*"):
+        file.unlink()
+    daemon.start(wait=False)
+    assert daemon.process.wait(20) == 78
+    assert "the folders of 1 days are there" in daemon.logged()[-1]["event"]
+    assert not daemon.database.exists()
+    (daemon.data_dir / "events").rename(daemon.home / "moved-away")
+    daemon.start()

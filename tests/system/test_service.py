@@ -63,9 +63,14 @@ def test_a_stop_is_a_stop_while_sensors_go_on_sending_and_a_start_takes_what_the
     """Without PropagatesStopTo= the first record would start it again by its socket."""
     service.systemctl("stop", "sightlogd")
     wait_for(lambda: service.systemctl("is-active", "sightlogd.socket", check=False) == "inactive", "the socket closes")
+    sensor = service.root / "etc/sightlog/sensors/sleeper"
+    sensor.write_text("#!/bin/sh\nexec sleep 600\n")
+    sensor.chmod(0o755)
+    service.systemctl("restart", "sightlog-sensor@sleeper")
     kept = publish(service, "kept", seconds=3)
     assert "AckTimeout" in kept.stderr
     assert service.systemctl("is-active", "sightlogd", check=False) == "inactive"
+    service.systemctl("stop", "sightlog-sensor@sleeper")
     service.systemctl("start", "sightlogd")
     assert service.systemctl("is-active", "sightlogd.socket") == "active"
     assert publish(service, "after").stdout == "stored\n"
@@ -218,6 +223,11 @@ def test_who_is_in_no_group_can_neither_connect_nor_read(service):
         assert (shown.returncode == 0) is may_read, user
         assert "Traceback" not in shown.stderr
     assert "AckTimeout" in publish(service, "of-a-stranger", user="stranger", seconds=1).stderr
+    told = service.run("sightlog", "publish", "--camera", "x", "--timeout", "1", user="stranger", check=False)
+    assert "sightlog-producers" in told.stderr
+    told = service.run("sightlogd", "verify", user="stranger", check=False)
+    assert (told.returncode, "Traceback" in told.stderr) == (77, False)
+    service.run("sightlogd", "verify", user="dash")
 
 
 @pytest.fixture

@@ -208,7 +208,9 @@ class _Demo:
         for stale in self._data.glob("stats/*.json"):
             stale.unlink()
         source = self._source or self._draw_clip()
-        self._start("sightlogd", "sightlogd", "run", "--data-dir", self._data, "--endpoint", endpoint)
+        self._start(
+            "sightlogd", "sightlogd", "run", "--config", os.devnull, "--data-dir", self._data, "--endpoint", endpoint
+        )
         self._wait_for_daemon(probe)
         with Reader(self._data / DATABASE) as reader:
             return self._run_sensors(endpoint, source, reader)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 import time
@@ -204,7 +205,7 @@ def _run(options: argparse.Namespace) -> int:
         return NOT_ALLOWED
     except (AckTimeout, DatabaseWriteError) as error:
         print(event.event_id, "spooled")
-        why = f"no ack within {options.timeout:g} s from {publisher.endpoint}; is sightlogd running there?"
+        why = f"no ack within {options.timeout:g} s from {publisher.endpoint}; {_likely(publisher.endpoint)}"
         if isinstance(error, DatabaseWriteError):
             why = f"the daemon cannot write: {error.reason}."
         complain(
@@ -218,3 +219,20 @@ def _run(options: argparse.Namespace) -> int:
     if not stored:
         complain(f"event {event.event_id} was there already; nothing was changed")
     return STORED
+
+
+def _likely(endpoint: str) -> str:
+    """Why no daemon answers."""
+    transport, _, path = endpoint.partition("://")
+    folder = os.path.dirname(path)
+    closed = [
+        place
+        for place, needed in ((folder, os.X_OK), (path, os.W_OK))
+        if transport == "ipc" and os.path.exists(place) and not os.access(place, needed)
+    ]
+    if closed:
+        return (
+            f"this user may not connect ({closed[0]}). Put it into the group of the producers "
+            "(sudo usermod -aG sightlog-producers USER), and log in again."
+        )
+    return "is sightlogd running there?"

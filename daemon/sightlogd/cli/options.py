@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sightlogd.config import Config
+from sightlogd.config import INSTALLED_CONFIG, Config
 from sightlogd.errors import EXIT_CONFIG, EXIT_PERMISSION, Stop
 from sightlogd.store import DATABASE
 
@@ -31,7 +31,8 @@ def add_command(
         epilog=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="config.toml; without it the defaults hold")
+    default = f"{INSTALLED_CONFIG} if there is one, else none"
+    parser.add_argument("--config", type=Path, metavar="FILE", help=f"config.toml; default: {default}")
     parser.add_argument("--data-dir", metavar="DIR", help="beats SIGHTLOG_DATA_DIR and the file")
     parser.add_argument("--endpoint", metavar="URL", help="beats SIGHTLOG_ENDPOINT and the file")
     parser.set_defaults(run=run)
@@ -49,6 +50,13 @@ def check_owner(data_dir: Path) -> None:
 
 
 def check_there(data_dir: Path) -> None:
-    """Raises Stop when there is no database."""
-    if not (data_dir / DATABASE).exists():
+    """Raises Stop when there is no database, or none that this user may see."""
+    try:
+        is_there = (data_dir / DATABASE).exists()
+    except PermissionError as error:
+        raise Stop(
+            EXIT_PERMISSION,
+            f"cannot read {data_dir}: {error.strerror}. Run this as the daemon's user, or as one of the readers' group",
+        ) from error
+    if not is_there:
         raise Stop(EXIT_CONFIG, f"there is no database in {data_dir}. Is --data-dir right?")
