@@ -360,7 +360,7 @@ class Publisher:
         if connection.denied == before:
             return
         if connection.denied is None:
-            log.info("%s: the daemon takes the key now", self.producer)
+            log.info("%s: the daemon lets this producer in now", self.producer)
             self._book.admit()
             return
         if before is None:
