@@ -1,4 +1,5 @@
-"""sightlogd whose start takes SECONDS of processor time, as a migration of a large database on a small board does.
+"""sightlogd whose start takes SECONDS of processor time, as a migration of a large database on a small board does; ten
+looks at it.
 
 python tests/slow_start.py SECONDS run --data-dir …
 """
@@ -9,7 +10,7 @@ import sys
 import time
 from typing import Any
 
-from sightlogd import service
+from sightlogd import service, watchdog
 from sightlogd.__main__ import main
 
 
@@ -21,5 +22,6 @@ def slowly(*arguments: Any) -> Any:
 
 
 if __name__ == "__main__":
+    watchdog.LOOK_SECONDS = float(sys.argv[1]) / 10
     open_store, service._open_store = service._open_store, slowly
     sys.exit(main(sys.argv[2:]))

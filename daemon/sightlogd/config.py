@@ -102,7 +102,7 @@ def load(
             values = tomllib.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
             raise Stop(EXIT_CONFIG, f"cannot read {file}: {error.strerror}. Give the path of a config.toml") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Stop(EXIT_CONFIG, f"{file} is not TOML: {error}") from error
     for section, key, given in (
         ("store", "data_dir", data_dir or environment.get("SIGHTLOG_DATA_DIR")),

@@ -33,7 +33,7 @@ from .metrics import Metrics
 from .remote import open_remote
 from .session import Session, Sessions
 from .store import Store
-from .watchdog import Watchdog
+from .watchdog import STOPS, Watchdog
 
 log = structlog.get_logger()
 
@@ -140,6 +140,7 @@ class Ingest:
         ready = dict(self._poller.poll(self._wait_ms(time.monotonic())))
         self._watchdog.beat()
         if self._stopped_by is not None:
+            self._watchdog.stopping()
             log.info("stopping", signal=self._stopped_by.name)
             return False
         if self._is_to_reload:
@@ -187,7 +188,7 @@ class Ingest:
             end.setblocking(False)
         self._poller.register(awake, zmq.POLLIN)
         old_waker = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
-        numbers = [signal.SIGTERM, signal.SIGINT] + ([] if sys.stderr.isatty() else [signal.SIGHUP])
+        numbers = [*STOPS, *([] if sys.stderr.isatty() else [signal.SIGHUP])]
         old = {number: signal.signal(number, self._signalled) for number in numbers}
         self._awake, self._reload = awake, reload
         try:
@@ -205,6 +206,13 @@ class Ingest:
             self._is_to_reload = True
         else:
             self._stopped_by = signal.Signals(number)
+
+    def stop_is_wanted(self) -> bool:
+        """Also while a commit keeps the loop, and with it Python's handler, from running. For any thread."""
+        try:
+            return any(number in STOPS for number in self._awake.recv(WAKE_BYTES, socket.MSG_PEEK))
+        except OSError:  # no signal; or the end was reached meanwhile
+            return False
 
     # -- receiving ---------------------------------------------------------------------------------------------------
 

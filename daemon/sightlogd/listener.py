@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from pathlib import Path
@@ -12,7 +13,7 @@ import zmq
 
 from sightlog.wire import FRAME_BYTES_MAX
 
-from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_TRY_AGAIN, Stop
+from .errors import EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_TRY_AGAIN, Stop
 
 log = structlog.get_logger()
 
@@ -53,7 +54,8 @@ class Listener:
                 self._inode = self._path.stat().st_ino
         except (zmq.ZMQError, OSError) as error:
             self.router.close(linger=0)
-            code = EXIT_PERMISSION if error.errno in (1, 13) else EXIT_CONFIG
+            # A folder that is missing, or a port that is taken, may pass: as for other machines (remote).
+            code = EXIT_PERMISSION if error.errno in (errno.EPERM, errno.EACCES) else EXIT_IO_ERROR
             raise Stop(
                 code,
                 f"cannot listen on {self.endpoint}: {os.strerror(error.errno or 0)}. Does its directory exist, may the "

@@ -12,6 +12,7 @@ from .errors import EXIT_CONFIG, Stop
 SEND_SECONDS: Final = 1.0
 """The manager's queue is short, and it may be busy."""
 _FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
+_USEC_DIGITS_MAX: Final = 20  # of a 64-bit number
 
 
 class Notifier:
@@ -22,7 +23,8 @@ class Notifier:
         self._address = environment.pop("NOTIFY_SOCKET", "")
         watched = environment.pop("WATCHDOG_PID", "") in ("", str(os.getpid()))
         usec = environment.pop("WATCHDOG_USEC", "")
-        self.watchdog_seconds = int(usec) / 1e6 if watched and usec.isascii() and usec.isdigit() else None
+        is_number = usec.isascii() and usec.isdigit() and len(usec) <= _USEC_DIGITS_MAX
+        self.watchdog_seconds = int(usec) / 1e6 if watched and is_number else None
         """Silent for as long, and the daemon is killed. None: nobody watches."""
 
     @property
@@ -79,8 +81,11 @@ def handed_over(environment: MutableMapping[str, str]) -> socket.socket | None:
     )
     if count != "1":
         raise wrong
-    os.set_inheritable(_FIRST_FD, False)
-    handed = socket.socket(fileno=_FIRST_FD)
+    try:
+        os.set_inheritable(_FIRST_FD, False)
+        handed = socket.socket(fileno=_FIRST_FD)
+    except OSError as error:  # no descriptor, or none of a socket
+        raise wrong from error
     listens = handed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     name = handed.getsockname() if handed.family == socket.AF_UNIX else b""
     if not listens or handed.type != socket.SOCK_STREAM or not isinstance(name, str) or not name.startswith("/"):

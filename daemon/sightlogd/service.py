@@ -6,6 +6,8 @@ import faulthandler
 import gc
 import os
 import resource
+import signal
+import sys
 from collections.abc import Callable
 
 import structlog
@@ -53,6 +55,8 @@ def run(config: Config, load: Callable[[], Config]) -> int:
     """Returns the exit code. `load` reads the configuration again; it raises Stop."""
     logs.set_up(config.log.level)
     os.umask(UMASK)
+    if not sys.stderr.isatty():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     faulthandler.enable()  # the watchdog's SIGABRT: the journal says where it was stuck
     # libzmq aborts the process when a connection finds no descriptor.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -84,12 +88,11 @@ def _run(config: Config, load: Callable[[], Config], notifier: Notifier, watchdo
                 _spare_the_collector()
                 log.info("ready", endpoint=ingest.endpoint, database=str(store.path))
                 standing.figures(f"ready on {ingest.endpoint}")
-                watchdog.serving()
+                watchdog.serving(ingest.stop_is_wanted)
                 notifier.ready(standing.text)
                 exit_code = ingest.serve()
             finally:
                 watchdog.stopping()
-                notifier.stopping("writing down the last records")
                 ingest.close()
             store.close()
         log.info("stopped")

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import threading
+from collections.abc import Callable
 from enum import Enum
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from .notify import Notifier
 
 LOOK_SECONDS: Final = 5.0
 """Between two looks while it starts or stops."""
+SERVING_LOOK_SECONDS: Final = 15.0
+"""Between two looks while it serves, at most: a stop may be asked for during a commit that takes minutes."""
 EXTEND_SECONDS: Final = 30.0
+STAT_BYTES_MAX: Final = 4_096
+STOPS: Final = {signal.SIGTERM, signal.SIGINT}
 
 
 class Phase(Enum):
@@ -55,8 +60,8 @@ class Watchdog:
 
     def __init__(self, notifier: Notifier) -> None:
         self._notifier = notifier
-        self._stat = Path(f"/proc/self/task/{threading.get_native_id()}/stat")
         self._phase = Phase.STARTING
+        self._stop_is_wanted: Callable[[], bool] = lambda: False
         self._beats = 0
         self._woken = threading.Event()
         self._ended = False
@@ -64,6 +69,8 @@ class Watchdog:
         watched = notifier.watchdog_seconds
         self._interval = watched / 4 if watched else math.inf
         if notifier.is_heard:
+            # Kept open: a daemon without a free descriptor is to be seen too.
+            self._stat = os.open(f"/proc/self/task/{threading.get_native_id()}/stat", os.O_RDONLY | os.O_CLOEXEC)
             self._thread.start()
 
     @property
@@ -74,37 +81,44 @@ class Watchdog:
     def beat(self) -> None:
         self._beats += 1
 
-    def serving(self) -> None:
-        self._to(Phase.SERVING)
+    def serving(self, stop_is_wanted: Callable[[], bool]) -> None:
+        """`stop_is_wanted` is asked from the other thread: the loop may be in a commit when it is told to stop."""
+        self._stop_is_wanted = stop_is_wanted
+        self._phase = Phase.SERVING
+        self._woken.set()
 
     def stopping(self) -> None:
-        self._to(Phase.STOPPING)
-
-    def _to(self, phase: Phase) -> None:
-        self._phase = phase
-        self._woken.set()
+        """The loop has ended, or is about to."""
+        if self._phase is not Phase.STOPPING:
+            self._phase = Phase.STOPPING
+            self._notifier.stopping("writing down the last records")
+            self._woken.set()
 
     def close(self) -> None:
         self._ended = True
         self._woken.set()
         if self._thread.ident is not None:
             self._thread.join()
+            os.close(self._stat)
 
     def _run(self) -> None:
+        # Blocked here, a stop is seen that the loop's thread cannot take while the kernel has it wait for the card.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
         before = self._look()
         while not self._ended:
-            seconds = self._interval if self._phase is Phase.SERVING else min(LOOK_SECONDS, self._interval)
-            if self._woken.wait(None if math.isinf(seconds) else seconds):
+            look = SERVING_LOOK_SECONDS if self._phase is Phase.SERVING else LOOK_SECONDS
+            if self._woken.wait(min(look, self._interval)):
                 self._woken.clear()
                 continue
             now = self._look()
-            phase = self._phase
+            is_to_stop = self._stop_is_wanted() or bool(STOPS & signal.sigpending())
+            phase = Phase.STOPPING if is_to_stop else self._phase
             if makes_progress(phase, before, now):
-                if phase is Phase.SERVING:
-                    self._notifier.alive()
-                else:
+                if phase is not Phase.SERVING:
                     self._notifier.extend(EXTEND_SECONDS)
+                elif self._notifier.watchdog_seconds:
+                    self._notifier.alive()
             before = now
 
     def _look(self) -> Seen:
-        return seen(self._beats, os.fsdecode(self._stat.read_bytes()))
+        return seen(self._beats, os.fsdecode(os.pread(self._stat, STAT_BYTES_MAX, 0)))

@@ -92,8 +92,9 @@ def quiet_for(manager: Manager, seconds: float) -> int:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting and freezing a file system needs root")
-def test_a_card_that_takes_its_time_is_waited_for(idle_daemon, manager, tmp_path):
-    """A real file system that answers nothing for many times as long as the watchdog waits."""
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_card_that_takes_its_time_is_waited_for(idle_daemon, manager, tmp_path, stop):
+    """A real file system that answers nothing for many times as long as the watchdog waits, serving or stopping."""
     image = tmp_path / "card"
     with image.open("wb") as file:
         file.truncate(64 << 20)
@@ -110,13 +111,16 @@ def test_a_card_that_takes_its_time_is_waited_for(idle_daemon, manager, tmp_path
             receipt = publisher.publish(Event("door"), urgent=True)
             stat = Path(f"/proc/{daemon.process.pid}/stat")
             wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] == "D", "it waits for the card")
-            heard = manager.heard.count("WATCHDOG=1")
-            wait_for(lambda: manager.heard.count("WATCHDOG=1") >= heard + 12, "signs of life")
+            if stop:
+                daemon.process.send_signal(signal.SIGTERM)
+            sign = "EXTEND_TIMEOUT_USEC=30000000" if stop else "WATCHDOG=1"
+            heard = manager.heard.count(sign)
+            wait_for(lambda: manager.heard.count(sign) >= heard + 12, "signs of life")
             assert receipt.status is None
             subprocess.run(["fsfreeze", "--unfreeze", daemon.data_dir], check=True)
             frozen = False
             assert receipt.wait(20) == "stored"
-        assert daemon.stop() == 0
+        assert (daemon.process.wait(20) if stop else daemon.stop()) == 0
     finally:
         if frozen:
             subprocess.run(["fsfreeze", "--unfreeze", idle_daemon.data_dir], check=True)
@@ -126,7 +130,7 @@ def test_a_card_that_takes_its_time_is_waited_for(idle_daemon, manager, tmp_path
 
 def test_a_long_migration_asks_for_time(idle_daemon, manager):
     """The program burns processor time in the start, as a migration of a large database does."""
-    program = [str(Path(__file__).parents[1] / "slow_start.py"), "12"]
+    program = [str(Path(__file__).parents[1] / "slow_start.py"), "2"]
     idle_daemon.start(env=manager.environment(), program=program)
     assert "EXTEND_TIMEOUT_USEC=30000000" in manager.heard[: manager.heard.index("READY=1")]
 

@@ -23,6 +23,8 @@ SHOWN = (
     *("MemoryHigh", "MemoryMax", "TasksMax", "OOMScoreAdjust", "LimitNOFILE"),
     "SystemCallErrorNumber",
 )
+KEEPS = ("StateDirectory", "StateDirectoryMode", "ReadWritePaths")
+"""Where it keeps its data."""
 OUTSIDE = ("PrivateNetwork", "PrivateMounts")
 """Compared with what everybody else has."""
 WORKING = """
@@ -45,7 +47,7 @@ def settings() -> dict[str, str]:
     """Of the unit's [Service], what confines it: from OOMScoreAdjust on, but for where it keeps its data."""
     section = UNIT.read_text().partition("[Service]")[2].partition("[Install]")[0]
     found = re.findall(r"^(\w+)=(.*)$", section[section.index("OOMScoreAdjust=") :], re.MULTILINE)
-    return {name: value for name, value in found if name not in ("StateDirectory", "StateDirectoryMode")}
+    return {name: value for name, value in found if name not in KEEPS}
 
 
 def test_no_line_is_left_out_of_these_tests():

@@ -101,7 +101,11 @@ def test_a_wrong_key_or_value_is_named_with_its_file_and_what_was_expected(tmp_p
     assert said in str(stop.value)
 
 
-@pytest.mark.parametrize("text", ["[store", "a = ", "= 5", b"\xff\xfe", b"data_dir = '\xff'", "[store]\n[store]\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["[store", "a = ", "= 5", b"\xff\xfe", b"data_dir = '\xff'", "[store]\n[store]\n", "a = " + "[" * 100_000],
+    ids=lambda text: str(text[:12]),
+)
 def test_a_file_that_is_not_toml_is_named(tmp_path, text):
     with pytest.raises(Stop, match=r"config\.toml is not TOML: ") as stop:
         load_text(tmp_path, text)
