@@ -63,7 +63,7 @@ def find_key(endpoint: str, key_file: str | os.PathLike[str] | None) -> KeyFile 
 
 
 class Connection:
-    """To one daemon, kept up by libzmq. With a key it is watched, and made anew by `attend` where libzmq gives up.
+    """To one daemon, kept up by libzmq. By tcp it is watched, and made anew by `attend` where libzmq gives up.
 
     One thread uses it. Raises UsageError.
     """
@@ -96,6 +96,7 @@ class Connection:
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         if self._key is not None:
             self._use(self._key, socket)
+        if self._endpoint.startswith("tcp://"):
             self._monitor = socket.get_monitor_socket(_FAILURES | zmq.EVENT_HANDSHAKE_SUCCEEDED)
         self._poll()
         socket.connect(self._endpoint)
@@ -167,8 +168,7 @@ class Connection:
             self._unclear += 1
             if self._unclear < UNCLEAR_FAILURES:
                 return
-        if self._key is not None:
-            self.denied = _explain(event, value, self._endpoint, self._key)
+        self.denied = _explain(event, value, self._endpoint, self._key)
         self._close()
         self._poll()
         self.retry_at = now + self._retry_seconds
@@ -191,8 +191,14 @@ class Connection:
         self._context.term()
 
 
-def _explain(event: int, value: int, endpoint: str, key: KeyFile) -> str:
+def _explain(event: int, value: int, endpoint: str, key: KeyFile | None) -> str:
     """What to tell people about a handshake that failed; `value` is the event's."""
+    if key is None:  # the daemon mostly hangs up before it has said that it wants one
+        return (
+            f"the handshake with {endpoint} fails: the daemon there wants a key (make one with `sightlogd keys new "
+            "NAME`, and give the file as key_file, --key-file or SIGHTLOG_KEY_FILE), or it is not sightlogd that "
+            "listens, but perhaps a tunnel whose other end is down"
+        )
     if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH and value == 400:
         return (
             f"the daemon at {endpoint} does not allow the key {key.name} ({key.public}). "

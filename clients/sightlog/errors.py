@@ -77,13 +77,15 @@ class DatabaseWriteError(DaemonError):
 
 
 class AccessDenied(DaemonError):
-    """The daemon does not let this producer's key in, or is not the one that the key file is for.
+    """The daemon does not let this producer's key in, wants one, or is not the one that the key file is for.
 
     `reason` says which, and what to do about it.
     """
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"{reason}. What is published is kept in the spool, and sent when the daemon takes the key")
+        super().__init__(
+            f"{reason}. What is published is kept in the spool, and sent when the daemon lets this producer in"
+        )
         self.reason = reason
 
 

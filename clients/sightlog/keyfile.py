@@ -15,8 +15,6 @@ from typing import Final
 from .errors import UsageError
 
 KEY_FILE_BYTES_MAX: Final = 4_096
-_OTHERS: Final = stat.S_IRWXO
-"""Not the group: systemd gives credentials to a service with an ACL, which shows as the group's right to read."""
 _KEY_CHARACTERS: Final = 40
 _GROUP: Final = 5
 """Characters of Z85 that stand for four bytes."""
@@ -81,10 +79,13 @@ def parse(text: str, name: str) -> KeyFile:
 
 
 def read(path: Path, *, secret: bool) -> KeyFile:
-    """A key file; `secret` when only its owner may be able to read it. Raises UsageError that names the file."""
+    """A key file. `secret`: nobody but its owner may have a right to it, or the service that systemd gave it to.
+
+    Raises UsageError that names the file.
+    """
     try:
         with path.open("rb") as file:
-            others = os.fstat(file.fileno()).st_mode & _OTHERS
+            others = os.fstat(file.fileno()).st_mode & _others(path)
             text = file.read(KEY_FILE_BYTES_MAX + 1)
         if len(text) > KEY_FILE_BYTES_MAX:
             raise UsageError(f"it has more than {KEY_FILE_BYTES_MAX} bytes. Is it a key file?")
@@ -98,3 +99,11 @@ def read(path: Path, *, secret: bool) -> KeyFile:
     if secret and others:
         raise UsageError(f"other users may read the secret key in {path}. Run: chmod 600 {path}")
     return key
+
+
+def _others(path: Path) -> int:
+    """The modes of a secret file that let somebody else at it."""
+    # systemd gives credentials to a service with an ACL, which shows as the group's right to read.
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    is_credential = credentials is not None and path.parent == Path(credentials)
+    return stat.S_IRWXO if is_credential else stat.S_IRWXO | stat.S_IRWXG

@@ -296,9 +296,8 @@ class Publisher:
 
     def _timeout(self, now: float, stuck: bool) -> int:
         # Stuck: POLLOUT says when it goes on; the question that is due cannot be asked before.
-        deadline = min(now + IDLE, self._connection.retry_at)
-        if not stuck:
-            deadline = min(self._link.deadline(now), self._teller.due_at())
+        deadline = now + IDLE if stuck else min(self._link.deadline(now), self._teller.due_at())
+        deadline = min(deadline, self._connection.retry_at)
         if self._spool.unsynced_since is not None:
             deadline = min(deadline, self._spool.unsynced_since + UNSYNCED_SECONDS_MAX)
         return max(0, round((deadline - now) * 1000) + 1)
@@ -361,7 +360,7 @@ class Publisher:
         if connection.denied == before:
             return
         if connection.denied is None:
-            log.info("%s: the daemon takes the key now", self.producer)
+            log.info("%s: the daemon lets this producer in now", self.producer)
             self._book.admit()
             return
         if before is None:

@@ -46,6 +46,12 @@ class _Pending:
         self._book.wait(self, timeout, busy_raises=busy_raises)
 
     def _await_settled(self) -> Generator[object, None, None]:
+        # Woken is not settled: it may be denied, and let in again before the loop comes to this.
+        while not self._settled:
+            yield from self._await_news()
+            self._book.check_failure(self)
+
+    def _await_news(self) -> Generator[object, None, None]:
         import asyncio  # 20 ms that a sensor which never awaits does not pay
 
         loop = asyncio.get_running_loop()
@@ -61,7 +67,6 @@ class _Pending:
 
         self._book.notify(self, from_thread)
         yield from future
-        self._book.check_failure(self)
 
 
 class Receipt(_Pending):
@@ -74,8 +79,9 @@ class Receipt(_Pending):
 
     @property
     def status(self) -> str | None:
-        if not self._settled:
-            return None
+        return self._status() if self._settled else None
+
+    def _status(self) -> str:
         return self._exceptions[0][1] if self._exceptions else STORED
 
     @property
@@ -88,11 +94,11 @@ class Receipt(_Pending):
         Raises AckTimeout; the record stays in the spool and goes on being sent.
         """
         self._wait_settled(timeout)
-        return self.status or STORED
+        return self._status()
 
     def __await__(self) -> Generator[object, None, str]:
         yield from self._await_settled()
-        return self.status or STORED
+        return self._status()
 
 
 class BatchReceipt(_Pending):
@@ -253,11 +259,16 @@ class ReceiptBook:
     def wait(self, receipt: _Pending, timeout: float | None, *, busy_raises: bool) -> None:
         if not receipt._settled:
             self._ask(receipt.last)
-        if not self.wait_until(lambda: receipt._settled or (busy_raises and self.busy_reason is not None), timeout):
+
+        def is_settled() -> bool:
+            # Asked with the lock held: behind it an ack of other records may have taken the reason away.
+            if busy_raises and not receipt._settled and self.busy_reason is not None:
+                raise DatabaseWriteError(self.busy_reason)
+            return receipt._settled
+
+        if not self.wait_until(is_settled, timeout):
             said = f"; the daemon says: {self.busy_reason}." if self.busy_reason else "; is sightlogd running?"
             raise AckTimeout(f"no ack within {timeout:.3g} s{said} The record is in the spool and goes on being sent")
-        if not receipt._settled and self.busy_reason is not None:
-            raise DatabaseWriteError(self.busy_reason)
 
     def wait_until(self, done: Callable[[], bool], timeout: float | None) -> bool:
         """Block until `done()`, checked whenever an answer came. Raises what keeps acks from coming."""

@@ -14,7 +14,7 @@ try:
     from . import config as configuration
     from . import logs, service
     from .cli import backup, check_config, keys, purge, rebuild, restore, verify
-    from .cli.options import add_command
+    from .cli.options import add_command, add_endpoint
     from .config import Config
     from .errors import EXIT_IO_ERROR, Stop
 except ModuleNotFoundError as error:
@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"sightlogd {sightlog.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add_command(commands, "run", "run in the foreground until SIGTERM or SIGINT", _run)
+    add_endpoint(add_command(commands, "run", "run in the foreground until SIGTERM or SIGINT", _run))
     for module in (check_config, verify, backup, restore, purge, rebuild, keys):
         module.add_parser(commands)
     return parser

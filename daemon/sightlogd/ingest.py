@@ -84,7 +84,7 @@ class Ingest:
         self._warn = Warnings()
         self._metrics = Metrics(time.monotonic(), datetime.now(UTC))
         self._maintenance = Maintenance(config, store, self._metrics, self._warn, show)
-        remote = open_remote(config.remote, self._warn)
+        remote = open_remote(config, self._warn)
         self._context = zmq.Context()
         try:
             self._listener = Listener(self._context, config.ingest.endpoint, handed)

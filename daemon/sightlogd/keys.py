@@ -15,6 +15,7 @@ from sightlog.errors import UsageError
 from sightlog.keyfile import KeyFile
 
 from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
+from .files import durable
 
 SERVER_SECRET: Final = "server.key_secret"
 """Also the name of the credential that systemd hands over."""
@@ -124,7 +125,7 @@ class Keys:
         create(self._file(name), KeyFile(name, public))
 
     def revoke(self, name: str) -> str | None:
-        """Another name by which the same key is still allowed, if somebody made such a file. Raises Stop."""
+        """Durable. Another name by which the same key is still allowed, if somebody made such a file. Raises Stop."""
         _check(name)
         try:
             public = keyfile.read(self._file(name), secret=False).public
@@ -132,6 +133,7 @@ class Keys:
             public = ""  # not there, or damaged: neither lets anybody in
         try:
             self._file(name).unlink()
+            durable.sync(self._file(name).parent)
         except FileNotFoundError:
             known = ", ".join(sorted(self.listed().names.values())) or "none"
             raise Stop(EXIT_CONFIG, f"no key is allowed as {name}. Allowed are: {known}") from None
@@ -145,6 +147,7 @@ class Keys:
                 try:
                     directory.mkdir()
                     directory.chmod(_DIRECTORY_MODE)  # whatever the umask
+                    durable.sync(directory.parent)
                 except OSError as error:
                     raise _stop(error, f"cannot make {directory}") from error
 
@@ -163,6 +166,7 @@ def create(path: Path, key: KeyFile) -> None:
             file.write(key.text().encode())
             file.flush()
             os.fsync(fd)
+        durable.sync(path.parent)
     except OSError as error:
         path.unlink(missing_ok=True)
         raise _stop(error, f"cannot write {path}") from error

@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from pathlib import Path
 from typing import Final
 
 import structlog
 import zmq
 
 from . import zap
-from .config import RemoteConfig
+from .config import Config
 from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
 from .keys import Keys
 from .listener import BACKLOG, make_router
@@ -120,11 +119,11 @@ def _listening(endpoint: str) -> socket.socket:
     return server
 
 
-def open_remote(config: RemoteConfig, warn: Warnings) -> Remote | None:
+def open_remote(config: Config, warn: Warnings) -> Remote | None:
     """None when no other machine may connect. Raises Stop."""
-    if not config.listen:
+    if not config.remote.listen:
         return None
-    return Remote(config.listen, Keys(Path(config.keys_dir), os.environ.get("CREDENTIALS_DIRECTORY")), warn)
+    return Remote(config.remote.listen, Keys(config.keys_dir, os.environ.get("CREDENTIALS_DIRECTORY")), warn)
 
 
 def make_pair() -> tuple[str, str]:

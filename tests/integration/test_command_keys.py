@@ -129,9 +129,10 @@ def test_the_daemon_says_what_it_needs_to_listen(remote):
     assert "Run: sightlogd keys new NAME" in start_fails(remote)
     remote.new("front")
     secret = remote.keys_dir / "server.key_secret"
-    secret.chmod(0o604)
-    assert f"Run: chmod 600 {secret}" in start_fails(remote)
-    secret.chmod(0o640)
+    for odd in (0o604, 0o640, 0o620):
+        secret.chmod(odd)
+        assert f"Run: chmod 600 {secret}" in start_fails(remote)
+    secret.chmod(0o400)
     remote.daemon.start()
     remote.daemon.stop()
     other = zmq.curve_keypair()[1].decode()
@@ -152,6 +153,8 @@ def test_a_credential_of_systemd_beats_the_file(remote):
     start_fails(remote)
     remote.daemon.start(env={"CREDENTIALS_DIRECTORY": str(credentials)})
     remote.daemon.stop()
+    (credentials / secret.name).chmod(0o444)
+    assert "other users may read" in start_fails(remote, CREDENTIALS_DIRECTORY=str(credentials))
     remote.keys("new", "yard")  # server.key is enough for that
 
 
@@ -190,9 +193,11 @@ def test_a_key_file_that_cannot_be_used_is_named(tmp_path, what):
     assert not (tmp_path / "spool").exists(), "said before anything is made"
 
 
-def test_a_key_file_that_others_can_read_is_refused(remote):
+@pytest.mark.parametrize("odd", [0o604, 0o640, 0o660])
+def test_a_key_file_that_others_can_read_is_refused(remote, monkeypatch, odd):
     file = remote.new("front")
-    file.chmod(0o604)
+    file.chmod(odd)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(remote.daemon.home))
     with pytest.raises(UsageError, match=f"Run: chmod 600 {file}"):
         remote.publisher("front", file)
 

@@ -81,10 +81,18 @@ def test_follow_and_its_cursor_read_by_id(filled):
     assert any("INTEGER PRIMARY KEY" in row["detail"] for row in plan), [row["detail"] for row in plan]
 
 
-@pytest.mark.parametrize("command", [(), ("run",), ("check-config",), ("purge",), ("rebuild",)])
+@pytest.mark.parametrize(
+    "command",
+    [
+        (), ("run",), ("check-config",), ("verify",), ("backup",), ("restore",), ("purge",), ("rebuild",), ("keys",),
+        ("keys", "new"), ("keys", "revoke"),
+    ],
+)  # fmt: skip
 def test_the_daemons_help_is_shown(command):
     done = subprocess.run(
         [Path(sys.executable).with_name("sightlogd"), *command, "--help"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("usage: sightlogd")
+    has_endpoint = "--endpoint URL" in done.stdout
+    assert has_endpoint == (command in {("run",), ("check-config",)}), "only of what listens"

@@ -204,9 +204,9 @@ def test_a_file_for_another_daemon_is_told_apart_from_a_key_that_is_not_allowed(
         assert "not the daemon that the key file of front was made for" in denied(publisher, Event("gate"))
 
 
-def test_something_else_that_listens_there_is_no_sightlogd(remote):
+@pytest.fixture
+def hanging_up(remote):
     """It accepts and hangs up, as a tunnel does whose other end is down."""
-    file = remote.new("front")
     with socket.create_server(("127.0.0.1", remote.port)) as server:
 
         def hang_up():
@@ -218,10 +218,41 @@ def test_something_else_that_listens_there_is_no_sightlogd(remote):
 
         thread = threading.Thread(target=hang_up)
         thread.start()
-        with remote.publisher("front", file) as publisher:
-            assert "what listens there takes no keys" in denied(publisher, Event("gate"))
+        yield remote
         server.shutdown(socket.SHUT_RDWR)
         thread.join()
+
+
+def test_something_else_that_listens_there_is_no_sightlogd(hanging_up):
+    with hanging_up.publisher("front", hanging_up.new("front")) as publisher:
+        assert "what listens there takes no keys" in denied(publisher, Event("gate"))
+    with Publisher(hanging_up.endpoint, "bare", hanging_up.daemon.home / "spool") as publisher:
+        assert "or it is not sightlogd that listens" in denied(publisher, Event("gate"))
+
+
+def test_who_has_no_key_where_one_is_wanted_is_told_so(open_remote):
+    """By loopback no key is asked for beforehand: it may be a tunnel."""
+    spool = open_remote.daemon.home / "spool"
+    with Publisher(open_remote.endpoint, "bare", spool) as publisher:
+        text = denied(publisher, Event("gate", event_id="e1"))
+    assert "wants a key" in text
+    assert "sightlogd keys new NAME" in text
+    with Publisher(open_remote.endpoint, "bare", spool, key_file=open_remote.front) as publisher:
+        assert publisher.flush(SOON)
+    with open_remote.daemon.reader() as reader:
+        assert reader.get_event("e1")
+
+
+def test_without_a_key_a_daemon_that_comes_back_is_no_denial(remote, caplog):
+    (remote.daemon.home / "config.toml").write_text("")
+    remote.daemon.settings = ""
+    with Publisher(remote.endpoint, "local", remote.daemon.home / "spool") as publisher:
+        for end in (remote.daemon.stop, remote.daemon.kill):
+            receipt = publisher.publish(Event("gate"))
+            remote.daemon.start("--endpoint", remote.endpoint)
+            assert receipt.wait(30) == "stored"
+            end()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_a_key_where_none_is_taken_is_told_so(remote):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 import zmq
 from zmq.utils import z85
@@ -10,6 +13,7 @@ from sightlog import keyfile
 from sightlog.errors import UsageError
 from sightlog.keyfile import KeyFile
 from sightlogd import zap
+from sightlogd.keys import Keys
 
 PUBLIC, SECRET, SERVER = "a" * 40, "B" * 40, "0" * 40
 
@@ -93,3 +97,32 @@ def test_nobody_comes_in_without_a_list_or_by_an_empty_one():
     verdict = zap.decide(request(), {})
     assert status(verdict) == b"400"
     assert f"sightlogd keys allow NAME '{PUBLIC}'" in verdict.reason
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """What was made durable, in order; of a file that it has its contents by then."""
+    paths, fsync = [], os.fsync
+
+    def record(fd):
+        paths.append(Path(os.readlink(f"/proc/self/fd/{fd}")))
+        assert paths[-1].is_dir() or "public-key" in paths[-1].read_text()
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", record)
+    return paths
+
+
+def test_a_power_cut_takes_no_change_of_the_list_back(tmp_path, synced):
+    directory = tmp_path / "etc" / "keys"
+    keys, allowed = Keys(directory), directory / "allowed"
+    keys.add_server(SERVER, SECRET)
+    made = [tmp_path, directory.parent, directory]
+    files = [directory / "server.key_secret", directory, directory / "server.key", directory]
+    assert synced == made + files
+    synced.clear()
+    keys.allow("front", PUBLIC)
+    assert synced == [allowed / "front.key", allowed]
+    synced.clear()
+    keys.revoke("front")
+    assert synced == [allowed]

@@ -8,6 +8,7 @@ killed, commits are refused, and a spool file is damaged.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import threading
@@ -15,7 +16,6 @@ from collections import defaultdict, deque
 from pathlib import Path
 
 import pytest
-import zmq
 
 from sightlog import Event, publisher, spool, wire
 from sightlog.accounts import Settled, account
@@ -66,7 +66,9 @@ class Connection:
 
 
 class Dealer:
-    """The producer's socket. What an old connection delivered can still be read after a new one was made."""
+    """The producer's connection. What an old one delivered can still be read after a new one was made."""
+
+    retry_at = math.inf
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -76,20 +78,15 @@ class Dealer:
     def connection(self) -> Connection | None:
         return self.connections[-1] if self.connections and self.connections[-1].alive else None
 
-    def send_multipart(self, frames: list[bytes], _flags: int) -> None:
+    def send(self, frames: list[bytes]) -> bool:
         if self.connection is None or len(self.connection.up) >= 8:
-            raise zmq.Again
+            return False
         self.connection.put(self.connection.up, [bytes(frame) for frame in frames])
+        return True
 
-    def recv_multipart(self, _flags: int) -> list[bytes]:
-        for connection in self.connections:
-            if (frames := connection.take(connection.down)) is not None:
-                return frames
-        raise zmq.Again
-
-    def getsockopt(self, option: int) -> int:
-        assert option == zmq.EVENTS
-        return zmq.POLLIN if self.readable() else 0
+    def receive(self) -> list[bytes] | None:
+        taken = (connection.take(connection.down) for connection in self.connections)
+        return next((frames for frames in taken if frames is not None), None)
 
     def readable(self) -> bool:
         return any(connection.down and connection.down[0][0] <= self.world.now for connection in self.connections)
@@ -120,14 +117,14 @@ class Sensor(Publisher):
         self._closing = False
         self._waker = Waker(self)
         self._teller = Teller(self._link, self._spool)
-        self._socket = Dealer(world)
+        self._connection = Dealer(world)
         self._sleeps_until = 0.0
         self._stuck = False
         self.receipts = []
 
     def step(self) -> None:
-        writable = self._stuck and self._socket.connection is not None
-        if self.world.now < self._sleeps_until and not writable and not self._socket.readable():
+        writable = self._stuck and self._connection.connection is not None
+        if self.world.now < self._sleeps_until and not writable and not self._connection.readable():
             return
         self._stuck = self._send_what_may_be_sent(self.world.now)
         self._receive_all()
@@ -141,7 +138,7 @@ class Sensor(Publisher):
 
     def die(self) -> None:
         """SIGKILL: what the kernel has stays; a write may have been cut short."""
-        for connection in self._socket.connections:
+        for connection in self._connection.connections:
             connection.cut()
         for segment in self._spool._segments:
             segment.close()
@@ -334,7 +331,7 @@ class World:
         self.daemon = None
         self.daemon_back_at = self.now + self.random.choice((0.0, 0.5, 20.0))
         for sensor in self.sensors:
-            for connection in sensor._socket.connections:
+            for connection in sensor._connection.connections:
                 connection.cut()
                 connection.up.clear()
 
@@ -370,10 +367,10 @@ class World:
     def connect(self) -> None:
         """libzmq connects again by itself; the daemon knows the new connection by a new route only."""
         for sensor in self.sensors:
-            if self.daemon is not None and sensor._socket.connection is None:
+            if self.daemon is not None and sensor._connection.connection is None:
                 self.routes += 1
                 connection = Connection(self, b"\0%04d" % self.routes)
-                sensor._socket.connections.append(connection)
+                sensor._connection.connections.append(connection)
                 self.daemon.connections[connection.route] = connection
 
     def step(self) -> None:
@@ -391,7 +388,7 @@ class World:
         if self.random.random() < 0.5:
             self.publish(self.random.choice(self.sensors))
         if self.chance("cut", (True,), False):
-            connection = self.random.choice(self.sensors)._socket.connection
+            connection = self.random.choice(self.sensors)._connection.connection
             if connection is not None:
                 connection.cut()
         if self.daemon is not None and self.chance("daemon", (True,), False):
@@ -452,3 +449,20 @@ def test_everything_published_is_stored_once_in_order_whatever_fails(first, tmp_
         finally:
             for sensor in world.sensors:
                 sensor._spool.close()
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+def test_a_new_try_to_connect_is_not_overslept(tmp_path, monkeypatch, stuck):
+    clock = Clock()
+    monkeypatch.setattr(publisher, "time", clock)
+    monkeypatch.setattr(spool, "time", clock)
+    world = World(0, tmp_path, clock)
+    world.run()
+    try:
+        sensor = world.sensors[0]
+        assert sensor._timeout(clock.now, stuck) > 100, "nothing to do for long"
+        sensor._connection.retry_at = clock.now + 0.05
+        assert sensor._timeout(clock.now, stuck) <= 51
+    finally:
+        for sensor in world.sensors:
+            sensor._spool.close()

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 from sightlogd.config import Config
 
-from .options import add_command
+from .options import add_command, add_endpoint
 
 if TYPE_CHECKING:
     from .options import Commands
 
 
 def add_parser(commands: Commands) -> None:
-    add_command(commands, "check-config", "check the configuration, print what is in force, and exit", _run)
+    parser = add_command(commands, "check-config", "check the configuration, print what is in force, and exit", _run)
+    add_endpoint(parser)
 
 
 def _run(config: Config, _options: argparse.Namespace) -> int:

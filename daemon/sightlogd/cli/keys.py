@@ -16,7 +16,7 @@ from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
 from sightlogd.keys import Keys, create
 from sightlogd.remote import make_pair
 
-from .options import add_command
+from .options import add_command, add_verbs
 
 if TYPE_CHECKING:
     from .options import Commands
@@ -31,15 +31,7 @@ examples:
 
 
 def add_parser(commands: Commands) -> None:
-    text = "let producers on other machines in, or no more"
-    parser = commands.add_parser(
-        "keys",
-        help=text,
-        description=text[0].upper() + text[1:] + ".",
-        epilog=_TEXT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    verbs = add_verbs(commands, "keys", "let producers on other machines in, or no more", _TEXT)
     new = add_command(verbs, "new", "make a producer's key file and allow it", _new)
     new.add_argument("name", metavar="NAME")
     new.add_argument(

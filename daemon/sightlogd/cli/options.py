@@ -24,19 +24,31 @@ def add_command(
     text: str = "",
 ) -> argparse.ArgumentParser:
     """`run` returns the exit code, and may raise Stop. `text` follows the options in --help."""
-    parser = commands.add_parser(
+    parser = _add_parser(commands, name, summary, text)
+    default = f"{INSTALLED_CONFIG} if there is one, else none"
+    parser.add_argument("--config", type=Path, metavar="FILE", help=f"config.toml; default: {default}")
+    parser.add_argument("--data-dir", metavar="DIR", help="beats SIGHTLOG_DATA_DIR and the file")
+    parser.set_defaults(run=run, endpoint=None)
+    return parser
+
+
+def add_verbs(commands: Commands, name: str, summary: str, text: str) -> Commands:
+    """For a command that is followed by one of several others; add those with `add_command`."""
+    return _add_parser(commands, name, summary, text).add_subparsers(required=True, metavar="VERB")
+
+
+def add_endpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--endpoint", metavar="URL", help="beats SIGHTLOG_ENDPOINT and the file")
+
+
+def _add_parser(commands: Commands, name: str, summary: str, text: str) -> argparse.ArgumentParser:
+    return commands.add_parser(
         name,
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
         epilog=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    default = f"{INSTALLED_CONFIG} if there is one, else none"
-    parser.add_argument("--config", type=Path, metavar="FILE", help=f"config.toml; default: {default}")
-    parser.add_argument("--data-dir", metavar="DIR", help="beats SIGHTLOG_DATA_DIR and the file")
-    parser.add_argument("--endpoint", metavar="URL", help="beats SIGHTLOG_ENDPOINT and the file")
-    parser.set_defaults(run=run)
-    return parser
 
 
 def check_owner(data_dir: Path) -> None:
