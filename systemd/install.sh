@@ -19,6 +19,8 @@ FREE_MB=250 # a release takes 45, building it some 60 more
 # from before the service is stopped until it runs again, whatever ends this script in between.
 SWITCHING=$ROOT/switching
 
+STORED_SINCE=3 # what sightlogd.cli.upgrade ends with when records were stored
+
 if_it_ends='' # after the service was stopped: what failed when the script ends here
 
 # shellcheck source=systemd/release.sh
@@ -204,11 +206,13 @@ ended() {
 # The release before, its units, and the database as it was; nothing can have been acked in between: a daemon that never
 # was ready has taken no record, and "undo" compares what the producers' positions say.
 go_back() {
-    local old new code=0
+    local old new by code=0
     { read -r old; read -r new; } <"$SWITCHING"
     systemctl stop "${SERVICE[@]}"
-    data "$new" undo || code=$?
-    if [ "$code" = 1 ]; then
+    by=$new
+    if [ -n "$old" ] && ! data "$new" --help >/dev/null 2>&1; then by=$old; fi # torn, or its Python is gone
+    data "$by" undo || code=$?
+    if [ "$code" = $STORED_SINCE ]; then
         say "sightlog: $(basename "$new") has changed the database and stored records since, so it stays. Look at its log:" \
             "journalctl -u sightlogd. A copy from before is in the data directory until the next install that works"
         rm -f "$SWITCHING"
