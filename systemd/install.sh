@@ -147,9 +147,14 @@ install_it() {
     put_users "$release"
     put_config "$release"
     old=$(readlink "$CURRENT" || true)
+    # A first install that failed is nothing to go back to; unless its owner has mended it since.
+    [ -e "$old/started" ] || systemctl -q is-active sightlogd.service || old=''
     data "$release" check || refuse "$old"
     switch_over "$old"
     say "sightlog runs: $("$release/bin/sightlogd" --version | cut -d ' ' -f 2), in $release"
+    # A sensor that is running has the files of the release it was started from.
+    systemctl try-restart 'sightlog-sensor@*.service' ||
+        say "a sensor did not start again: systemctl status 'sightlog-sensor@*'"
     [ -n "$old" ] || first_steps
 }
 
@@ -165,6 +170,7 @@ refuse() {
         die "this version was not installed, for the reason above. Nothing was changed: $(basename "$1") is left as it was"
     fi
     switch_to "$release"
+    remove_old_releases "$release" "$release"
     die "installed, but not started and not enabled, for the reason above. The commands sightlog and sightlogd are there." \
         "Then run make install again"
 }
@@ -181,12 +187,15 @@ switch_over() {
     switch_to "$release"
     start_service || exit 1
     if_it_ends=''
-    data "$release" forget
-    rm "$SWITCHING"
+    it_runs "$release"
     systemctl -q enable sightlogd.service
     remove_old_releases "$release" "${old:-$release}"
-    # A sensor that is running has the files of the release it was started from.
-    systemctl try-restart 'sightlog-sensor@*.service'
+}
+
+it_runs() {
+    touch "$1/started"
+    data "$1" forget
+    rm "$SWITCHING"
 }
 
 ended() {
@@ -226,6 +235,7 @@ go_back() {
     rm -f "$SWITCHING"
     if [ -z "$old" ]; then
         systemctl -q disable "${SERVICE[@]}" 2>/dev/null
+        remove_old_releases "$new" "$(readlink "$CURRENT")"
         say "sightlog: installed, but not running and not enabled. The commands sightlog and sightlogd are there"
         return
     fi
@@ -248,8 +258,7 @@ repair() {
     if [ -z "$new" ]; then # cut off while it was written: nothing was changed yet
         rm "$SWITCHING"
     elif [ "$(readlink "$CURRENT")" = "$new" ] && systemctl -q is-active sightlogd.service; then
-        data "$new" forget
-        rm "$SWITCHING"
+        it_runs "$new"
     else
         set +e
         go_back
