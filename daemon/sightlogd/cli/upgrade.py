@@ -19,8 +19,8 @@ from typing import Final
 
 from sightlogd import config as configuration
 from sightlogd.config import Config
+from sightlogd.durable import UMASK
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_STORAGE_FULL, Stop
-from sightlogd.files.durable import UMASK
 from sightlogd.lock import Lock
 from sightlogd.store import DATABASE, kept
 
