@@ -19,6 +19,8 @@ FREE_MB=250 # a release takes 45, building it some 60 more
 # from before the service is stopped until it runs again, whatever ends this script in between.
 SWITCHING=$ROOT/switching
 
+STORED_SINCE=3 # what sightlogd.cli.upgrade ends with when records were stored
+
 if_it_ends='' # after the service was stopped: what failed when the script ends here
 
 # shellcheck source=systemd/release.sh
@@ -145,9 +147,14 @@ install_it() {
     put_users "$release"
     put_config "$release"
     old=$(readlink "$CURRENT" || true)
+    # A first install that failed is nothing to go back to; unless its owner has mended it since.
+    [ -e "$old/started" ] || systemctl -q is-active sightlogd.service || old=''
     data "$release" check || refuse "$old"
     switch_over "$old"
     say "sightlog runs: $("$release/bin/sightlogd" --version | cut -d ' ' -f 2), in $release"
+    # A sensor that is running has the files of the release it was started from.
+    systemctl try-restart 'sightlog-sensor@*.service' ||
+        say "a sensor did not start again: systemctl status 'sightlog-sensor@*'"
     [ -n "$old" ] || first_steps
 }
 
@@ -163,6 +170,7 @@ refuse() {
         die "this version was not installed, for the reason above. Nothing was changed: $(basename "$1") is left as it was"
     fi
     switch_to "$release"
+    remove_old_releases "$release" "$release"
     die "installed, but not started and not enabled, for the reason above. The commands sightlog and sightlogd are there." \
         "Then run make install again"
 }
@@ -179,12 +187,15 @@ switch_over() {
     switch_to "$release"
     start_service || exit 1
     if_it_ends=''
-    data "$release" forget
-    rm "$SWITCHING"
+    it_runs "$release"
     systemctl -q enable sightlogd.service
     remove_old_releases "$release" "${old:-$release}"
-    # A sensor that is running has the files of the release it was started from.
-    systemctl try-restart 'sightlog-sensor@*.service'
+}
+
+it_runs() {
+    touch "$1/started"
+    data "$1" forget
+    rm "$SWITCHING"
 }
 
 ended() {
@@ -204,11 +215,13 @@ ended() {
 # The release before, its units, and the database as it was; nothing can have been acked in between: a daemon that never
 # was ready has taken no record, and "undo" compares what the producers' positions say.
 go_back() {
-    local old new code=0
+    local old new by code=0
     { read -r old; read -r new; } <"$SWITCHING"
     systemctl stop "${SERVICE[@]}"
-    data "$new" undo || code=$?
-    if [ "$code" = 1 ]; then
+    by=$new
+    if [ -n "$old" ] && ! data "$new" --help >/dev/null 2>&1; then by=$old; fi # torn, or its Python is gone
+    data "$by" undo || code=$?
+    if [ "$code" = $STORED_SINCE ]; then
         say "sightlog: $(basename "$new") has changed the database and stored records since, so it stays. Look at its log:" \
             "journalctl -u sightlogd. A copy from before is in the data directory until the next install that works"
         rm -f "$SWITCHING"
@@ -222,6 +235,7 @@ go_back() {
     rm -f "$SWITCHING"
     if [ -z "$old" ]; then
         systemctl -q disable "${SERVICE[@]}" 2>/dev/null
+        remove_old_releases "$new" "$(readlink "$CURRENT")"
         say "sightlog: installed, but not running and not enabled. The commands sightlog and sightlogd are there"
         return
     fi
@@ -244,8 +258,7 @@ repair() {
     if [ -z "$new" ]; then # cut off while it was written: nothing was changed yet
         rm "$SWITCHING"
     elif [ "$(readlink "$CURRENT")" = "$new" ] && systemctl -q is-active sightlogd.service; then
-        data "$new" forget
-        rm "$SWITCHING"
+        it_runs "$new"
     else
         set +e
         go_back

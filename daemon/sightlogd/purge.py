@@ -16,8 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from . import durable
 from .errors import WriteRefused
-from .files import durable
 from .files.daylog import DayLogs
 from .files.days import EVENTS, Days, is_day
 from .store import Store

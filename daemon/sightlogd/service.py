@@ -16,9 +16,9 @@ import structlog
 
 from . import logs, notify
 from .config import Config
+from .durable import UMASK
 from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_STORAGE_FULL, Stop
 from .files.days import EVENTS, folders
-from .files.durable import UMASK
 from .ingest import Ingest
 from .lock import Lock
 from .notify import Notifier

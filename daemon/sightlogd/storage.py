@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from .config import Storage as Limits
+from .durable import allocated
 from .files.days import EVENTS, folders
-from .files.durable import allocated
 from .retention import GB, StorageStats, measured
 from .store import DATABASE, WAL_BYTES_KEPT
 

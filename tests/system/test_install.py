@@ -40,6 +40,17 @@ GOOD_MIGRATION = {
     "clients/sightlog/database.py": ("SCHEMA_VERSION: Final = 3", "SCHEMA_VERSION: Final = 4"),
 }
 STARTS = "        _report_start(config, store)\n"
+# Building takes longest, and is the same for each version. Most are the one that is installed, with the edited files.
+EDITED = """
+build_release() {
+    release=$ROOT/releases/$(basename "$SOURCE")-edited
+    cp -a "$CURRENT/." "$release"
+    rm -f "$release/started"
+    chmod -R u=rwX,go=rX "$SOURCE/edited"
+    cp -R "$SOURCE/edited/." "$release"/lib/python3*/site-packages/
+    sed -i "1s|.*|#!$release/bin/python|" "$release"/bin/sightlog*
+}
+"""
 
 
 def source(machine: Machine, version: str, edits: dict[str, tuple[str, str]]) -> Path:
@@ -57,8 +68,20 @@ def source(machine: Machine, version: str, edits: dict[str, tuple[str, str]]) ->
         text = (copy / name).read_text() if old else ""
         assert old in text
         (copy / name).write_text(text.replace(old, new) if old else new)
+        if name.startswith(("clients/", "daemon/")):
+            edited = copy / "edited" / name.partition("/")[2]
+            edited.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(copy / name, edited)
     machine.sh(f"chmod -R go-rwx /srv/{version}")  # an owner with a umask of 077
     return Path("/srv") / version
+
+
+def edited(machine: Machine, version: str, edits: dict[str, tuple[str, str]]) -> Path:
+    """The same, installed sooner."""
+    checkout = source(machine, version, edits)
+    with (machine.root / f"srv/{version}/systemd/release.sh").open("a") as release:
+        release.write(EDITED)
+    return checkout
 
 
 def make(machine: Machine, checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -138,7 +161,7 @@ def test_a_first_event_as_the_guide_says(machine):
 
 
 def test_a_sensor_of_the_template_runs(machine):
-    """The lock: it reads the database, and amends what it decides."""
+    """The lock: it reads the database, and amends what it decides. With what is shipped for a camera, too."""
     sensors = machine.root / "etc/sightlog/sensors"
     (sensors / "lock").write_text(
         "#!/bin/sh\nexec /opt/sightlog/current/bin/python -m sightlog_sensors.lock "
@@ -148,6 +171,8 @@ def test_a_sensor_of_the_template_runs(machine):
     drop_in = machine.root / "etc/systemd/system/sightlog-sensor@lock.service.d"
     drop_in.mkdir()
     (drop_in / "override.conf").write_text("[Service]\nSupplementaryGroups=sightlog-readers\n")
+    shutil.copy(CHECKOUT / "systemd/sightlog-sensor@camera.service.d/example.conf", drop_in)
+    machine.sh("groupadd -f video; groupadd -f render")  # a Pi has them
     machine.sh("systemctl daemon-reload; systemctl enable --now sightlog-sensor@lock")
     machine.run("sightlog", "publish", "--camera", "door", "--type", "ding", "--person", "anna", user="pi")
     wait_for(lambda: "unlocked" in machine.sh("sightlog events --camera door -o json", user="pi"), "the lock decides")
@@ -161,9 +186,18 @@ def test_an_upgrade_keeps_what_is_the_owners(machine):
     # As it is when the one before was ended after the start, before it could tidy up.
     (machine.root / "opt/sightlog/switching").write_text("\n" + machine.run("readlink", "/opt/sightlog/current").stdout)
     (machine.root / "opt/sightlog/releases/0.0.1-half").mkdir()
+    gone = machine.root / "etc/sightlog/sensors/gone"
+    gone.write_text("#!/bin/sh\nexec sleep infinity\n")
+    gone.chmod(0o755)
+    machine.systemctl("start", "sightlog-sensor@gone")
+    gone.unlink()
     done = make(machine, source(machine, "0.2.0", {}), *INSTALL)
     assert done.returncode == 0, done
     assert "config.toml.new" in done.stdout
+    assert "sightlog runs: 0.2.0" in done.stdout
+    assert "a sensor did not start again" in done.stdout
+    machine.systemctl("stop", "sightlog-sensor@gone")
+    assert "usermod" not in done.stdout, "that is for a first install"
     assert (machine.root / "etc/sightlog/config.toml.new").read_text() == (CHECKOUT / "config.toml").read_text()
     assert drop_in.read_text() == DROP_IN
     assert machine.show("sightlogd", "MemoryMax") == str(300 << 20)
@@ -189,7 +223,7 @@ def test_an_upgrade_keeps_what_is_the_owners(machine):
 )
 def test_a_version_that_does_not_work_is_taken_back(machine, edits, said, request):
     before = machine.pid
-    done = make(machine, source(machine, f"0.3.{len(said)}", edits), *INSTALL)
+    done = make(machine, edited(machine, f"0.3.{len(said)}", edits), *INSTALL)
     assert done.returncode
     assert said in done.stdout + done.stderr
     assert releases(machine) == ["0.1.0", "0.2.0"]
@@ -200,14 +234,27 @@ def test_a_version_that_does_not_work_is_taken_back(machine, edits, said, reques
 
 def test_an_install_that_was_killed_in_the_middle_is_mended_by_the_next_one(machine):
     hangs = {**GOOD_MIGRATION, "daemon/sightlogd/service.py": (STARTS, "        __import__('time').sleep(900)\n")}
-    checkout = source(machine, "0.4.0", hangs)
+    checkout = edited(machine, "0.4.0", hangs)
     command = [*machine.enter(), "make", "-s", "-C", str(checkout), *INSTALL]
     killed = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: schema(machine) == 4, "the new version has migrated the database, and hangs", 120)
     machine.sh("kill -9 $(pgrep -f '[s]ystemd/install.sh')")
     killed.wait(60)
     assert (machine.root / "opt/sightlog/switching").exists()
-    done = make(machine, source(machine, "0.5.0", {}), *INSTALL)
+    checkout = edited(machine, "0.5.0", {})
+    # Neither version can be loaded, as after an upgrade of the system's Python; then the one before can again.
+    places = [path / "lib" for path in (machine.root / "opt/sightlog/releases").iterdir() if path.name >= "0.2.0"]
+    assert len(places) == 2
+    for place in places:
+        place.rename(place.with_name("aside"))
+    done = make(machine, checkout, *INSTALL)
+    assert done.returncode
+    assert "could not be put back" in done.stdout
+    assert (machine.root / "opt/sightlog/switching").exists()
+    assert schema(machine) == 4
+    before = min(places)
+    before.with_name("aside").rename(before)
+    done = make(machine, checkout, *INSTALL)
     assert done.returncode == 0, done
     assert "interrupted" in done.stdout
     assert "again as it was, with schema 3" in done.stdout
@@ -241,6 +288,9 @@ def test_removed_it_leaves_data_and_configuration_and_installed_again_it_finds_t
     assert "0 bytes" in done.stdout + done.stderr
     assert machine.systemctl("is-enabled", "sightlogd.service", "sightlogd.socket", check=False) == "disabled\ndisabled"
     hidden.rename(machine.database)
-    assert make(machine, Path("/srv/sightlog"), *INSTALL).returncode == 0
+    done = make(machine, edited(machine, "0.6.0", {}), *INSTALL)
+    assert done.returncode == 0, done
+    assert "usermod" in done.stdout, "the first that works"
+    assert releases(machine) == ["0.6.0"]
     assert machine.systemctl("is-active", "sightlogd") == "active"
     assert before <= stored(machine, "gate")

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from sightlogd import durable
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop
-from sightlogd.files import durable
 from sightlogd.files.daylog import FILE_MODE as LOG_MODE
 from sightlogd.files.days import EVENTS
 from sightlogd.lock import Lock

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 from sightlogd.backups.backup import Backup
 from sightlogd.backups.copier import Report
 from sightlogd.config import Config
+from sightlogd.durable import UMASK
 from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION
-from sightlogd.files.durable import UMASK
 from sightlogd.retention import gigabytes
 from sightlogd.store import DATABASE
 

@@ -12,10 +12,10 @@ from sightlogd import control, logs, purge_command
 from sightlogd.budget import Budget
 from sightlogd.config import Config
 from sightlogd.control import PurgeRequest
+from sightlogd.durable import UMASK
 from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION, Stop, WriteRefused
 from sightlogd.files.daylog import DayLogs
 from sightlogd.files.days import Days
-from sightlogd.files.durable import UMASK
 from sightlogd.lock import Lock
 from sightlogd.storage import Storage
 from sightlogd.store import Store

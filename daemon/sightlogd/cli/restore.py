@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from sightlogd.backups.restore import Restore
 from sightlogd.config import Config
-from sightlogd.files.durable import UMASK
+from sightlogd.durable import UMASK
 from sightlogd.retention import gigabytes
 
 from .options import add_command

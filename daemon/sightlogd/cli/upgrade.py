@@ -3,7 +3,7 @@
 check   while the old version runs: could this one start here, and is there room for a copy of the database?
 keep    with the daemon stopped: a copy of the database, if this version's first start will migrate it
 forget  this version has started: the copy goes
-undo    it did not start: the database as it was. Exit code 1: it has stored records, and stays
+undo    it did not start: the database as it was. Exit code 3: it has stored records, and stays
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Final
 
 from sightlogd import config as configuration
 from sightlogd.config import Config
+from sightlogd.durable import UMASK
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_STORAGE_FULL, Stop
-from sightlogd.files.durable import UMASK
 from sightlogd.lock import Lock
 from sightlogd.store import DATABASE, kept
 
-STORED_SINCE: Final = 1
+STORED_SINCE: Final = 3  # not 1: a Python that cannot load this ends with that
 # What the service imports, and what its decoder does in a process of its own.
 _PROGRAMS: Final = ("sightlogd.__main__", "sightlogd.service", "sightlogd.files.reencode")
 

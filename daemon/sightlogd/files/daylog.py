@@ -16,11 +16,12 @@ from typing import Final
 import msgspec
 
 from sightlog.wire import Position
+from sightlogd import durable
 from sightlogd.changes import Change, EventAmended, EventStored, ObservationStored, ThumbnailSet
 from sightlogd.decoder import Refusal
 from sightlogd.session import Parcel
 
-from . import durable, prose
+from . import prose
 from .days import EVENTS, Days, folders
 from .lines import (
     AmendmentLine,

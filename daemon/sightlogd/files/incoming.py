@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from sightlog.records import ID_PATTERN
-
-from . import durable
+from sightlogd import durable
 
 INCOMING_MAX: Final = 256
 INCOMING_BYTES_MAX: Final = 64 * 1024 * 1024

@@ -20,6 +20,7 @@ from typing import Final
 
 import structlog
 
+from sightlogd import durable
 from sightlogd.decoder import EventRecord
 from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION, STORAGE_FULL, Stop, WriteRefused
 from sightlogd.logs import Warnings
@@ -27,7 +28,7 @@ from sightlogd.metrics import PictureCounts
 from sightlogd.session import Parcel
 from sightlogd.store import Store
 
-from . import durable, formats, jpeg
+from . import formats, jpeg
 from .child import Answer, Child, Outcome
 from .daylog import DayLogs
 from .days import EVENTS, Days

@@ -14,10 +14,11 @@ from typing import Final
 
 import apsw
 
+from sightlogd import durable
 from sightlogd.errors import EXIT_IO_ERROR, Stop
 
 from . import migrate
-from .opening import BUSY_TIMEOUT_MS, DATABASE, FILE_MODE, explained
+from .opening import BUSY_TIMEOUT_MS, DATABASE, explained
 
 KEPT: Final = "events.before-upgrade.db"
 _NEW: Final = "events.before-upgrade.new"
@@ -47,7 +48,7 @@ def bytes_needed(data_dir: Path) -> int:
     finally:
         probe.unlink(missing_ok=True)
     # While its WAL is moved into the copy, those pages are there twice.
-    return _allocated(data_dir / DATABASE) + 2 * _allocated(_wal(data_dir / DATABASE))
+    return durable.allocated(data_dir / DATABASE) + 2 * durable.allocated(_wal(data_dir / DATABASE))
 
 
 def keep(data_dir: Path) -> None:
@@ -62,13 +63,13 @@ def keep(data_dir: Path) -> None:
                 _copy(_wal(database), _wal(new))
             with contextlib.closing(_open(new, apsw.SQLITE_OPEN_READWRITE)) as connection:
                 connection.execute("PRAGMA journal_mode = DELETE")  # one file
-            _fsync(new)
+            durable.sync(new)
         except BaseException:
             for leftover in (new, _wal(new), _shm(new)):
                 leftover.unlink(missing_ok=True)
             raise
         os.replace(new, data_dir / KEPT)
-        _fsync(data_dir)
+        durable.sync(data_dir)
 
 
 def forget(data_dir: Path) -> None:
@@ -108,7 +109,7 @@ def put_back(data_dir: Path) -> None:
         os.replace(data_dir / KEPT, database)
         _wal(database).unlink(missing_ok=True)
         _shm(database).unlink(missing_ok=True)
-        _fsync(data_dir)
+        durable.sync(data_dir)
 
 
 def _open(path: Path, flags: int) -> apsw.Connection:
@@ -129,7 +130,7 @@ def _shares_blocks(source: Path, target: Path) -> bool:
     """A new file of the same blocks, as btrfs and XFS can; an empty one where the file system cannot."""
     fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        made = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+        made = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, durable.FILE_MODE)
         try:
             fcntl.ioctl(made, _FICLONE, fd)
         except OSError:
@@ -139,18 +140,6 @@ def _shares_blocks(source: Path, target: Path) -> bool:
     finally:
         os.close(fd)
     return True
-
-
-def _allocated(path: Path) -> int:
-    return path.stat().st_blocks * 512 if path.exists() else 0  # stat(2): in units of 512
-
-
-def _fsync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _wal(path: Path) -> Path:

@@ -12,6 +12,7 @@ from typing import Final, Literal, NamedTuple
 
 import apsw
 
+from sightlogd import durable
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop
 
 from . import migrate
@@ -19,7 +20,6 @@ from . import migrate
 DATABASE: Final = "events.db"
 BUSY_TIMEOUT_MS: Final = 5_000
 WAL_BYTES_KEPT: Final = 8 * 1024 * 1024
-FILE_MODE: Final = 0o640
 CHECKED_BYTES_MAX: Final = 64 * 1024 * 1024
 """A database up to this size (0.2 s) is checked whole at every start; a larger one while it is used."""
 RESTORE: Final = (
@@ -113,8 +113,8 @@ def create(path: Path, now: Callable[[], str], fill: Callable[[apsw.Connection],
     new = path.with_suffix(".new")
     for leftover in (new, Path(f"{new}-wal"), Path(f"{new}-shm")):
         leftover.unlink(missing_ok=True)
-    os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, FILE_MODE))
-    new.chmod(FILE_MODE)
+    os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, durable.FILE_MODE))
+    new.chmod(durable.FILE_MODE)
     connection = apsw.Connection(str(new))
     # Before the first table, or not at all: later it takes a VACUUM. Purging gives pages back in slices.
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -123,9 +123,9 @@ def create(path: Path, now: Callable[[], str], fill: Callable[[apsw.Connection],
         fill(connection)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.close()
-    _fsync(new)
+    durable.sync(new)
     os.replace(new, path)
-    _fsync(path.parent)
+    durable.sync(path.parent)
 
 
 def _connect(path: Path, synchronous: Synchronous) -> apsw.Connection:
@@ -193,14 +193,6 @@ def reason_of(error: BaseException) -> str:
         return f"{error.strerror} ({error.filename})"
     extended = getattr(error, "extendedresult", 0)
     return f"{error} ({apsw.mapping_extended_result_codes.get(extended, extended)})"
-
-
-def _fsync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _rewrite(wal: Path) -> int:

@@ -45,9 +45,9 @@ def write(target: Path, data: bytes, temporary: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def sync(directory: Path) -> None:
-    """Make the names in a directory durable. Raises OSError."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync(path: Path) -> None:
+    """Make the names in a directory durable, or the bytes of a file. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:
