@@ -14,8 +14,8 @@ from sightlog import keyfile
 from sightlog.errors import UsageError
 from sightlog.keyfile import KeyFile
 
+from . import durable
 from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
-from .files import durable
 
 SERVER_SECRET: Final = "server.key_secret"
 """Also the name of the credential that systemd hands over."""
