@@ -84,8 +84,12 @@ def read(path: Path, *, secret: bool) -> KeyFile:
     Raises UsageError that names the file.
     """
     try:
-        with path.open("rb") as file:
-            others = os.fstat(file.fileno()).st_mode & _others(path)
+        # A pipe of that name would be waited for.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                raise UsageError("it is no ordinary file")
+            others = mode & _others(path)
             text = file.read(KEY_FILE_BYTES_MAX + 1)
         if len(text) > KEY_FILE_BYTES_MAX:
             raise UsageError(f"it has more than {KEY_FILE_BYTES_MAX} bytes. Is it a key file?")

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any, Final
 
 import zmq
 
+from . import descriptors
+from .logs import Warnings
 from .remote import Remote
 
 LOCAL: Final = b"\0"
 """In front of the routes of the local socket. Those of the remote one have 1 to 255, another one each time it opens."""
 
+CHECK_SECONDS: Final = 1.0
+"""Some thousand connections can come in meanwhile."""
+
 
 class Doors:
     """Messages of all doors in turn, by routes that are unique among them. `poller` is the caller's."""
 
-    def __init__(self, local: zmq.Socket[bytes], remote: Remote | None, poller: zmq.Poller) -> None:
+    def __init__(self, local: zmq.Socket[bytes], remote: Remote | None, poller: zmq.Poller, warn: Warnings) -> None:
         self._remote = remote
         self._poller = poller
+        self._warn = warn
+        self._was_short = False
+        self.check_at = 0.0 if remote is not None else math.inf
+        """When to call `check`, in the clock's seconds."""
         self._routers = {LOCAL: local}
         self._turns = deque([LOCAL])
         self._tag = LOCAL
@@ -73,6 +83,23 @@ class Doors:
         self._remote.close(linger=0)
         self._remote.open()
         self._let_in(self._remote)
+
+    def check(self, now: float) -> None:
+        """Before strangers have taken all descriptors, every connection from elsewhere is dropped. Raises Stop.
+
+        libzmq has no limit of its own, and a stranger that says nothing has one until its handshake is overdue.
+        """
+        self.check_at = now + CHECK_SECONDS
+        found = descriptors.count()
+        # Once, until it is better: where local producers have most of them, it would be of no use to drop again.
+        if found.short and not self._was_short:
+            self._warn(
+                "descriptors",
+                f"too many connections: {found.open} of {found.most} descriptors are in use. All from other machines "
+                "are dropped, and those that are allowed come back. Let in only the cameras (IPAddressAllow=)",
+            )
+            self.drop_remote()
+        self._was_short = found.short
 
     def close(self) -> None:
         """Of the remote door: the last acks leave."""

@@ -94,7 +94,7 @@ class Ingest:
             self._context.term()
             raise
         self._poller = zmq.Poller()
-        self._doors = Doors(self._listener.router, remote, self._poller)
+        self._doors = Doors(self._listener.router, remote, self._poller, self._warn)
         self._poller.register(self._maintenance.fileno(), zmq.POLLIN)
         self._control = Control(config.data_dir, self._poller, self._answer)
 
@@ -159,6 +159,8 @@ class Ingest:
             self._commit(reason)
         if now >= self._next_chores:
             self._do_chores(now)
+        if now >= self._doors.check_at:
+            self._doors.check(now)
         if self._refused and self._refused.code == STORAGE_LIMIT and self._maintenance.budget.over_limit is None:
             self._recover()  # a purge made room, and perhaps nobody sends anything for hours
         is_due = self._maintenance.fileno() in ready or now >= self._maintenance.due
@@ -172,7 +174,7 @@ class Ingest:
     def _wait_ms(self, now: float) -> int:
         if self._stopped_by is not None or self._is_to_reload:
             return 0  # a reload may have taken this one's wake-up away
-        due = min(self._next_chores, self._maintenance.due)
+        due = min(self._next_chores, self._maintenance.due, self._doors.check_at)
         if self._batch:
             due = now if self._batch.due(now) else min(due, self._batch.deadline or due)
         return max(0, round(min(due - now, self._watchdog.turn_seconds) * 1000 + 0.5))

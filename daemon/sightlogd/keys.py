@@ -58,7 +58,7 @@ class Keys:
             if file.suffix != ENDING:
                 continue
             try:
-                names.setdefault(keyfile.read(file, secret=False).public, file.stem)
+                names.setdefault(keyfile.read(file, secret=False).public, keyfile.check_key_name(file.stem))
             except UsageError as error:
                 unreadable.append(str(error))
         return Allowed(names, unreadable)

@@ -88,7 +88,7 @@ class Remote:
             try:
                 allowed, unreadable = self._keys.allowed()
                 if unreadable:
-                    self._warn("keys", f"{unreadable[0]} ({len(unreadable)} such)")
+                    self._warn("keys", f"cannot use a key file: {unreadable[0]} ({len(unreadable)} such)")
             except OSError as error:
                 self._warn("keys", f"cannot read the allowed keys in {self._keys.directory}: {error}")
             verdict = zap.decide(request, allowed)

@@ -37,8 +37,8 @@ def decide(request: Sequence[bytes], allowed: Mapping[str, str] | None) -> Verdi
         return _verdict(request, b"400", None, f"{peer} came without a key")
     key = z85.encode(credential).decode()
     if (name := allowed.get(key)) is None:
-        text = f"refused a producer at {peer}: its key is not allowed. To let it in: sightlogd keys allow NAME '{key}'"
-        return _verdict(request, b"400", None, text)
+        why = f"refused a producer at {peer}: its key is not allowed. To let it in: sightlogd keys allow NAME '{key}'"
+        return _verdict(request, b"400", None, why)
     return _verdict(request, b"200", name, "")
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
+import resource
 import signal
 import socket
 import threading
@@ -347,6 +349,26 @@ def test_strangers_harm_nobody(open_remote, said):
     finally:
         for stranger in strangers:
             stranger.close()
+
+
+def test_strangers_in_masses_are_dropped_before_they_have_all_descriptors(open_remote):
+    resource.prlimit(open_remote.daemon.process.pid, resource.RLIMIT_NOFILE, (400, 400))
+    with (
+        open_remote.publisher("front", open_remote.front) as publisher,
+        open_remote.daemon.publisher("local") as local,
+        contextlib.ExitStack() as strangers,
+    ):
+        assert publisher.insert_event(Event("gate"), SOON)
+        for _ in range(300):
+            strangers.enter_context(socket.create_connection(("127.0.0.1", open_remote.port)))
+        wait_for(
+            lambda: any("All from other machines are dropped" in line["event"] for line in open_remote.daemon.logged()),
+            "the daemon saw it",
+        )
+        wait_for(lambda: len(os.listdir(f"/proc/{open_remote.daemon.process.pid}/fd")) < 200, "they are out")
+        assert publisher.insert_event(Event("gate"), 30)
+        assert local.insert_event(Event("gate"), SOON)
+    assert open_remote.daemon.stop() == 0
 
 
 def test_who_says_nothing_is_dropped(remote, monkeypatch):

@@ -14,7 +14,9 @@ DAEMON = ROOT / "daemon/sightlogd"
 GUIDE = ROOT / "systemd/README.md"
 LEVELS = ("info", "warning", "error", "critical")
 # Which argument of what is called is a text for people. Debug is for who works on the daemon.
-TEXT_OF = {"Stop": 1, "WriteRefused": 1, "_warn": -1, "warn": -1, "tell": -1, **dict.fromkeys(LEVELS, 0)}
+TEXT_OF = {
+    "Stop": 1, "WriteRefused": 1, "_verdict": -1, "_warn": -1, "warn": -1, "tell": -1, **dict.fromkeys(LEVELS, 0),
+}  # fmt: skip
 LETTERS_MIN = 12
 """Fewer are not found by searching for them."""
 
@@ -22,21 +24,31 @@ LETTERS_MIN = 12
 def texts(source: str) -> Iterator[tuple[int, str]]:
     """(line, the message, with … for what varies), without messages that are handed on."""
     for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.Call):
-            continue
-        called = node.func
-        name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
-        if name in LEVELS and not (isinstance(called, ast.Attribute) and getattr(called.value, "id", "") == "log"):
-            continue
-        given = [keyword.value for keyword in node.keywords if keyword.arg == "warning"]  # of a producer's session
-        index = TEXT_OF.get(name)
-        if index is not None and node.args and index < len(node.args):
-            given.append(node.args[index])
+        given = []
+        if isinstance(node, ast.Call):
+            given = of_call(node)
+        elif (
+            isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "why"
+        ):  # part of a text that follows
+            given = [node.value]
         for text in given:
             if isinstance(text, ast.Constant) and isinstance(text.value, str):
                 yield node.lineno, text.value
             elif isinstance(text, ast.JoinedStr):
                 yield node.lineno, "".join(str(p.value) if isinstance(p, ast.Constant) else "…" for p in text.values)
+
+
+def of_call(node: ast.Call) -> list[ast.expr]:
+    """Its arguments that are texts."""
+    called = node.func
+    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+    if name in LEVELS and not (isinstance(called, ast.Attribute) and getattr(called.value, "id", "") == "log"):
+        return []
+    given = [keyword.value for keyword in node.keywords if keyword.arg == "warning"]  # of a producer's session
+    index = TEXT_OF.get(name)
+    if index is not None and node.args and index < len(node.args):
+        given.append(node.args[index])
+    return given
 
 
 def beginning(text: str) -> str:
@@ -64,6 +76,10 @@ def test_messages_are_found():
         "slow commit",
         "the disk of … is full",
         "is damaged or not a database",
+        "refused a producer at",
+        "came without a key",
+        "this user may not read",
+        "cannot use a key file",
     } <= found
 
 

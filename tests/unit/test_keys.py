@@ -126,3 +126,16 @@ def test_a_power_cut_takes_no_change_of_the_list_back(tmp_path, synced):
     synced.clear()
     keys.revoke("front")
     assert synced == [allowed]
+
+
+def test_what_lies_beside_the_keys_lets_nobody_in_and_holds_nobody_up(tmp_path):
+    keys = Keys(tmp_path)
+    public, _ = zmq.curve_keypair()
+    keys.allow("front", public.decode())
+    allowed = tmp_path / "allowed"
+    os.mkfifo(allowed / "pipe.key")
+    (allowed / os.fsdecode(b"\xff.key")).write_bytes((allowed / "front.key").read_bytes())
+    (allowed / "folder.key").mkdir()
+    found = keys.allowed()
+    assert found.names == {public.decode(): "front"}
+    assert len(found.unreadable) == 3
