@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import subprocess
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import backups
 import daylogs
@@ -16,6 +19,10 @@ from pictures import jpeg, png
 from test_daylogs import publish_a_bit_of_everything
 
 from sightlog import Detection, Event, Observation
+from sightlogd.backups import source
+from sightlogd.backups.backup import Backup
+from sightlogd.store import copying
+from sightlogd.store.view import View
 
 AT = datetime.now(UTC).replace(hour=12) - timedelta(days=2)
 
@@ -111,6 +118,87 @@ def test_ids_that_fat_does_not_know_come_back(daemon, dest, elsewhere):
     assert {path.stem for path in elsewhere.glob("events/*/*.jpg")} == set(ids)
 
 
+def test_what_is_learnt_and_logged_between_two_looks_is_compared_by_the_copys_daemon(
+    daemon, dest, second, tmp_path, monkeypatch
+):
+    """The logs were looked at before, the database behind: it says that nothing is to be compared."""
+    insert(daemon, 1, event_id="e")
+    assert daemon.stop() == 0
+    daemon.start()
+    note_days = source.note_days
+
+    def then_learn(data_dir: Path) -> dict[str, source.NotedDay]:
+        noted = note_days(data_dir)
+        with daemon.publisher("face") as publisher:
+            publisher.amend("e", person_name="Anna").wait(10)
+        assert daemon.stop() == 0  # which marks the logs as complete
+        return noted
+
+    monkeypatch.setattr(source, "note_days", then_learn)
+    Backup(daemon.data_dir, dest, lambda _: None, lambda _: None).run()
+    restored(dest, second.data_dir)
+    assert second.reader().get_event("e").person_name == "Anna"
+    assert "Anna" not in "".join(path.read_text() for path in second.data_dir.glob("events/*/events.json"))
+    assert verify(second.data_dir).returncode == 0
+    second.start()
+    wait_for(lambda: "Anna" in str(daylogs.lines(second.data_dir)), "it is logged")
+    assert second.stop() == 0
+    daylogs.assert_the_logs_have_everything(second.data_dir, tmp_path / "new.db")
+
+
+def test_a_picture_whose_row_does_not_know_it_yet_is_not_lost(daemon, dest, second):
+    with daemon.publisher() as publisher:
+        publisher.insert_event(Event("door", event_id="e", recorded_at=AT))
+    wait_for(lambda: daylogs.lines(daemon.data_dir), "it is logged")
+    # As it is between the renaming of what the decoder made and the row: the database was looked at just then.
+    (daemon.data_dir / "events" / f"{AT:%Y-%m-%d}" / "e.jpg").write_bytes(jpeg())
+    assert backup(daemon.data_dir, dest).returncode == 0
+    assert daemon.stop() == 0
+    restored(dest, second.data_dir)
+    second.start()
+    wait_for(lambda: second.reader().get_event("e").thumbnail_path, "the row knows it")
+
+
+def _make_old(daemon: Daemon, day: datetime) -> None:
+    """The person became known on that day. A purge carries such a line over to today's log."""
+    today, old = (daemon.data_dir / "events" / f"{at:%Y-%m-%d}" / "events.json" for at in (datetime.now(UTC), day))
+    with contextlib.closing(sqlite3.connect(daemon.database)) as connection, connection:
+        (now,) = connection.execute("SELECT created_at FROM persons").fetchone()
+        connection.execute("UPDATE persons SET created_at = ?", (then := f"{day:%Y-%m-%d}{now[10:]}",))
+    with old.open("a") as log:
+        log.write(today.read_text().replace(now, then))
+    today.write_text("")
+
+
+def test_a_day_that_goes_while_it_is_copied_is_gone_in_the_copy_too(daemon, dest, second, tmp_path, monkeypatch):
+    with daemon.publisher() as publisher:
+        publisher.insert_events([Event("door", recorded_at=AT - timedelta(days=n), thumbnail=jpeg()) for n in range(3)])
+        publisher.add_person("anna", "Anna").wait(10)
+    wait_for(lambda: len(daylogs.lines(daemon.data_dir)) == 4, "all is logged")
+    assert daemon.stop() == 0
+    _make_old(daemon, AT - timedelta(days=1))
+    assert verify(daemon.data_dir).returncode == 0
+    daemon.start()
+    copy = copying.copy
+    told: list[str] = []
+
+    def then_purge(view: View, *arguments: Any) -> None:
+        copy(view, *arguments)
+        arguments = ("purge", "--before", f"{AT:%Y-%m-%d}", "--force", "--data-dir", daemon.data_dir)
+        assert backups.run(*arguments).returncode == 0
+
+    monkeypatch.setattr(copying, "copy", then_purge)
+    Backup(daemon.data_dir, dest, lambda _: None, told.append).run()
+    assert len([text for text in told if "was removed while it was copied" in text]) == 2
+    restored(dest, second.data_dir)
+    assert verify(second.data_dir).returncode == 0
+    second.start()
+    wait_for(lambda: second.reader().count_events() == 1, "the days are gone")
+    wait_for(lambda: not list(second.data_dir.glob("trash/*")), "the removal is complete")
+    assert second.stop() == 0
+    assert verify(second.data_dir).returncode == 0
+
+
 # -- under load ------------------------------------------------------------------------------------------------------
 class Load:
     """A camera whose spool comes late, with pictures of many days, and what is learnt of its events."""
@@ -160,9 +248,15 @@ def assert_it_is_a_store(second: Daemon, settled: set[str], new: Path) -> None:
     """Sound as it is, and after a daemon has compared its logs; with all that was settled when the backup began."""
     found = verify(second.data_dir)
     assert found.returncode == 0, found.stdout
+    second.log.unlink(missing_ok=True)
+    second.start()
+    # A thumbnail that was made while its event was being removed: what a daemon does about it, it logs a minute later,
+    # or when it starts.
+    wait_for(lambda: daylogs.are_marked(second.database) or "that no event has" in second.log.read_text(), "a look", 60)
+    wait_for(lambda: not list(second.data_dir.glob("trash/*")), "it has finished what was being removed", 60)
+    assert second.stop() == 0
     second.start()
     wait_for(lambda: daylogs.are_marked(second.database), "it has compared", 60)
-    wait_for(lambda: not list(second.data_dir.glob("trash/*")), "it has finished what was being removed", 60)
     assert second.stop() == 0
     found = verify(second.data_dir)
     assert found.returncode == 0, found.stdout

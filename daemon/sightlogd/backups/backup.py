@@ -81,7 +81,7 @@ class Backup:
         block = os.statvfs(self._directory).f_frsize
         former = Former(target.former)
         for day in folders(self._data_dir):
-            known = former.folder(f"{EVENTS}/{day}")
+            known = former.day(day)
             with contextlib.suppress(OSError):  # what cannot be read is told when it is copied
                 for file in source.files_of(self._data_dir / EVENTS / day):
                     entry = known.get(f"{EVENTS}/{day}/{file.name}")
@@ -121,19 +121,23 @@ class Backup:
         try:
             with contextlib.closing(View(place)) as copy:
                 report.events, report.observations = copy.count("events"), copy.count("observations")
-                writer.add(self._entry_of(place))
                 copier = Copier(self._data_dir, target, report, self._show, copy, taken_at.timestamp())
                 copier.copy_incoming()
                 former = Former(target.former)
                 for day in sorted({*noted, *folders(self._data_dir)}):
-                    entries = list(copier.copy_day(day, noted.get(day), former.folder(f"{EVENTS}/{day}")))
+                    entries = list(copier.copy_day(day, noted.get(day), former.day(day)))
                     if day in noted and not source.is_still_there(self._data_dir, day, noted[day]):
                         self._tell(f"{day} was removed while it was copied, and is not in the backup")
                         leaving.append(f"{day}.{copy.last_id()}")
+                        # Lines of the persons in there were carried over to a log, behind what is copied of it.
+                        marks["person"] = 0
                         continue
                     for entry in entries:
                         writer.add(entry)
                     report.days += 1
+            if marks["person"] == 0:
+                copying.finish(view, place, marks, amended, behind)
+            writer.add(self._entry_of(place))
             for _, entry in sorted(copier.waiting.items()):
                 writer.add(entry)
             end = End(
@@ -169,7 +173,7 @@ class Backup:
         former = Former(target.former)
         for day, noted in source.note_days(self._data_dir).items():
             report.days += 1
-            for _ in copier.copy_day(day, noted, former.folder(f"{EVENTS}/{day}")):
+            for _ in copier.copy_day(day, noted, former.day(day)):
                 pass  # in no manifest: the former one stays
         copier.copy_incoming()
         if not lock.is_held(self._data_dir):

@@ -1,7 +1,7 @@
 """backup.json: what a backup consists of. JSON Lines: a header, a line a file, and the end, which says it is complete.
 
-Files are in the order of their folders: the database, pictures that wait, days from the oldest. So the manifest of a
-million pictures is read a day at a time.
+Days are in their order, so the manifest of a million pictures is read a day at a time; the database and what waits come
+behind them.
 """
 
 from __future__ import annotations
@@ -96,29 +96,26 @@ class Manifest:
 
 
 class Former:
-    """The files of a manifest, a folder at a time and in its order."""
+    """The files of a manifest, a day at a time and in their order."""
 
-    def __init__(self, manifest: Manifest | None) -> None:
-        self._entries = manifest.entries() if manifest and manifest.end else iter(())
+    def __init__(self, manifest: Manifest) -> None:
+        self._entries = manifest.entries() if manifest.end else iter(())
         self._next = next(self._entries, None)
 
-    def folder(self, name: str) -> dict[str, Entry]:
-        """By path. Folders have to be asked for in their order."""
+    def day(self, name: str) -> dict[str, Entry]:
+        """By path. Days have to be asked for in their order."""
         found = {}
-        while self._next is not None and rank(folder_of(self._next.path)) <= rank(name):
-            if folder_of(self._next.path) == name:
+        while self._next is not None and (day := _day_of(self._next.path)) <= name:
+            if day == name:
                 found[self._next.path] = self._next
             self._next = next(self._entries, None)
         return found
 
 
-def folder_of(path: str) -> str:
-    return path.rpartition("/")[0]
-
-
-def rank(folder: str) -> tuple[bool, str]:
-    """The order of folders."""
-    return folder.startswith(f"{EVENTS}/"), folder
+def _day_of(path: str) -> str:
+    """Behind all others for what is of no day."""
+    parts = path.split("/")
+    return parts[1] if parts[0] == EVENTS else "~"
 
 
 def is_expected(path: str) -> bool:
