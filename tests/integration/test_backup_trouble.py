@@ -264,7 +264,7 @@ def test_where_a_restore_may_not_go(daemon, dest, elsewhere, tmp_path):
     insert(daemon, "a")
     assert backup(daemon.data_dir, dest).returncode == 0
     running = restore(dest, daemon.data_dir)
-    assert (running.returncode, "another sightlogd" in running.stderr) == (78, True)
+    assert (running.returncode, "another sightlogd" in running.stderr) == (75, True)
     assert daemon.stop() == 0
     before = contents(daemon.data_dir)
     there = restore(dest, daemon.data_dir)
@@ -342,15 +342,45 @@ def test_another_user_of_the_readers_group_can_back_up_and_is_told_what_he_may_n
     assert (refused.returncode, "belongs to another user" in refused.stderr) == (77, True)
 
 
-def test_root_gives_what_he_restores_to_the_owner_of_the_data_directory(daemon, dest, elsewhere):
+def test_root_may_not_restore_into_what_another_user_can_change(daemon, dest, elsewhere, tmp_path):
+    """The daemon's user could put links there: what they lead to would be overwritten, or given to him."""
     insert(daemon, "a")
     assert backup(daemon.data_dir, dest).returncode == 0
+    secret = tmp_path / "secret"
+    secret.write_text("root's")
+    (elsewhere / "lock").symlink_to(secret)
     os.chown(elsewhere, NOBODY, NOBODY)
+    done = restore(dest, elsewhere)
+    assert (done.returncode, "belongs to another user" in done.stderr) == (77, True)
+    assert (secret.read_text(), secret.stat().st_uid) == ("root's", 0)
+    os.chown(elsewhere, 0, 0)
+    done = restore(dest, elsewhere)  # nor does who may follow a link from there
+    assert (done.returncode, "cannot use the data directory" in done.stderr) == (74, True)
+    assert secret.read_text() == "root's"
+
+
+def test_what_is_restored_has_the_modes_that_the_daemon_makes(daemon, dest, elsewhere):
+    insert(daemon, "a")
+    assert backup(daemon.data_dir, dest).returncode == 0
+    for path in dest.rglob("*"):
+        path.chmod(0o777)  # as FAT has it
     assert restore(dest, elsewhere).returncode == 0
-    for path in elsewhere.rglob("*"):
-        assert (path.stat().st_uid, path.stat().st_gid) == (NOBODY, NOBODY), path
-    modes = {path.name: path.stat().st_mode & 0o7777 for path in elsewhere.rglob("*")}
-    assert (modes["events"], modes["events.db"], modes["a.jpg"], modes["events.log"]) == (0o2750, 0o640, 0o640, 0o644)
+    modes = {path.relative_to(elsewhere): path.stat().st_mode & 0o7777 for path in elsewhere.rglob("*")}
+    assert len(modes) >= 6
+    for path, mode in modes.items():
+        assert mode == (daemon.data_dir / path).stat().st_mode & 0o7777, path
+
+
+def test_a_database_that_came_back_meanwhile_is_not_replaced(daemon, dest, elsewhere):
+    insert(daemon, "a")
+    assert backup(daemon.data_dir, dest).returncode == 0
+    assert restore(dest, elsewhere).returncode == 0
+    (elsewhere / "restored").mkdir()
+    (elsewhere / "restored" / "events.db").write_bytes(b"of an interrupted one")
+    before = (elsewhere / "events.db").read_bytes()
+    done = restore(dest, elsewhere)
+    assert (done.returncode, "of a restore that was interrupted is too" in done.stderr) == (78, True)
+    assert (elsewhere / "events.db").read_bytes() == before
 
 
 # -- a damaged database ----------------------------------------------------------------------------------------------

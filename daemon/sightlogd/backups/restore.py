@@ -14,8 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop
-from sightlogd.files import durable
+from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_STORAGE_FULL, Stop
 from sightlogd.files.daylog import FILE_MODE as LOG_MODE
 from sightlogd.files.days import EVENTS
 from sightlogd.lock import Lock
@@ -44,15 +43,13 @@ class Restore:
         self._show = show
         self._restoring = data_dir / RESTORING
         self._restored = data_dir / RESTORED
-        self._owner: tuple[int, int] | None = None
-        """Whose the files become, where that is not who runs this."""
 
     def run(self) -> End | None:
         """None: an earlier restore was finished, which had only to be put in place."""
-        self._check_owner()
+        self._check_place()
         with contextlib.closing(Lock(self._data_dir)):
-            self._give(self._data_dir / "lock")
             if self._restored.is_dir():
+                self._check_only_restored()
                 with files.explained(self._data_dir, "The rest is done when this is run again"):
                     self._put_in_place()
                 return None
@@ -63,7 +60,6 @@ class Restore:
                     self._check_room(end)
                     self._copy(backup, end)
                     self._check(end)
-                    self._hand_over()
                     files.sync(self._data_dir)
                     os.rename(self._restoring, self._restored)
                     files.sync(self._data_dir)
@@ -75,24 +71,21 @@ class Restore:
 
     # -- may it? -----------------------------------------------------------------------------------------------------
 
-    def _check_owner(self) -> None:
-        if not self._data_dir.is_dir():
-            raise Stop(
-                EXIT_CONFIG,
-                f"{self._data_dir} is not there. Make it first, as installing does (mkdir -m 2750 {self._data_dir}), "
-                "and chown it to the daemon's user",
-            )
+    def _check_place(self) -> None:
         here, there = self._source.resolve(), self._data_dir.resolve()
         if there.is_relative_to(here) or here.is_relative_to(there):
             raise Stop(EXIT_CONFIG, f"{self._source} and the data directory {self._data_dir} are within one another")
-        owner = self._data_dir.stat()
-        if os.geteuid() not in (0, owner.st_uid):
-            raise Stop(
-                EXIT_PERMISSION,
-                f"{self._data_dir} belongs to another user (uid {owner.st_uid}). Run this as that user or as root",
-            )
-        if os.geteuid() != owner.st_uid:
-            self._owner = owner.st_uid, owner.st_gid
+
+    def _check_only_restored(self) -> None:
+        """Somebody may have brought the store back meanwhile."""
+        for name in (DATABASE, f"{DATABASE}-wal"):
+            if (self._restored / DATABASE).exists() and (self._data_dir / name).exists():
+                raise Stop(
+                    EXIT_CONFIG,
+                    f"{self._data_dir / name} is there, and {self._restored} of a restore that was interrupted is too. "
+                    f"Nothing was changed. Move the one away that is not to be used (all of {DATABASE}*, or "
+                    f"{RESTORED}/), and run this again for the restored one",
+                )
 
     def _check_empty(self) -> None:
         there = [name for name in (DATABASE, f"{DATABASE}-wal") if (self._data_dir / name).exists()]
@@ -197,6 +190,8 @@ class Restore:
                 os.close(to)
         finally:
             os.close(fd)
+        if target.name in LOGS:
+            target.chmod(LOG_MODE)
         # The next backup of this store to the same place has not to copy it again.
         os.utime(target, ns=(entry.mtime_ns, entry.mtime_ns))
         return size == entry.size and digest.hexdigest() == entry.sha256
@@ -221,23 +216,6 @@ class Restore:
         copying.to_wal(place)
 
     # -- in place ----------------------------------------------------------------------------------------------------
-
-    def _hand_over(self) -> None:
-        """Owner and modes as the daemon makes them."""
-        for folder, _, names in os.walk(self._restoring):
-            os.chmod(folder, durable.DIRECTORY_MODE)
-            self._give(Path(folder))
-            for name in names:
-                path = Path(folder, name)
-                path.chmod(LOG_MODE if name in LOGS else durable.FILE_MODE)
-                self._give(path)
-        # A chown takes the set-group-id bit of a directory away.
-        for folder, _, _ in os.walk(self._restoring) if self._owner else ():
-            os.chmod(folder, durable.DIRECTORY_MODE)
-
-    def _give(self, path: Path) -> None:
-        if self._owner:
-            os.chown(path, *self._owner)
 
     def _put_in_place(self) -> None:
         for name in (*_FOLDERS, DATABASE):

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Final
 
 from sightlogd.backups.restore import Restore
 from sightlogd.config import Config
+from sightlogd.errors import EXIT_CONFIG, Stop
 from sightlogd.files.durable import UMASK
 from sightlogd.retention import gigabytes
 
-from .options import add_command
+from .options import add_command, check_owner
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -20,15 +21,15 @@ if TYPE_CHECKING:
 
 _TEXT: Final = """
 Puts a backup into the data directory, which has to have no store, with sightlogd stopped. Every file is compared with
-what was backed up, and the database is put in place last. As root, everything is given to the owner of the data
-directory. When it is interrupted, run it again: until then the daemon does not start.
+what was backed up, and the database is put in place last. It is run as the daemon's user, whose the files have to be,
+and who has to be allowed to read SRC. When it is interrupted, run it again: until then the daemon does not start.
 
 examples:
-  sudo sightlogd restore --config /etc/sightlog/config.toml /media/stick/sightlog
+  sudo -u sightlog sightlogd restore --config /etc/sightlog/config.toml /media/stick/sightlog
   sightlogd restore --data-dir ./elsewhere /media/stick/sightlog
 
-exit codes: 0 restored, 28 no room, 74 I/O error or a damaged backup, 77 permission, 78 there is a store, the daemon
-runs, or SRC is not a complete backup
+exit codes: 0 restored, 28 no room, 74 I/O error or a damaged backup, 75 the daemon runs, 77 permission, 78 there is a
+store, or SRC is not a complete backup
 """
 
 
@@ -38,6 +39,13 @@ def add_parser(commands: Commands) -> None:
 
 
 def _run(config: Config, options: argparse.Namespace) -> int:
+    if not config.data_dir.is_dir():
+        raise Stop(
+            EXIT_CONFIG,
+            f"{config.data_dir} is not there. Make it first, as installing does (mkdir -m 2750 {config.data_dir}), "
+            "and chown it to the daemon's user",
+        )
+    check_owner(config.data_dir)
     os.umask(UMASK)
     progress = Progress()
     try:
