@@ -1,5 +1,8 @@
 """Makes a store of a backup. Everything is copied and checked under another name first, and the database comes last.
 
+A picture or a log that is not what was backed up is left out and named, and the rest is restored: the database has all
+but the pictures, and the daemon writes lines that the logs lack. A database that is not sound is not put in place.
+
 `restoring/` in the data directory is what a restore that was interrupted left: the next one begins anew. `restored/` is
 a whole store that only has to be put in place: the next one does that. The daemon starts on neither.
 """
@@ -14,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_STORAGE_FULL, Stop
+from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop
 from sightlogd.files.daylog import FILE_MODE as LOG_MODE
 from sightlogd.files.days import EVENTS
 from sightlogd.lock import Lock
@@ -41,6 +44,9 @@ class Restore:
         self._source = source
         self._data_dir = data_dir
         self._show = show
+        self.damaged: list[str] = []
+        """Files that are not in the store, because they are not what was backed up."""
+        self._lacks_lines = False
         self._restoring = data_dir / RESTORING
         self._restored = data_dir / RESTORED
 
@@ -109,6 +115,8 @@ class Restore:
             raise Stop(
                 EXIT_CONFIG, f"{self._source} is not a backup: it has no {manifest.NAME}. Is the disk mounted?"
             ) from error
+        except PermissionError as error:
+            raise self._denied(self._source / manifest.NAME) from error
         except OSError as error:
             raise self._unreadable(manifest.NAME, str(error.strerror)) from error
         except Unusable as error:
@@ -126,7 +134,15 @@ class Restore:
         )
 
     def _unreadable(self, path: str, reason: str) -> Stop:
+        """Of what nothing goes without."""
         return Stop(EXIT_IO_ERROR, f"cannot read {self._source / files.stored_name(path)}: {reason}. {self._else()}")
+
+    def _denied(self, path: Path) -> Stop:
+        return Stop(
+            EXIT_PERMISSION,
+            f"this user may not read {path}. {KEPT}. Give the backup to the daemon's "
+            "user first: chown -R; on FAT, mount it for that user",
+        )
 
     def _check_room(self, end: End) -> None:
         shutil.rmtree(self._restoring, ignore_errors=True)
@@ -170,7 +186,11 @@ class Restore:
                 continue
             except Unreadable as error:
                 said = str(error)
-        raise self._unreadable(entry.path, said)
+        if entry.path == DATABASE:
+            raise self._unreadable(entry.path, said)
+        (self._restoring / entry.path).unlink(missing_ok=True)
+        self.damaged.append(f"{files.stored_name(entry.path)}: {said}")
+        self._lacks_lines |= entry.path.rpartition("/")[2] in LOGS
 
     def _copied(self, place: Path, entry: Entry) -> bool:
         """Whether what was copied is what was backed up. Raises FileNotFoundError, Unreadable, OSError."""
@@ -178,8 +198,10 @@ class Restore:
             fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             raise
+        except PermissionError as error:
+            raise self._denied(place) from error
         except OSError as error:
-            raise Unreadable(str(error.strerror)) from error
+            raise Unreadable(error) from error
         digest = hashlib.sha256()
         target = self._restoring / entry.path
         try:
@@ -213,7 +235,7 @@ class Restore:
                 f"the database in {self._source} has {found[0]} events and {found[1]} observations, and its manifest "
                 f"says {end.events} and {end.observations}. {self._else()}",
             )
-        copying.to_wal(place)
+        copying.to_wal(place, compare=self._lacks_lines)
 
     # -- in place ----------------------------------------------------------------------------------------------------
 
