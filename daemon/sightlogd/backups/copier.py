@@ -10,6 +10,7 @@ from typing import Final
 
 from sightlogd.files.daylog import whole_size
 from sightlogd.files.days import EVENTS
+from sightlogd.files.orphans import ON_ITS_WAY_SECONDS
 from sightlogd.store.view import View
 
 from . import source
@@ -18,8 +19,6 @@ from .manifest import INCOMING, Entry
 from .source import LOGS, NotedDay, SourceFile
 from .target import Target
 
-ON_ITS_WAY_SECONDS: Final = 60
-"""A picture is there before its row: one that has none and is younger is not lost, and not part of the backup."""
 AT_ONCE: Final = 500
 """Pictures looked up, and files between two words about the progress."""
 _PICTURE: Final = ".jpg"
