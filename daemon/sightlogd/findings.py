@@ -15,7 +15,7 @@ class Kind(Enum):
     DATABASE = (
         "the database is damaged. Stop the daemon and run sightlogd backup DEST, which keeps it as it is, and the day "
         "folders. Then move events.db* away: sightlogd rebuild --from-logs makes a new one from the day folders, or "
-        "sightlogd restore puts a backup in place"
+        "sightlogd restore SRC puts a backup in place"
     )
     NO_ROW = (
         "the database lacks what the day logs have: it is older than they are. sightlogd backup DEST first; then, with "

@@ -223,12 +223,14 @@ def test_where_a_backup_may_not_go(daemon, tmp_path):
     full = tmp_path / "full"
     full.mkdir()
     (full / "thesis.txt").write_text("important")
+    (dangling := tmp_path / "dangling").symlink_to("nowhere")
     for place, said in (
         (daemon.data_dir / "backup", "within one another"),
         (daemon.home, "within one another"),
         (tmp_path / "not" / "mounted", "Is the disk mounted?"),
         (full, "not empty, and not a backup"),
         (full / "thesis.txt", "not a directory"),
+        (dangling, "not a directory"),
     ):
         done = backup(daemon.data_dir, place)
         assert (done.returncode, said in done.stderr) == (78, True), done.stderr

@@ -68,7 +68,7 @@ class Target:
             raise Stop(
                 EXIT_CONFIG, f"{self.directory.parent} is not there. Is the disk mounted? Only the last folder is made"
             )
-        if self.directory.exists() and not self.directory.is_dir():
+        if os.path.lexists(self.directory) and not self.directory.is_dir():
             raise Stop(EXIT_CONFIG, f"{self.directory} is not a directory. Give a directory")
 
     def _take_lock(self) -> None:
