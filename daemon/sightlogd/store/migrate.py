@@ -12,7 +12,7 @@ import apsw
 from sightlogd.errors import EXIT_CONFIG, Stop
 
 _FILE_NAME: Final = re.compile(r"(\d{3})_[a-z0-9_]+\.sql")
-_RESTORE: Final = "migrations/README.md says how to restore a backup"
+_RESTORE: Final = "sightlogd restore puts a backup in place, where there is no database"
 
 
 class Migration(NamedTuple):
