@@ -471,6 +471,12 @@ def test_another_user_of_the_readers_group_can_back_up_and_is_told_what_he_may_n
     assert "Run this as the daemon's user" in done.stdout
     refused = by_nobody("restore", "--data-dir", elsewhere, place)
     assert (refused.returncode, "belongs to another user" in refused.stderr) == (77, True)
+    (mine := tmp_path / "mine").mkdir()
+    os.chown(mine, NOBODY, NOBODY)
+    os.chown(place, 0, 0)
+    place.chmod(0o700)
+    refused = by_nobody("restore", "--data-dir", mine, place)
+    assert (refused.returncode, "this user may not read" in refused.stderr) == (77, True)
 
 
 def test_root_may_not_restore_into_what_another_user_can_change(daemon, dest, elsewhere, tmp_path):
