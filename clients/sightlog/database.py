@@ -103,7 +103,7 @@ class Database:
             raise UsageError(f"{error}. Is the Reader closed, or a parameter of the wrong type?") from error
         except sqlite3.DatabaseError as error:
             raise DatabaseDamaged(
-                f"{self.path}: {error}. Nothing was changed; see migrations/README.md for how to restore a backup"
+                f"{self.path}: {error}. Nothing was changed; sightlogd verify says more, and what to do"
             ) from error
 
     @contextmanager

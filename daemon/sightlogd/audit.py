@@ -1,13 +1,16 @@
 """The day folders against the database: pictures, and lines, both ways. Only reads, beside a running daemon too.
 
 What is just being done is no damage: rows that the day logs need not have yet are left out, what differs is read again
-before it is said, and a day that went meanwhile is not spoken of. A day at a time is in memory, never more.
+before it is said, and a day that went meanwhile is not spoken of. In memory are the events and observations of a day at
+a time, and all persons.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,19 +21,18 @@ from typing import Any, Final
 import msgspec
 
 from . import purge
+from .files import jpeg
 from .files.catchup import line_of_observation, line_of_row
 from .files.daylog import JSON_NAME, read_lines, whole_lines, whole_size
 from .files.days import EVENTS, Days, folders
 from .files.lines import EventLine, Line, ObservationLine, PersonLine, Replay, decode_line
+from .files.orphans import ON_ITS_WAY_SECONDS
 from .findings import Finding, Kind
 from .store.view import View
 
 PAGE: Final = 500
 SUSPECTS_MAX: Final = 5_000
 """Of a day, looked at twice; when a day lacks more than these, all that is said holds without them."""
-ON_ITS_WAY_SECONDS: Final = 60
-"""A picture is there before its row."""
-
 _Row = tuple[int, str, str | None]
 
 
@@ -170,7 +172,7 @@ class Audit:
                 state = day.replay.state
                 day.events += [row.columns[0] for row in rows if state.get(row.columns[1]) != line_of_row(row)]
                 for _, _, path in page:
-                    if path is not None and not (self._data_dir / path).exists():
+                    if path is not None and self._picture_trouble(path):
                         day.pictures[Path(path).stem] = path
             for observation in self._observations(site, first, after):
                 if day.replay.observations.get(observation.observation_id) != observation:
@@ -214,8 +216,27 @@ class Audit:
         rows = self._view.thumbnails_of(list(day.pictures))
         for event_id, path in day.pictures.items():
             folder_is_there = (self._data_dir / path).parent.is_dir()
-            if rows.get(event_id) == path and folder_is_there and not (self._data_dir / path).exists():
-                yield Finding(Kind.NO_PICTURE, f"{path}: event {event_id} has it, and the file is not there")
+            if rows.get(event_id) == path and folder_is_there and (trouble := self._picture_trouble(path)):
+                yield Finding(Kind.NO_PICTURE, f"{path}: event {event_id} has it, and {trouble}")
+
+    def _picture_trouble(self, path: str) -> str | None:
+        """What is wrong with a thumbnail, as far as its ends say. Raises OSError where it may not be read."""
+        try:
+            fd = os.open(self._data_dir / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return "the file is not there"
+            if error.errno == errno.ELOOP:
+                return "it is a link"
+            raise
+        try:
+            there = os.fstat(fd)
+            if not stat.S_ISREG(there.st_mode):
+                return "it is no file"
+            is_whole = jpeg.has_ends(os.pread(fd, 2, 0), os.pread(fd, 2, max(0, there.st_size - 2)))
+            return None if is_whole else "the file is no whole JPEG"
+        finally:
+            os.close(fd)
 
     def _confirmed_events(self, day: str, ids: Sequence[int]) -> Iterator[tuple[str, str]]:
         """Event ids and what is wrong with their lines: read again, between two looks at rows that did not change."""

@@ -15,7 +15,7 @@ class Kind(Enum):
     DATABASE = (
         "the database is damaged. Stop the daemon and run sightlogd backup DEST, which keeps it as it is, and the day "
         "folders. Then move events.db* away: sightlogd rebuild --from-logs makes a new one from the day folders, or "
-        "sightlogd restore puts a backup in place"
+        "sightlogd restore SRC puts a backup in place"
     )
     NO_ROW = (
         "the database lacks what the day logs have: it is older than they are. sightlogd backup DEST first; then, with "
@@ -23,7 +23,7 @@ class Kind(Enum):
     )
     NO_LINE = (
         "the day logs lack what the database has, or say something else: do not rebuild from them. sightlogd backup "
-        "keeps what the database has; migrations/README.md says how the daemon compares all of the logs"
+        "DEST keeps what the database has, and the logs as they are"
     )
     NO_FOLDER = (
         "somebody removed day folders by hand: bring them back, from a backup or from where they were moved to. If "
@@ -34,8 +34,13 @@ class Kind(Enum):
         "not rebuild from these logs as long as the database is sound"
     )
     NO_PICTURE = (
-        "thumbnails are gone: bring them back from a backup before the daemon is started again, which takes them out "
-        "of its rows then"
+        "thumbnails are gone or damaged: bring them back from a backup before the daemon is started again, which takes "
+        "those that are gone out of its rows then"
+    )
+    BACKUP = (
+        "the backup is damaged, by its disk or by hand. Remove these files from it and run sightlogd backup again "
+        "while the store has them: they are copied anew. A restore leaves damaged pictures and logs out and names "
+        "them; without its events.db nothing is restored"
     )
     STRAY_PICTURE = "no damage: the daemon removes such pictures when it starts the next time"
 

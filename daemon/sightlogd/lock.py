@@ -26,7 +26,9 @@ class Lock:
     def __init__(self, data_dir: Path) -> None:
         try:
             data_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
-            self._fd = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            # Never through a link: what it leads to would be overwritten.
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._fd = os.open(data_dir / "lock", flags, 0o640)
         except OSError as error:
             by_errno = {errno.EACCES: EXIT_PERMISSION, errno.EPERM: EXIT_PERMISSION, errno.ENOSPC: EXIT_STORAGE_FULL}
             code = by_errno.get(error.errno or 0, EXIT_IO_ERROR)
@@ -70,7 +72,7 @@ class Lock:
 def is_held(data_dir: Path) -> bool:
     """Whether a daemon runs on the data directory; also where only reading is allowed."""
     try:
-        fd = os.open(data_dir / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(data_dir / "lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return False
     try:

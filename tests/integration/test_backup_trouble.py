@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -14,10 +15,11 @@ import backups
 import daylogs
 import pytest
 from backups import backup, contents, restore, restored, verify
-from conftest import AS_NOBODY, NOBODY, fill_the_disk, open_to_all, small_file_system, wait_for
+from conftest import AS_NOBODY, NOBODY, Daemon, fill_the_disk, open_to_all, small_file_system, wait_for
 from pictures import jpeg, png
 
 from sightlog import Event
+from sightlogd.__main__ import main
 
 AT = datetime.now(UTC).replace(hour=12) - timedelta(days=2)
 CRASHING = Path(__file__).parent.parent / "crashing_backup.py"
@@ -28,6 +30,12 @@ def insert(daemon, *ids: str) -> None:
     with daemon.publisher() as publisher:
         publisher.insert_events([Event("door", event_id=one, recorded_at=AT, thumbnail=jpeg(len(one))) for one in ids])
     wait_for(lambda: ids[-1] in daylogs.text(daemon.data_dir), "all is logged")
+
+
+def flip(path: Path) -> None:
+    data = path.read_bytes()
+    middle = len(data) // 2
+    path.write_bytes(data[:middle] + bytes([data[middle] ^ 16]) + data[middle + 1 :])
 
 
 def killed_at(step: int, *arguments: object) -> bool:
@@ -53,6 +61,15 @@ def elsewhere(tmp_path: Path) -> Path:
     path = tmp_path / "elsewhere"
     path.mkdir()
     return path
+
+
+@pytest.fixture
+def second(tmp_path: Path):
+    """A daemon, not started, with nothing in its data directory."""
+    daemon = Daemon(tmp_path / "second")
+    daemon.data_dir.mkdir(parents=True)
+    yield daemon
+    daemon.end()
 
 
 @pytest.mark.timeout(400)
@@ -206,12 +223,14 @@ def test_where_a_backup_may_not_go(daemon, tmp_path):
     full = tmp_path / "full"
     full.mkdir()
     (full / "thesis.txt").write_text("important")
+    (dangling := tmp_path / "dangling").symlink_to("nowhere")
     for place, said in (
         (daemon.data_dir / "backup", "within one another"),
         (daemon.home, "within one another"),
         (tmp_path / "not" / "mounted", "Is the disk mounted?"),
         (full, "not empty, and not a backup"),
         (full / "thesis.txt", "not a directory"),
+        (dangling, "not a directory"),
     ):
         done = backup(daemon.data_dir, place)
         assert (done.returncode, said in done.stderr) == (78, True), done.stderr
@@ -264,7 +283,7 @@ def test_where_a_restore_may_not_go(daemon, dest, elsewhere, tmp_path):
     insert(daemon, "a")
     assert backup(daemon.data_dir, dest).returncode == 0
     running = restore(dest, daemon.data_dir)
-    assert (running.returncode, "another sightlogd" in running.stderr) == (78, True)
+    assert (running.returncode, "another sightlogd" in running.stderr) == (75, True)
     assert daemon.stop() == 0
     before = contents(daemon.data_dir)
     there = restore(dest, daemon.data_dir)
@@ -280,21 +299,23 @@ def test_where_a_restore_may_not_go(daemon, dest, elsewhere, tmp_path):
     assert (tmp_path / "data.before" / "events.db").exists()
 
 
-@pytest.mark.parametrize("file", ["events.db", "events/{day}/events.json", "events/{day}/a.jpg", "backup.json"])
-@pytest.mark.parametrize("how", ["flipped", "cut", "gone"])
+@pytest.mark.parametrize(
+    ("file", "how"),
+    [*(("events.db", how) for how in ("flipped", "cut", "gone")), *(("backup.json", how) for how in ("cut", "gone"))],
+)
 def test_a_backup_that_is_not_what_was_backed_up_is_not_restored(daemon, dest, elsewhere, file, how):
     insert(daemon, "a")
     assert backup(daemon.data_dir, dest).returncode == 0
-    path = dest / file.format(day=f"{AT:%Y-%m-%d}")
-    data = path.read_bytes()
-    middle = len(data) // 2
-    if how == "gone":
-        path.unlink()
+    path = dest / file
+    if how == "flipped":
+        flip(path)
+    elif how == "cut":
+        path.write_bytes(path.read_bytes()[:-9])
     else:
-        path.write_bytes(data[:-9] if how == "cut" else data[:middle] + bytes([data[middle] ^ 16]) + data[middle + 1 :])
+        path.unlink()
     done = restore(dest, elsewhere)
     assert done.returncode in (74, 78)
-    assert path.name in done.stderr or (file, how) == ("backup.json", "flipped")  # it names what it does not fit
+    assert path.name in done.stderr
     assert [entry.name for entry in elsewhere.iterdir()] in (["lock"], [])
 
 
@@ -305,6 +326,116 @@ def test_a_manifest_may_not_name_what_is_elsewhere(daemon, dest, elsewhere, tmp_
     manifest.write_text(manifest.read_text().replace("/a.jpg", "/../../../x"))
     done = restore(dest, elsewhere)
     assert (done.returncode, "has no place in a backup" in done.stderr) == (78, True)
+
+
+@pytest.mark.parametrize("file", ["events.json", "events.log", "a.jpg"])
+@pytest.mark.parametrize("how", ["flipped", "gone"])
+def test_a_damaged_picture_or_log_of_a_backup_is_named_and_the_rest_restored(daemon, dest, second, tmp_path, file, how):
+    insert(daemon, "a", "bb")
+    assert daemon.stop() == 0  # which marks the logs as complete
+    assert backup(daemon.data_dir, dest).returncode == 0
+    path = dest / "events" / f"{AT:%Y-%m-%d}" / file
+    path.unlink() if how == "gone" else flip(path)
+    done = restore(dest, second.data_dir)
+    assert done.returncode == 74
+    assert f"not restored: events/{AT:%Y-%m-%d}/{file}: it is " in done.stdout
+    assert daylogs.rows(second.database)["events"] == daylogs.rows(daemon.database)["events"]
+    assert len(list(second.data_dir.glob("events/*/*"))) == 3
+    if file != "a.jpg":
+        assert verify(second.data_dir).returncode == 0
+        second.start()
+        wait_for(lambda: daylogs.are_marked(second.database), "it has written what the logs lacked")
+        assert second.stop() == 0
+        daylogs.assert_the_logs_have_everything(second.data_dir, tmp_path / "new.db")
+
+
+def test_a_log_that_is_damaged_in_the_backup_is_copied_anew_when_it_has_grown(daemon, dest, elsewhere):
+    insert(daemon, "a")
+    assert backup(daemon.data_dir, dest).returncode == 0
+    flip(dest / "events" / f"{AT:%Y-%m-%d}" / "events.json")
+    insert(daemon, "bb")
+    assert backup(daemon.data_dir, dest).returncode == 0
+    restored(dest, elsewhere)
+
+
+# -- what the backup alone has ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("between", [True, False])
+def test_a_removed_day_that_comes_again_does_not_replace_what_the_backup_has_of_it(daemon, dest, elsewhere, between):
+    insert(daemon, "a", "bb", "ccc")
+    assert backup(daemon.data_dir, dest).returncode == 0
+    before = contents(dest / "events")
+    purge = ("purge", "--force", "--before", f"{AT + timedelta(days=1):%Y-%m-%d}", "--data-dir", daemon.data_dir)
+    assert backups.run(*purge).returncode == 0
+    if between:
+        assert backup(daemon.data_dir, dest).returncode == 0
+    insert(daemon, "late")
+    done = backup(daemon.data_dir, dest)
+    assert done.returncode == 0
+    (kept,) = dest.glob("kept/*")
+    assert f"  {kept}/events.json" in done.stdout
+    day = f"{AT:%Y-%m-%d}"
+    assert {name: (kept / name).read_bytes() for name in ("events.json", "events.log")} == {
+        name: before[f"{day}/{name}"] for name in ("events.json", "events.log")
+    }
+    assert all((dest / "events" / name).read_bytes() == data for name, data in before.items() if name.endswith("jpg"))
+    restored(dest, elsewhere)
+    assert [row[1] for row in daylogs.rows(elsewhere / "events.db")["events"]] == ["late"]
+    assert "kept" not in backup(daemon.data_dir, dest).stdout
+
+
+@pytest.mark.parametrize("file", ["a.jpg", "events.json"])
+def test_what_cannot_be_read_any_more_stays_in_the_backup_as_it_was(
+    daemon, dest, second, tmp_path, monkeypatch, capsys, file
+):
+    insert(daemon, "a")
+    assert backup(daemon.data_dir, dest).returncode == 0
+    insert(daemon, "bb")
+    assert daemon.stop() == 0
+    bad = daemon.data_dir / "events" / f"{AT:%Y-%m-%d}" / file
+    os.utime(bad)
+    copy = dest / bad.relative_to(daemon.data_dir)
+    before = copy.read_bytes()
+    read = os.read
+
+    def read_or_fail(fd: int, size: int) -> bytes:
+        """A bad sector: no disk of these can be had."""
+        if os.path.sameopenfile(fd, bad_fd):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(fd, size)
+
+    with bad.open("rb") as opened:
+        bad_fd = opened.fileno()
+        monkeypatch.setattr(os, "read", read_or_fail)
+        assert main(["backup", "--data-dir", str(daemon.data_dir), str(dest)]) == 74
+        monkeypatch.undo()
+    said = capsys.readouterr().out
+    assert f"{file}: Input/output error, it is in the backup as it was before" in said
+    assert copy.read_bytes()[: len(before)] == before
+    restored(dest, second.data_dir)
+    assert verify(second.data_dir).returncode == 0
+    second.start()
+    wait_for(lambda: daylogs.are_marked(second.database), "it has written what the logs lacked")
+    assert second.stop() == 0
+    daylogs.assert_the_logs_have_everything(second.data_dir, tmp_path / "new.db")
+
+
+def test_names_that_are_too_long_when_written_out_or_no_text(daemon, dest, elsewhere):
+    ids = ["A" * 128, "B" * 84, "c" * 128]
+    insert(daemon, *ids)
+    foreign = os.fsencode(daemon.data_dir / "events" / f"{AT:%Y-%m-%d}") + b"/\xff\xfe.jpg"
+    with open(foreign, "wb") as file:
+        file.write(b"whatever")
+    os.utime(foreign, (1, 1))
+    done = backup(daemon.data_dir, dest)
+    assert done.returncode == 0
+    assert "\\udcff\\udcfe.jpg: its name is not UTF-8" in done.stdout
+    assert "; 1 files" in backup(daemon.data_dir, dest).stdout
+    restored(dest, elsewhere)
+    assert {path.stem for path in elsewhere.glob("events/*/*.jpg")} == set(ids)
+    found = backups.run("verify", "--data-dir", daemon.data_dir, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"})
+    assert (found.returncode, "\\udcff\\udcfe.jpg" in found.stdout) == (0, True)
 
 
 # -- other users -----------------------------------------------------------------------------------------------------
@@ -340,17 +471,53 @@ def test_another_user_of_the_readers_group_can_back_up_and_is_told_what_he_may_n
     assert "Run this as the daemon's user" in done.stdout
     refused = by_nobody("restore", "--data-dir", elsewhere, place)
     assert (refused.returncode, "belongs to another user" in refused.stderr) == (77, True)
+    (mine := tmp_path / "mine").mkdir()
+    os.chown(mine, NOBODY, NOBODY)
+    os.chown(place, 0, 0)
+    place.chmod(0o700)
+    refused = by_nobody("restore", "--data-dir", mine, place)
+    assert (refused.returncode, "this user may not read" in refused.stderr) == (77, True)
 
 
-def test_root_gives_what_he_restores_to_the_owner_of_the_data_directory(daemon, dest, elsewhere):
+def test_root_may_not_restore_into_what_another_user_can_change(daemon, dest, elsewhere, tmp_path):
+    """The daemon's user could put links there: what they lead to would be overwritten, or given to him."""
     insert(daemon, "a")
     assert backup(daemon.data_dir, dest).returncode == 0
+    secret = tmp_path / "secret"
+    secret.write_text("root's")
+    (elsewhere / "lock").symlink_to(secret)
     os.chown(elsewhere, NOBODY, NOBODY)
+    done = restore(dest, elsewhere)
+    assert (done.returncode, "belongs to another user" in done.stderr) == (77, True)
+    assert (secret.read_text(), secret.stat().st_uid) == ("root's", 0)
+    os.chown(elsewhere, 0, 0)
+    done = restore(dest, elsewhere)  # nor does who may follow a link from there
+    assert (done.returncode, "cannot use the data directory" in done.stderr) == (74, True)
+    assert secret.read_text() == "root's"
+
+
+def test_what_is_restored_has_the_modes_that_the_daemon_makes(daemon, dest, elsewhere):
+    insert(daemon, "a")
+    assert backup(daemon.data_dir, dest).returncode == 0
+    for path in dest.rglob("*"):
+        path.chmod(0o777)  # as FAT has it
     assert restore(dest, elsewhere).returncode == 0
-    for path in elsewhere.rglob("*"):
-        assert (path.stat().st_uid, path.stat().st_gid) == (NOBODY, NOBODY), path
-    modes = {path.name: path.stat().st_mode & 0o7777 for path in elsewhere.rglob("*")}
-    assert (modes["events"], modes["events.db"], modes["a.jpg"], modes["events.log"]) == (0o2750, 0o640, 0o640, 0o644)
+    modes = {path.relative_to(elsewhere): path.stat().st_mode & 0o7777 for path in elsewhere.rglob("*")}
+    assert len(modes) >= 6
+    for path, mode in modes.items():
+        assert mode == (daemon.data_dir / path).stat().st_mode & 0o7777, path
+
+
+def test_a_database_that_came_back_meanwhile_is_not_replaced(daemon, dest, elsewhere):
+    insert(daemon, "a")
+    assert backup(daemon.data_dir, dest).returncode == 0
+    assert restore(dest, elsewhere).returncode == 0
+    (elsewhere / "restored").mkdir()
+    (elsewhere / "restored" / "events.db").write_bytes(b"of an interrupted one")
+    before = (elsewhere / "events.db").read_bytes()
+    done = restore(dest, elsewhere)
+    assert (done.returncode, "of a restore that was interrupted is too" in done.stderr) == (78, True)
+    assert (elsewhere / "events.db").read_bytes() == before
 
 
 # -- a damaged database ----------------------------------------------------------------------------------------------

@@ -64,6 +64,68 @@ def test_a_thumbnail_that_is_gone_is_damage(stopped):
     assert "bring them back from a backup before the daemon is started" in found.stdout
 
 
+@pytest.mark.parametrize("how", ["empty", "cut", "directory", "link"])
+def test_a_thumbnail_that_is_no_whole_file_is_damage(stopped, how):
+    picture = stopped.data_dir / "events" / DAY / "e1.jpg"
+    data = picture.read_bytes()
+    picture.unlink()
+    if how == "directory":
+        picture.mkdir()
+    elif how == "link":
+        picture.symlink_to("e2.jpg")
+    else:
+        picture.write_bytes(data[: -len(data) // 2] if how == "cut" else b"")
+    found = verify(stopped.data_dir)
+    assert (found.returncode, f"events/{DAY}/e1.jpg: event e1 has it, and " in found.stdout) == (74, True)
+
+
+def test_marks_that_are_gone_are_damage(stopped, tmp_path):
+    change(stopped, "DELETE FROM day_log_marks WHERE kind = 'event'")
+    found = verify(stopped.data_dir)
+    assert (found.returncode, "day_log_marks has no row event" in found.stdout) == (74, True)
+    done = backups.backup(stopped.data_dir, tmp_path / "backup")
+    assert (done.returncode, "day_log_marks lacks rows" in done.stdout) == (74, True)
+
+
+def test_a_sound_backup_is_sound_with_names_of_its_own_and_days_that_it_kept(daemon, tmp_path):
+    """What is not right in it is named, mended by the next backup, and right again then."""
+    dest = tmp_path / "backup"
+    with daemon.publisher() as publisher:
+        events = [Event("door", event_id=f"Front-{n}", recorded_at=AT, thumbnail=jpeg()) for n in range(3)]
+        publisher.insert_events([*events, Event("door", recorded_at=AT - timedelta(days=5), thumbnail=jpeg())])
+    wait_for(lambda: len(daylogs.lines(daemon.data_dir)) == 4, "all is logged")
+    assert backups.backup(daemon.data_dir, dest).returncode == 0
+    assert backups.run("purge", "--force", "--before", DAY, "--data-dir", daemon.data_dir).returncode == 0
+    assert backups.backup(daemon.data_dir, dest).returncode == 0
+    found = verify(dest)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert "all files are what was backed up" in found.stdout
+    picture, log, database = (
+        dest / "events" / DAY / "%46ront-1.jpg",
+        dest / "events" / DAY / "events.json",
+        "events.db",
+    )
+    flipped = picture.read_bytes()
+    picture.write_bytes(flipped[:100] + bytes([flipped[100] ^ 1]) + flipped[101:])
+    log.unlink()
+    with (dest / database).open("r+b") as file:
+        file.truncate(4096)
+    found = verify(dest)
+    assert found.returncode == 74
+    assert f"{picture}: it is not what was backed up" in found.stdout
+    assert f"{log}: it is not there" in found.stdout
+    assert f"{dest / database}: it is not what was backed up" in found.stdout
+    assert "Remove these files from it and run sightlogd backup again" in found.stdout
+    picture.unlink()
+    assert backups.backup(daemon.data_dir, dest).returncode == 0
+    assert verify(dest).returncode == 0
+    holder = subprocess.Popen(["flock", dest, "cat"], stdin=subprocess.PIPE)
+    try:
+        wait_for(lambda: verify(dest).returncode == 75, "it is held")
+    finally:
+        holder.communicate()
+
+
 def test_a_picture_that_nobody_knows_is_told_and_no_damage(stopped):
     stray = stopped.data_dir / "events" / DAY / "stray.jpg"
     stray.write_bytes(jpeg())

@@ -135,6 +135,8 @@ class Backup:
                     for entry in entries:
                         writer.add(entry)
                     report.days += 1
+            if copier.lacks_lines:  # the daemon that starts on the copy has to compare all of them
+                marks = dict.fromkeys(marks, 0)
             if marks["person"] == 0:
                 copying.finish(view, place, marks, amended, behind)
             writer.add(self._entry_of(place))
@@ -149,6 +151,7 @@ class Backup:
         finally:
             writer.close()
         report.bytes = writer.bytes
+        report.other = target.kept
         there = set(folders(self._data_dir))
         report.kept = [day for day in target.days() if day not in there]
 

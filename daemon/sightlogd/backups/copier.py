@@ -10,6 +10,7 @@ from typing import Final
 
 from sightlogd.files.daylog import whole_size
 from sightlogd.files.days import EVENTS
+from sightlogd.files.orphans import ON_ITS_WAY_SECONDS
 from sightlogd.store.view import View
 
 from . import source
@@ -18,8 +19,6 @@ from .manifest import INCOMING, Entry
 from .source import LOGS, NotedDay, SourceFile
 from .target import Target
 
-ON_ITS_WAY_SECONDS: Final = 60
-"""A picture is there before its row: one that has none and is younger is not lost, and not part of the backup."""
 AT_ONCE: Final = 500
 """Pictures looked up, and files between two words about the progress."""
 _PICTURE: Final = ".jpg"
@@ -37,7 +36,13 @@ class Report:
     """Files."""
     copied_bytes: int = 0
     unreadable: list[str] = field(default_factory=list)
-    """Files that are not in it, and why."""
+    """Files that are not in it, or only as they were before, and why."""
+    denied: int = 0
+    """How many of them the daemon's user may read."""
+    foreign: list[str] = field(default_factory=list)
+    """Files that are not in it: no name of sightlog's is like theirs."""
+    other: list[str] = field(default_factory=list)
+    """Files of the former backup that say what these do not, where they are kept."""
     kept: list[str] = field(default_factory=list)
     """Days in the backup's folder that the store does not have any more."""
     damage: str | None = None
@@ -61,10 +66,12 @@ class Copier:
         self._on_its_way_ns = int((taken_at - ON_ITS_WAY_SECONDS) * 10**9)
         self.waiting: dict[str, Entry] = {}
         """Pictures to be made thumbnails of, by path."""
+        self.lacks_lines = False
+        """Whether a day's log is not in it as far as the database has rows."""
 
     def copy_incoming(self) -> None:
         """Before the days: what leaves it meanwhile is in its day's folder by then. Raises OSError."""
-        for file in self._files_of(INCOMING):
+        for file in self._files_of(INCOMING) or ():
             if not file.name.startswith("."):
                 self._wait(f"{INCOMING}/{file.name}", f"{INCOMING}/{file.name}", file.size)
 
@@ -76,12 +83,19 @@ class Copier:
         """Its files, copied or there already. `known`: what the former backup has of it. Raises OSError."""
         folder = f"{EVENTS}/{day}"
         found = self._files_of(folder)
+        if found is None:  # it stays as it was before
+            self.lacks_lines = True
+            yield from known.values()
+            return
         new = [file for file in found if file.name.endswith(_PICTURE) and f"{folder}/{file.name}" not in known]
         without_row, without_path = self._look_up(new)
         for number, file in enumerate(found):
             if number % AT_ONCE == 0:
                 self._show(f"{day}: {number} of {len(found)} files")
             path, size = f"{folder}/{file.name}", file.size
+            if not _is_text(file.name):
+                self._report.foreign.append(path)
+                continue
             if file.name in without_row:
                 continue
             if file.name in without_path:
@@ -114,32 +128,50 @@ class Copier:
     def _is_on_its_way(self, picture: SourceFile) -> bool:
         return picture.mtime_ns > self._on_its_way_ns
 
-    def _files_of(self, folder: str) -> list[SourceFile]:
+    def _files_of(self, folder: str) -> list[SourceFile] | None:
         try:
             return source.files_of(self._data_dir / folder)
         except OSError as error:
-            self._report.unreadable.append(f"{folder}: {error.strerror}")
-            return []
+            self._note(folder, Unreadable(error), None)
+            return None
 
     def _put(self, path: str, origin: str, size: int, former: Entry | None) -> Entry | None:
-        """None when it is gone, or cannot be read."""
+        """None when it is gone; what the former backup has of it, if anything, when it cannot be read."""
         try:
             fd = os.open(self._data_dir / origin, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
         except OSError as error:
-            self._report.unreadable.append(f"{origin}: {error.strerror}")
-            return None
+            return self._note(origin, Unreadable(error), former)
         try:
             name = origin.rpartition("/")[2]
             if name in LOGS:
-                size = whole_size(fd, min(size, os.fstat(fd).st_size), LOGS[name])
+                size = _whole_size(fd, size, name)
             entry = self._target.put(path, fd, size, former)
         except Unreadable as error:
-            self._report.unreadable.append(f"{origin}: {error}")
-            return None
+            return self._note(origin, error, former)
         finally:
             os.close(fd)
         self._report.copied += 1
         self._report.copied_bytes += size
         return entry
+
+    def _note(self, path: str, why: Unreadable, former: Entry | None) -> Entry | None:
+        kept = former if former and self._target.has(former) else None
+        self._report.unreadable.append(f"{path}: {why}" + (", it is in the backup as it was before" if kept else ""))
+        self._report.denied += why.is_denied
+        self.lacks_lines |= path.rpartition("/")[2] in LOGS
+        return kept
+
+
+def _is_text(name: str) -> bool:
+    """Linux takes any bytes for a name; a manifest is UTF-8."""
+    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def _whole_size(fd: int, size: int, name: str) -> int:
+    """Of a log, up to the last line that is whole. Raises Unreadable."""
+    try:
+        return whole_size(fd, min(size, os.fstat(fd).st_size), LOGS[name])
+    except OSError as error:
+        raise Unreadable(error) from error

@@ -22,6 +22,9 @@ MODE: Final = 0o640
 DIRECTORY_MODE: Final = 0o750
 NEW: Final = "%new"
 """Ends the name of a file that is to replace another one. No stored name has a bare percent sign."""
+NAME_BYTES_MAX: Final = 255
+_LONG: Final = "%long-"
+"""Begins the name of a file whose own would be too long: 84 capitals are 252 bytes. The manifest has its own."""
 _FORBIDDEN: Final = frozenset('%"*:<>?\\|')
 
 
@@ -32,16 +35,23 @@ def stored_name(path: str) -> str:
 
 def _stored_part(name: str) -> str:
     last = len(name) - 1
-    return "".join(
+    stored = "".join(
         "".join(f"%{byte:02x}" for byte in letter.encode("utf-8", "surrogateescape"))
         if letter in _FORBIDDEN or letter < " " or letter != letter.lower() or (at == last and letter in ". ")
         else letter
         for at, letter in enumerate(name)
     )
+    if len(os.fsencode(stored)) + len(NEW) <= NAME_BYTES_MAX:
+        return stored
+    return _LONG + hashlib.sha256(os.fsencode(name)).hexdigest()
 
 
 class Unreadable(Exception):
     """A file that is to be copied cannot be read. The text says why."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error.strerror))
+        self.is_denied = error.errno in (errno.EACCES, errno.EPERM)
 
 
 def read_into(source: int, size: int, digest: _Hash, write: Callable[[bytes], object]) -> int:
@@ -51,7 +61,7 @@ def read_into(source: int, size: int, digest: _Hash, write: Callable[[bytes], ob
         try:
             data = os.read(source, min(left, CHUNK_BYTES))
         except OSError as error:
-            raise Unreadable(str(error.strerror)) from error
+            raise Unreadable(error) from error
         if not data:
             break
         digest.update(data)

@@ -1,5 +1,8 @@
 """Makes a store of a backup. Everything is copied and checked under another name first, and the database comes last.
 
+A picture or a log that is not what was backed up is left out and named, and the rest is restored: the database has all
+but the pictures, and the daemon writes lines that the logs lack. A database that is not sound is not put in place.
+
 `restoring/` in the data directory is what a restore that was interrupted left: the next one begins anew. `restored/` is
 a whole store that only has to be put in place: the next one does that. The daemon starts on neither.
 """
@@ -14,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from sightlogd import durable
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop
 from sightlogd.files.daylog import FILE_MODE as LOG_MODE
 from sightlogd.files.days import EVENTS
@@ -42,17 +44,18 @@ class Restore:
         self._source = source
         self._data_dir = data_dir
         self._show = show
+        self.damaged: list[str] = []
+        """Files that are not in the store, because they are not what was backed up."""
+        self._lacks_lines = False
         self._restoring = data_dir / RESTORING
         self._restored = data_dir / RESTORED
-        self._owner: tuple[int, int] | None = None
-        """Whose the files become, where that is not who runs this."""
 
     def run(self) -> End | None:
         """None: an earlier restore was finished, which had only to be put in place."""
-        self._check_owner()
+        self._check_place()
         with contextlib.closing(Lock(self._data_dir)):
-            self._give(self._data_dir / "lock")
             if self._restored.is_dir():
+                self._check_only_restored()
                 with files.explained(self._data_dir, "The rest is done when this is run again"):
                     self._put_in_place()
                 return None
@@ -63,7 +66,6 @@ class Restore:
                     self._check_room(end)
                     self._copy(backup, end)
                     self._check(end)
-                    self._hand_over()
                     files.sync(self._data_dir)
                     os.rename(self._restoring, self._restored)
                     files.sync(self._data_dir)
@@ -75,24 +77,21 @@ class Restore:
 
     # -- may it? -----------------------------------------------------------------------------------------------------
 
-    def _check_owner(self) -> None:
-        if not self._data_dir.is_dir():
-            raise Stop(
-                EXIT_CONFIG,
-                f"{self._data_dir} is not there. Make it first, as installing does (mkdir -m 2750 {self._data_dir}), "
-                "and chown it to the daemon's user",
-            )
+    def _check_place(self) -> None:
         here, there = self._source.resolve(), self._data_dir.resolve()
         if there.is_relative_to(here) or here.is_relative_to(there):
             raise Stop(EXIT_CONFIG, f"{self._source} and the data directory {self._data_dir} are within one another")
-        owner = self._data_dir.stat()
-        if os.geteuid() not in (0, owner.st_uid):
-            raise Stop(
-                EXIT_PERMISSION,
-                f"{self._data_dir} belongs to another user (uid {owner.st_uid}). Run this as that user or as root",
-            )
-        if os.geteuid() != owner.st_uid:
-            self._owner = owner.st_uid, owner.st_gid
+
+    def _check_only_restored(self) -> None:
+        """Somebody may have brought the store back meanwhile."""
+        for name in (DATABASE, f"{DATABASE}-wal"):
+            if (self._restored / DATABASE).exists() and (self._data_dir / name).exists():
+                raise Stop(
+                    EXIT_CONFIG,
+                    f"{self._data_dir / name} is there, and {self._restored} of a restore that was interrupted is too. "
+                    f"Nothing was changed. Move the one away that is not to be used (all of {DATABASE}*, or "
+                    f"{RESTORED}/), and run this again for the restored one",
+                )
 
     def _check_empty(self) -> None:
         there = [name for name in (DATABASE, f"{DATABASE}-wal") if (self._data_dir / name).exists()]
@@ -116,6 +115,8 @@ class Restore:
             raise Stop(
                 EXIT_CONFIG, f"{self._source} is not a backup: it has no {manifest.NAME}. Is the disk mounted?"
             ) from error
+        except PermissionError as error:
+            raise self._denied(self._source / manifest.NAME) from error
         except OSError as error:
             raise self._unreadable(manifest.NAME, str(error.strerror)) from error
         except Unusable as error:
@@ -133,7 +134,15 @@ class Restore:
         )
 
     def _unreadable(self, path: str, reason: str) -> Stop:
+        """Of what nothing goes without."""
         return Stop(EXIT_IO_ERROR, f"cannot read {self._source / files.stored_name(path)}: {reason}. {self._else()}")
+
+    def _denied(self, path: Path) -> Stop:
+        return Stop(
+            EXIT_PERMISSION,
+            f"this user may not read {path}. {KEPT}. Give the backup to the daemon's "
+            "user first: chown -R; on FAT, mount it for that user",
+        )
 
     def _check_room(self, end: End) -> None:
         shutil.rmtree(self._restoring, ignore_errors=True)
@@ -177,7 +186,11 @@ class Restore:
                 continue
             except Unreadable as error:
                 said = str(error)
-        raise self._unreadable(entry.path, said)
+        if entry.path == DATABASE:
+            raise self._unreadable(entry.path, said)
+        (self._restoring / entry.path).unlink(missing_ok=True)
+        self.damaged.append(f"{files.stored_name(entry.path)}: {said}")
+        self._lacks_lines |= entry.path.rpartition("/")[2] in LOGS
 
     def _copied(self, place: Path, entry: Entry) -> bool:
         """Whether what was copied is what was backed up. Raises FileNotFoundError, Unreadable, OSError."""
@@ -185,8 +198,10 @@ class Restore:
             fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             raise
+        except PermissionError as error:
+            raise self._denied(place) from error
         except OSError as error:
-            raise Unreadable(str(error.strerror)) from error
+            raise Unreadable(error) from error
         digest = hashlib.sha256()
         target = self._restoring / entry.path
         try:
@@ -197,6 +212,8 @@ class Restore:
                 os.close(to)
         finally:
             os.close(fd)
+        if target.name in LOGS:
+            target.chmod(LOG_MODE)
         # The next backup of this store to the same place has not to copy it again.
         os.utime(target, ns=(entry.mtime_ns, entry.mtime_ns))
         return size == entry.size and digest.hexdigest() == entry.sha256
@@ -218,26 +235,9 @@ class Restore:
                 f"the database in {self._source} has {found[0]} events and {found[1]} observations, and its manifest "
                 f"says {end.events} and {end.observations}. {self._else()}",
             )
-        copying.to_wal(place)
+        copying.to_wal(place, compare=self._lacks_lines)
 
     # -- in place ----------------------------------------------------------------------------------------------------
-
-    def _hand_over(self) -> None:
-        """Owner and modes as the daemon makes them."""
-        for folder, _, names in os.walk(self._restoring):
-            os.chmod(folder, durable.DIRECTORY_MODE)
-            self._give(Path(folder))
-            for name in names:
-                path = Path(folder, name)
-                path.chmod(LOG_MODE if name in LOGS else durable.FILE_MODE)
-                self._give(path)
-        # A chown takes the set-group-id bit of a directory away.
-        for folder, _, _ in os.walk(self._restoring) if self._owner else ():
-            os.chmod(folder, durable.DIRECTORY_MODE)
-
-    def _give(self, path: Path) -> None:
-        if self._owner:
-            os.chown(path, *self._owner)
 
     def _put_in_place(self) -> None:
         for name in (*_FOLDERS, DATABASE):

@@ -50,11 +50,11 @@ def is_still_there(data_dir: Path, day: str, noted: NotedDay) -> bool:
 
 
 def events_behind(data_dir: Path, noted: dict[str, NotedDay]) -> Iterator[str]:
-    """Ids of the events that lines behind what was noted are about. Raises OSError."""
+    """Ids of the events that lines behind what was noted are about."""
     for day, (_, sizes) in noted.items():
-        # A day that goes is left out; a log that may not be read is told when it is copied.
+        # A day that goes is left out; a log that cannot be read is told when it is copied.
         with (
-            contextlib.suppress(FileNotFoundError, PermissionError),
+            contextlib.suppress(OSError),
             (data_dir / EVENTS / day / JSON_NAME).open("rb") as file,
         ):
             if os.fstat(file.fileno()).st_size == sizes[JSON_NAME]:

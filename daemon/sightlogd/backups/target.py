@@ -2,7 +2,8 @@
 
 A file that grew (a day's log) grows in its place: the former manifest says how much of it is the former's. A file that
 is another one is written beside it, as NAME%new, and takes its name after the new manifest has: that is the one moment
-in which the new backup takes the place of the former.
+in which the new backup takes the place of the former. What a day's file then said that the new one does not say stays
+in kept/: a day that was removed may come again with a late record, and this may be the only copy of what it had.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ from typing import TYPE_CHECKING, Final
 import sightlog
 from sightlogd.errors import EXIT_CONFIG, EXIT_TRY_AGAIN, Stop
 from sightlogd.files.daylog import JSON_NAME, TEXT_NAME
-from sightlogd.files.days import folders
+from sightlogd.files.days import EVENTS, folders
 from sightlogd.store import DATABASE
 
 from . import files, manifest
+from .files import Unreadable
 from .manifest import End, Entry, Header, Manifest, Unusable, Writer
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
 KEPT: Final = "What was in the backup before is as it was"
+KEPT_FILES: Final = "kept"
 _GROWS: Final = (JSON_NAME, TEXT_NAME)
 
 
@@ -37,6 +40,8 @@ class Target:
         self.aside: Path | None = None
         """Where what would replace a file goes instead: nothing takes the place of a good backup."""
         self.replaced: list[str] = []
+        self.kept: list[str] = []
+        """Files that are not what the store has now, under their new names in the directory."""
         self._check_place(source)
         self._header = Header(manifest.FORMAT, sightlog.__version__, str(source.resolve()), created, now)
         with files.explained(directory, KEPT):
@@ -63,7 +68,7 @@ class Target:
             raise Stop(
                 EXIT_CONFIG, f"{self.directory.parent} is not there. Is the disk mounted? Only the last folder is made"
             )
-        if self.directory.exists() and not self.directory.is_dir():
+        if os.path.lexists(self.directory) and not self.directory.is_dir():
             raise Stop(EXIT_CONFIG, f"{self.directory} is not a directory. Give a directory")
 
     def _take_lock(self) -> None:
@@ -114,7 +119,7 @@ class Target:
         waiting = {path for path in replaced if self._new(path).exists()}
         for entry in self.former.entries() if waiting else ():
             if entry.path in waiting and files.hash_of(self._new(entry.path), entry.size) == entry.sha256:
-                os.replace(self._new(entry.path), self.stored(entry.path))
+                self._replace(entry.path, self.former.header.begun_at)
         self._new(DATABASE).unlink(missing_ok=True)  # of one that was killed: it takes much room
         files.sync(self.directory)
 
@@ -144,31 +149,46 @@ class Target:
         """
         mtime_ns = os.fstat(source).st_mtime_ns
         digest = hashlib.sha256()
-        fd = self._grown(path, source, size, former, digest) if former else -1
-        found = former.size if former and fd >= 0 else 0
-        if fd < 0:
-            os.lseek(source, 0, os.SEEK_SET)
-            digest = hashlib.sha256()
-            # Pictures that wait are not looked up: one that is there may be the former's.
-            is_new = former is None and not (path.startswith(f"{manifest.INCOMING}/") and self.stored(path).exists())
-            fd = files.create(self.stored(path) if is_new else self._replacement(path))
+        found = self._beginning(path, source, size, former, digest)
         try:
-            found += files.read_into(source, size - found, digest, lambda data: files.write_all(fd, data))
-        finally:
-            os.close(fd)
+            if found is None:
+                os.lseek(source, 0, os.SEEK_SET)
+                digest = hashlib.sha256()
+                found = 0
+                fd = files.create(self._replacement(path) if self.stored(path).exists() else self.stored(path))
+            else:
+                fd = os.open(self.stored(path), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                os.ftruncate(fd, found)
+                os.lseek(fd, 0, os.SEEK_END)
+            try:
+                found += files.read_into(source, size - found, digest, lambda data: files.write_all(fd, data))
+            finally:
+                os.close(fd)
+        except Unreadable:
+            if path in self.replaced:  # what is not whole takes no place
+                self.replaced.remove(path)
+                self._new(path).unlink(missing_ok=True)
+            raise
         return Entry(path, found, mtime_ns, digest.hexdigest())
 
-    def _grown(self, path: str, source: int, size: int, former: Entry, digest: _Hash) -> int:
-        """The file that is there, open behind what it has of the source; -1 when the source is not its continuation."""
-        if path.rpartition("/")[2] not in _GROWS or former.size > size or not self.has(former):
-            return -1
-        files.read_into(source, former.size, digest, lambda _: None)
-        if digest.hexdigest() != former.sha256:
-            return -1
-        fd = os.open(self.stored(path), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        os.ftruncate(fd, former.size)
-        os.lseek(fd, 0, os.SEEK_END)
-        return fd
+    def _beginning(self, path: str, source: int, size: int, former: Entry | None, digest: _Hash) -> int | None:
+        """How much of the source the file that is there begins with; None when it is another one, damaged or not there.
+
+        Of what the former backup has, a log alone may grow in its place.
+        """
+        if former and path.rpartition("/")[2] not in _GROWS:
+            return None
+        try:
+            # Without a former, one of a backup that was cut off, or of a day that was removed and comes again.
+            there = former.size if former else self.stored(path).stat().st_size
+            if there > size or (stored := files.hash_of(self.stored(path), there)) is None:
+                return None
+        except FileNotFoundError:
+            return None
+        except Unreadable:
+            return None  # a bad sector of the backup's disk: copied anew
+        files.read_into(source, there, digest, lambda _: None)
+        return there if digest.hexdigest() == stored else None
 
     def _replacement(self, path: str) -> Path:
         if self.aside is not None:
@@ -194,8 +214,19 @@ class Target:
         os.replace(self.directory / manifest.UNFINISHED, self.directory / manifest.NAME)
         files.sync(self.directory)
         for path in self.replaced:
-            os.replace(self._new(path), self.stored(path))
+            self._replace(path, self._header.begun_at)
         files.sync(self.directory)
+
+    def _replace(self, path: str, at: str) -> None:
+        """The new file takes its name. Raises OSError."""
+        new, stored = self._new(path), self.stored(path)
+        if path.startswith(f"{EVENTS}/") and stored.exists() and not _begins_with(new, stored):
+            _, day, name = files.stored_name(path).split("/")
+            kept = f"{KEPT_FILES}/{day}.{''.join(filter(str.isalnum, at)).lower()}/{name}"
+            (place := self.directory / kept).parent.mkdir(mode=files.DIRECTORY_MODE, parents=True, exist_ok=True)
+            os.rename(stored, place)
+            self.kept.append(kept)
+        os.replace(new, stored)
 
     def abandon(self) -> None:
         """What was begun and is not part of any backup goes: its room may be needed."""
@@ -205,6 +236,14 @@ class Target:
 
     def close(self) -> None:
         os.close(self._lock)
+
+
+def _begins_with(path: Path, other: Path) -> bool:
+    size = other.stat().st_size
+    try:
+        return (digest := files.hash_of(other, size)) is not None and digest == files.hash_of(path, size)
+    except Unreadable:
+        return False
 
 
 def _continues(former: Manifest, source: Path) -> bool:
@@ -218,5 +257,5 @@ def _continues(former: Manifest, source: Path) -> bool:
 def _has(path: Path, entry: Entry) -> bool:
     try:
         return files.hash_of(path, entry.size) == entry.sha256
-    except (OSError, files.Unreadable):
+    except (OSError, Unreadable):
         return False

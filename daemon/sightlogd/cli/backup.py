@@ -16,7 +16,7 @@ from sightlogd.retention import gigabytes
 from sightlogd.store import DATABASE
 
 from .options import add_command, check_there
-from .progress import Progress
+from .progress import Progress, printable
 
 if TYPE_CHECKING:
     from .options import Commands
@@ -26,7 +26,9 @@ SHOWN_MAX: Final = 20
 _TEXT: Final = """
 Copies the database, the day folders and the pictures that wait, as of one moment, while the daemon runs or not: the
 copy is checked and durable when this ends. Into the same DEST again, only what is new is copied. Until the new backup
-is complete the one before stays as it is, also when this is killed. Days that the store has removed stay in DEST.
+is complete the one before stays as it is, also when this is killed. Days that the store has removed stay in DEST; when
+such a day comes again, with a late record, what DEST had of it stays in DEST/kept. A file whose size and time are those
+of its copy is not read again: sightlogd verify --data-dir DEST reads the copies.
 
 Not in it: config.toml, keys, the producers' spools, metrics.
 
@@ -58,6 +60,8 @@ def _run(config: Config, options: argparse.Namespace) -> int:
 def _tell(report: Report, config: Config, dest: Path) -> int:
     for text in report.unreadable[:SHOWN_MAX]:
         print(f"not in the backup: {text}")
+    for text in report.foreign[:SHOWN_MAX]:
+        print(f"not in the backup: {printable(text)}: its name is not UTF-8, and so not of sightlog")
     if report.damage is not None:
         _tell_of_damage(report, config, dest)
         return EXIT_IO_ERROR
@@ -70,8 +74,18 @@ def _tell(report: Report, config: Config, dest: Path) -> int:
             f"{len(report.kept)} days that the store has removed stay in {dest}/events ({report.kept[0]} to "
             f"{report.kept[-1]}); a restore leaves them out"
         )
+    if report.other:
+        print(
+            f"{len(report.other)} files in {dest} said what these do not say now, and are kept: a day that was removed "
+            "came again, or something was changed by hand"
+        )
+    for name in report.other[:SHOWN_MAX]:
+        print(f"  {dest / name}")
+    if len(report.unreadable) > report.denied:
+        print(f"{len(report.unreadable)} files could not be read. Look at the disk that the store is on: dmesg")
+        return EXIT_IO_ERROR
     if report.unreadable:
-        print(f"{len(report.unreadable)} files could not be read. Run this as the daemon's user to have them too")
+        print(f"{len(report.unreadable)} files may not be read. Run this as the daemon's user to have them too")
         return EXIT_PERMISSION
     return 0
 

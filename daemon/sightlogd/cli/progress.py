@@ -25,14 +25,19 @@ class Progress:
             self._next = now + SECONDS
             self._is_dirty = True
             room = (os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 1  # a serial line says 0
-            print(f"\r{text[:room].ljust(room)}", end="", file=sys.stderr, flush=True)
+            print(f"\r{printable(text)[:room].ljust(room)}", end="", file=sys.stderr, flush=True)
 
     def tell(self, text: str) -> None:
         self.clear()
-        print(text, flush=True)
+        print(printable(text), flush=True)
 
     def clear(self) -> None:
         if self._is_dirty:
             room = (os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 1
             print(f"\r{' ' * room}\r", end="", file=sys.stderr, flush=True)
             self._is_dirty = False
+
+
+def printable(text: str) -> str:
+    """With the bytes of a file name that are no text written out."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -10,25 +10,29 @@ from typing import TYPE_CHECKING, Final
 from sightlogd.backups.restore import Restore
 from sightlogd.config import Config
 from sightlogd.durable import UMASK
+from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, Stop
 from sightlogd.retention import gigabytes
 
-from .options import add_command
+from .options import add_command, check_owner
 from .progress import Progress
 
 if TYPE_CHECKING:
     from .options import Commands
 
+SHOWN_MAX: Final = 20
+
 _TEXT: Final = """
 Puts a backup into the data directory, which has to have no store, with sightlogd stopped. Every file is compared with
-what was backed up, and the database is put in place last. As root, everything is given to the owner of the data
-directory. When it is interrupted, run it again: until then the daemon does not start.
+what was backed up, and the database is put in place last. Pictures and logs that are damaged are left out and named;
+without a sound database nothing is put in place. It is run as the daemon's user, whose the files have to be,
+and who has to be allowed to read SRC. When it is interrupted, run it again: until then the daemon does not start.
 
 examples:
-  sudo sightlogd restore --config /etc/sightlog/config.toml /media/stick/sightlog
+  sudo -u sightlog sightlogd restore --config /etc/sightlog/config.toml /media/stick/sightlog
   sightlogd restore --data-dir ./elsewhere /media/stick/sightlog
 
-exit codes: 0 restored, 28 no room, 74 I/O error or a damaged backup, 77 permission, 78 there is a store, the daemon
-runs, or SRC is not a complete backup
+exit codes: 0 restored, 28 no room, 74 I/O error or a damaged backup (it says whether the rest was restored), 75 the
+daemon runs, 77 permission, 78 there is a store, or SRC is not a complete backup
 """
 
 
@@ -38,10 +42,18 @@ def add_parser(commands: Commands) -> None:
 
 
 def _run(config: Config, options: argparse.Namespace) -> int:
+    if not config.data_dir.is_dir():
+        raise Stop(
+            EXIT_CONFIG,
+            f"{config.data_dir} is not there. Make it first, as installing does (mkdir -m 2750 {config.data_dir}), "
+            "and chown it to the daemon's user",
+        )
+    check_owner(config.data_dir)
     os.umask(UMASK)
     progress = Progress()
     try:
-        end = Restore(options.src, config.data_dir, progress.show).run()
+        restore = Restore(options.src, config.data_dir, progress.show)
+        end = restore.run()
     finally:
         progress.clear()
     if end is None:
@@ -51,8 +63,16 @@ def _run(config: Config, options: argparse.Namespace) -> int:
             f"{config.data_dir}: restored {end.events} events and {end.observations} observations of {end.days} days, "
             f"{gigabytes(end.bytes)}, as of {end.taken_at}"
         )
+    for text in restore.damaged[:SHOWN_MAX]:
+        print(f"not restored: {text}")
+    if restore.damaged:
+        print(
+            f"{len(restore.damaged)} files are not what was backed up, and are not in the store. Another backup may "
+            "have them: put them in place from there before the daemon starts, which writes lines that logs lack and "
+            "forgets pictures that are not there"
+        )
     print(
         "next: sightlogd verify, then start sightlogd (systemctl start sightlogd). Producers send again what was not "
         "acked; what was acked after the backup is lost, and counted as missing where its producer still runs"
     )
-    return 0
+    return EXIT_IO_ERROR if restore.damaged else 0

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from sightlogd.audit import Audit
+from sightlogd.backups.check import check, is_backup
 from sightlogd.config import Config
 from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION, Stop
 from sightlogd.files.days import Days
@@ -24,15 +25,20 @@ if TYPE_CHECKING:
     from .options import Commands
 
 _TEXT: Final = f"""
-Looks at the pages of the database, its references, its index of texts; whether its thumbnails are there; and whether
-the day logs and the database say the same, both ways. Beside the daemon what is just being done is left out. At most
-{FINDINGS_MAX} findings of a kind are shown, and what to do about each kind.
+Looks at the pages of the database, its references, its index of texts; whether its thumbnails are there, and begin
+and end as a JPEG does; and whether events.json of the days and the database say the same, both ways. What is between
+the ends of a picture, and events.log, are not looked at. Beside the daemon what is just being done is left out. At
+most {FINDINGS_MAX} findings of a kind are shown, and what to do about each kind.
+
+Where DIR is that of a backup, all of its files are read and compared with what was backed up instead, and the database
+is looked at: do that now and then, a disk loses bits without a word.
 
 examples:
   sightlogd verify && echo sound
   sightlogd verify --data-dir /media/stick/sightlog    a backup
 
-exit codes: 0 sound, 28 no room for the comparison, 74 damage, 77 permission, 78 not a store of this version
+exit codes: 0 sound, 28 no room for the comparison, 74 damage, 75 a backup to DIR is under way, 77 permission,
+78 not a store of this version, or no complete backup
 """
 
 
@@ -42,11 +48,13 @@ def add_parser(commands: Commands) -> None:
 
 
 def _run(config: Config, _options: argparse.Namespace) -> int:
-    check_there(config.data_dir)
+    of_backup = is_backup(config.data_dir)
+    if not of_backup:
+        check_there(config.data_dir)
     progress = Progress()
     counts: Counter[Kind] = Counter()
     try:
-        for finding in _findings(config, progress):
+        for finding in check(config.data_dir, progress.show) if of_backup else _findings(config, progress):
             counts[finding.kind] += 1
             if counts[finding.kind] <= FINDINGS_MAX:
                 progress.tell(finding.text)
@@ -66,7 +74,13 @@ def _run(config: Config, _options: argparse.Namespace) -> int:
         print(f"{more}{kind.value}")
     if any(kind.is_damage for kind in counts):
         return EXIT_IO_ERROR
-    print(f"{config.data_dir / DATABASE}: no damage found in the database, its thumbnails and the day logs")
+    if of_backup:
+        print(f"{config.data_dir}: all files are what was backed up, and the database is sound")
+    else:
+        print(
+            f"{config.data_dir / DATABASE}: no damage found in the database, the beginnings and ends of its "
+            "thumbnails, and events.json of the days"
+        )
     return 0
 
 

@@ -42,6 +42,11 @@ def check(data: bytes, limits: PictureLimits) -> None:
         raise NotAcceptable(f"{width}x{height} pixels; at most {limits.pixels_max}")
 
 
+def has_ends(first: bytes, last: bytes) -> bool:
+    """Whether these are the first and the last two bytes of a whole JPEG."""
+    return (first, last) == (_SOI, _EOI)
+
+
 def size_of(data: bytes) -> tuple[int, int]:
     """(width, height) of a whole JPEG that every program can show: 8 bit, grey or three colours, with its tables.
 

@@ -14,6 +14,8 @@ from .daylog import DayLogs
 from .days import EVENTS, Days
 
 PICTURES_A_SLICE: Final = 500
+ON_ITS_WAY_SECONDS: Final = 60
+"""A picture is there before its row: for who looks from outside, one that has none and is younger is not lost."""
 
 
 def settle(

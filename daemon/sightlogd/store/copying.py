@@ -125,11 +125,13 @@ def check(target: Path) -> None:
             migrate.version_of(connection)
 
 
-def to_wal(path: Path) -> None:
-    """As the daemon uses it. Raises Stop."""
+def to_wal(path: Path, compare: bool) -> None:
+    """As the daemon uses it; `compare`: it has to compare all rows with the day logs. Raises Stop."""
     with explained(path):
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
         with contextlib.closing(connection):
+            if compare:
+                connection.execute("UPDATE day_log_marks SET last_id = 0; DELETE FROM amended_events")
             connection.execute("PRAGMA journal_mode = WAL").fetchall()
 
 

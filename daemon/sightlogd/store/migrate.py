@@ -12,7 +12,9 @@ import apsw
 from sightlogd.errors import EXIT_CONFIG, Stop
 
 _FILE_NAME: Final = re.compile(r"(\d{3})_[a-z0-9_]+\.sql")
-_RESTORE: Final = "migrations/README.md says how to restore a backup"
+RESTORE: Final = (
+    "sightlogd rebuild --from-logs makes a new one from the day folders, sightlogd restore SRC puts a backup in place"
+)
 
 
 class Migration(NamedTuple):
@@ -52,7 +54,7 @@ def migrate(connection: apsw.Connection, migrations: list[Migration], now: Calla
         raise Stop(
             EXIT_CONFIG,
             f"{connection.filename} has schema {version}, written by a newer sightlog; this one knows up to {newest}. "
-            f"Nothing was changed. Install the newer version again; {_RESTORE}",
+            f"Nothing was changed. Install the newer version again; {RESTORE}",
         )
     missing = [migration for migration in migrations if migration.version > version]
     for migration in missing:
@@ -76,7 +78,7 @@ def migrate(connection: apsw.Connection, migrations: list[Migration], now: Calla
                 EXIT_CONFIG,
                 f"migration {migration.name} failed: {error}. The database is as it was before it, at schema "
                 f"{version_of(connection)}. Go on with the previous version of sightlog, and report this; "
-                f"{_RESTORE}",
+                f"{RESTORE}",
             ) from error
     return missing
 
@@ -93,7 +95,7 @@ def check_schema(connection: apsw.Connection, migrations: list[Migration]) -> No
         raise Stop(
             EXIT_CONFIG,
             f"the schema of {connection.filename} is not that of this version: {', '.join(differing)} differ. "
-            f"Somebody changed the database by hand. Nothing was changed now. Undo that, or restore; {_RESTORE}",
+            f"Somebody changed the database by hand. Nothing was changed now. Undo that; {RESTORE}",
         )
 
 

@@ -16,15 +16,13 @@ from sightlogd import durable
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop
 
 from . import migrate
+from .migrate import RESTORE
 
 DATABASE: Final = "events.db"
 BUSY_TIMEOUT_MS: Final = 5_000
 WAL_BYTES_KEPT: Final = 8 * 1024 * 1024
 CHECKED_BYTES_MAX: Final = 64 * 1024 * 1024
 """A database up to this size (0.2 s) is checked whole at every start; a larger one while it is used."""
-RESTORE: Final = (
-    "sightlogd rebuild --from-logs makes a new one from the day folders, sightlogd restore puts a backup in place"
-)
 RESTORING: Final = "restoring"
 """In the data directory: what a restore has copied so far."""
 RESTORED: Final = "restored"

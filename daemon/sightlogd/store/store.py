@@ -25,7 +25,8 @@ from sightlogd.errors import EXIT_IO_ERROR, Stop, WriteRefused
 from sightlogd.session import DeadLetter, Exceptions, Parcel
 
 from . import days, lookups, unlogged
-from .opening import BUSY_TIMEOUT_MS, DATABASE, RESTORE, Synchronous, damaged, open_database, reason_of
+from .migrate import RESTORE
+from .opening import BUSY_TIMEOUT_MS, DATABASE, Synchronous, damaged, open_database, reason_of
 from .rows import Rows, Thumbnails, Written
 from .unlogged import EventRow
 

@@ -89,7 +89,10 @@ class View:
 
     def marks(self) -> dict[str, int]:
         """See `unlogged`."""
-        return unlogged.marks(self.connection)
+        found = unlogged.marks(self.connection)
+        if not found.keys() >= {"event", "person"}:
+            raise apsw.CorruptError("day_log_marks lacks rows: somebody changed it by hand")
+        return found
 
     def amended(self) -> list[int]:
         return [row for (row,) in self.connection.execute("SELECT id FROM amended_events ORDER BY id")]
