@@ -24,7 +24,8 @@ from .lock import Lock
 from .notify import Notifier
 from .storage import Storage
 from .store import DATABASE, Store
-from .store.opening import RESTORE
+from .store.migrate import RESTORE
+from .store.opening import RESTORED
 from .watchdog import Watchdog
 
 log = structlog.get_logger()
@@ -145,7 +146,7 @@ def _check_not_gone(data_dir: Path) -> None:
     """A new database would hide that the old one was lost. Raises Stop."""
     days = []
     with contextlib.suppress(OSError):  # told when it is opened
-        if not (data_dir / DATABASE).exists():
+        if not (data_dir / DATABASE).exists() and not (data_dir / RESTORED).exists():
             days = folders(data_dir)
     if days:
         raise Stop(
