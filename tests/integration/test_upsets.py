@@ -13,6 +13,7 @@ from pathlib import Path
 
 import daylogs
 import pytest
+import stored
 from conftest import AS_NOBODY, open_to_all, wait_for
 from pictures import jpeg, jpeg_of
 from test_storage import config, day, fill_a_day, folders, purge, said, taken
@@ -30,6 +31,7 @@ def move_the_database_away(daemon, to: Path) -> None:
     to.mkdir()
     for file in daemon.data_dir.glob("events.db*"):
         shutil.move(file, to)
+    stored.write(daemon.database)  # the daemon makes none beside its days
 
 
 def test_old_folders_beside_a_new_database_stop_neither_the_daemon_nor_a_purge(idle_daemon, tmp_path):
