@@ -2,9 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Most tests wait for processes and disks, so more of them than cores.
+PARALLEL := -n $(shell expr 2 \* $$(nproc)) --dist worksteal
+RESULTS := $(VENV)/torture.jsonl
 SOURCES := $(shell find clients daemon -name '*.py' -o -name '*.sql' -o -name py.typed) pyproject.toml
 
-.PHONY: help demo test test-system lint unit bench lock clean install uninstall wheels
+.PHONY: help demo test test-system lint unit torture bench lock clean install uninstall wheels
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -20,7 +23,12 @@ lint: $(VENV)/installed ## ruff and mypy --strict
 	$(BIN)/mypy
 
 unit: $(VENV)/installed ## all tests without lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
+
+torture: $(VENV)/installed ## every promise attacked, the long runs (up to 30 min): tests/torture/README.md
+	rm -f $(RESULTS)
+	SIGHTLOG_TORTURE=long SIGHTLOG_RESULTS=$(RESULTS) $(BIN)/python -m pytest $(PARALLEL) tests/torture; \
+		passed=$$?; $(BIN)/python tests/torture/table.py $(RESULTS) && exit $$passed
 
 bench: $(VENV)/installed ## ratios against raw SQLite, in one run
 	$(BIN)/python tests/benchmarks/ingest.py

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import lab
 import pytest
 import sample
 import stored
@@ -195,3 +196,23 @@ def zurich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     monkeypatch.undo()
     time.tzset()
+
+
+PASSED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report = yield
+    if call.when == "call":
+        item.stash[PASSED] = report.passed
+    return report
+
+
+@pytest.fixture
+def attack(request: pytest.FixtureRequest) -> Iterator[lab.Attack]:
+    """The row of this test in the lab's table, and its seed, which is shown when the test fails."""
+    row = lab.Attack(request.node.nodeid.rpartition("/")[2], lab.SEED)
+    request.node.add_report_section("setup", "seed", f"SIGHTLOG_SEED={row.seed}")
+    yield row
+    print(row.end(passed=request.node.stash.get(PASSED, False)))

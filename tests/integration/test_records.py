@@ -311,7 +311,6 @@ def test_a_jpeg_is_kept_in_the_day_folder_and_anything_else_costs_only_the_pictu
         Event("a", event_id="a/b"),
         Event("a", thumbnail=b"x" * (4 * 1024 * 1024 + 1)),
     ],
-    ids=repr,
 )
 def test_what_breaks_a_limit_is_refused_before_it_is_spooled(idle_daemon, event):
     with idle_daemon.publisher() as publisher:

@@ -96,6 +96,10 @@ def test_a_wal_without_its_database_is_refused(daemon):
     daemon.database.unlink()
     code, said = fails_to_start(daemon)
     assert code == 78
+    assert "the database is gone" in said
+    shutil.rmtree(daemon.data_dir / "events")
+    code, said = fails_to_start(daemon)
+    assert code == 78
     assert "WAL" in said
     assert not daemon.database.exists()
 

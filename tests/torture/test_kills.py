@@ -1,29 +1,23 @@
-"""SIGKILL at random moments of daemon, producers, or both, with ledgers kept outside.
-
-`SIGHTLOG_KILLS=1000 SIGHTLOG_SEED=7 python -m pytest tests/torture` runs longer, and repeats a run's choices.
-"""
+"""SIGKILL at random moments of daemon, producers, or both, with ledgers kept outside."""
 
 from __future__ import annotations
 
-import os
-import random
 import time
 
 import daylogs
 import pytest
 from conftest import wait_for
+from lab import often
 from ledger import acked, check, published, start_producer
 
-KILLS = int(os.environ.get("SIGHTLOG_KILLS", "25"))
-SEED = int(os.environ.get("SIGHTLOG_SEED", "0")) or random.randrange(1, 2**31)
+KILLS = often(25, 300)
 NAMES = ("camera", "detector", "face")
 
 
 @pytest.mark.timeout(60 + KILLS * 3)
-def test_whatever_is_killed_acked_is_stored_once_and_published_arrives(idle_daemon, tmp_path, capsys):
-    with capsys.disabled():
-        print(f"\nkills={KILLS} seed={SEED}", end=" ")
-    choose = random.Random(SEED)
+def test_whatever_is_killed_acked_is_stored_once_and_published_arrives(idle_daemon, tmp_path, attack):
+    attack.on("P1, P2, P3", "SIGKILL of daemon, producer or both at random moments", "kills")
+    choose = attack.random()
     daemon = idle_daemon
     daemon.start(wait=False)
     ledgers = {name: tmp_path / f"{name}.ledger" for name in NAMES}
@@ -51,6 +45,7 @@ def test_whatever_is_killed_acked_is_stored_once_and_published_arrives(idle_daem
                 producers[name].kill()
                 producers[name].wait()
                 producers[name] = start(name)
+            attack.runs += 1
     finally:
         for producer in producers.values():
             producer.kill()
