@@ -211,7 +211,9 @@ class Publisher:
         self._check_process()
         epoch, seq = self._spool.next_position
         self._want(Position(epoch, seq - 1))
-        return self._book.wait_until(lambda: self._spool.depth() == 0, timeout)
+        spool, book = self._spool, self._book
+        # An ack empties the spool first: whoever asked for a flush may look at receipts right behind it.
+        return book.wait_until(lambda: spool.depth() == 0 and book.acked >= spool.acked, timeout)
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Give the daemon `timeout` seconds to take what is spooled; the rest is sent in the next life. Idempotent."""

@@ -9,10 +9,13 @@ import signal
 import subprocess
 from collections.abc import Sequence
 from enum import Enum, auto
+from pathlib import Path
 from typing import Final, NamedTuple
 
 START_SECONDS: Final = 60.0
 """To import its libraries with the lowest priority, on a busy machine."""
+STARVED_TIMES: Final = 30
+"""So many times over a picture may take as long when the process wants to go on and other programs do not let it."""
 IDLE_SECONDS: Final = 10.0
 END_SECONDS: Final = 5.0
 LINE_BYTES_MAX: Final = 1_024
@@ -43,7 +46,8 @@ class _State(Enum):
 class Child:
     """Call `step` when `fileno()` is readable or `deadline` has passed. Times are seconds of one monotonic clock.
 
-    `image_seconds` is how long one picture may take, by the clock on the wall.
+    `image_seconds` is how long one picture may take, by the clock on the wall; longer while it has no processor. It has
+    the lowest priority, and a board whose cores all run a detector is no reason to drop pictures.
     """
 
     def __init__(self, command: Sequence[str], image_seconds: float) -> None:
@@ -53,6 +57,7 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._said = b""
         self._why = ""
+        self._given_up_at = math.inf
         self.deadline = math.inf
         # Pipes come and go with the processes; whoever polls sees one descriptor that stays.
         self._epoll = select.epoll()
@@ -88,6 +93,7 @@ class Child:
         except OSError:
             self._kill("ended by itself")  # between two pictures: it costs none
         else:
+            self._given_up_at = now + STARVED_TIMES * self._image_seconds
             self._enter(_State.BUSY, now + self._image_seconds)
 
     def step(self, now: float) -> Answer | None:
@@ -106,8 +112,19 @@ class Child:
             self._enter(_State.ENDING, now + END_SECONDS)
         elif self._state is _State.STARTING:
             self._kill(f"not ready within {START_SECONDS:g} s")
+        elif now < self._given_up_at and self._wants_to_go_on():
+            self.deadline = now + self._image_seconds
         else:
             self._kill(f"took longer than {self._image_seconds:g} s")
+
+    def _wants_to_go_on(self) -> bool:
+        """Runnable, or in the kernel's hands: its own limit of processor time ends it if that is a loop."""
+        assert self._process is not None
+        try:
+            stat = Path(f"/proc/{self._process.pid}/stat").read_bytes()
+        except OSError:
+            return False
+        return stat.rpartition(b") ")[2][:1] in (b"R", b"D")
 
     def _kill(self, why: str) -> None:
         # Its end is heard of as the end of its output: waiting for it could hold up the writer.

@@ -32,7 +32,7 @@ PIXELS_DECODED_MAX: Final = 24_000_000
 """Of a whole picture, as the largest common cameras make them. Every pixel takes 4 bytes and more."""
 MEMORY_BYTES_MAX: Final = 512 * 1024 * 1024
 CPU_SECONDS_MAX: Final = 10
-"""For one picture. The daemon's clock is faster; this is for a daemon that is stopped or stuck."""
+"""For one picture: what ends a loop, on a busy board later than the daemon's clock and without a daemon at all."""
 REASON_CHARS_MAX: Final = 200
 _PR_SET_PDEATHSIG: Final = 1
 _ORIENTATION: Final = 0x0112
