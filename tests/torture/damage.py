@@ -10,25 +10,16 @@ WHOLE = {"emptied", "garbage", "text", "removed", "a folder"}
 """After these nothing of the file is left."""
 
 
-def damage(choose: random.Random, path: Path) -> str:
-    """Returns what was done to it."""
+KINDS = [
+    "a bit", "a bit", "bits", "bits", "a sector", "a page", "zeros", "cut off", "appended", "swapped", "doubled",
+    *sorted(WHOLE),
+]  # fmt: skip
+
+
+def damage(choose: random.Random, path: Path, what: str = "") -> str:
+    """Returns what was done to it: `what`, or any of KINDS."""
     data = bytearray(path.read_bytes())
-    what = choose.choice(
-        [
-            "a bit",
-            "a bit",
-            "bits",
-            "bits",
-            "a sector",
-            "a page",
-            "zeros",
-            "cut off",
-            "appended",
-            "swapped",
-            "doubled",
-            *sorted(WHOLE),
-        ]
-    )
+    what = what or choose.choice(KINDS)
     at = choose.randrange(max(1, len(data)))
     if what in ("a bit", "bits"):
         for _ in range(1 if what == "a bit" else choose.choice([8, 64, 512])):

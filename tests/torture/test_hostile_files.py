@@ -99,13 +99,13 @@ def test_verbs_on_damaged_stores_explain_themselves_and_change_nothing(sound, tm
 
 
 class Damaged:
-    """A copy with one damaged file: every third time the database, else any but pictures."""
+    """A copy with one damaged file: every third time the database (first an empty one), else any but pictures."""
 
     def __init__(self, choose: random.Random, source: Path, path: Path, number: int) -> None:
         self.path = copy(source, path)
         files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix != ".jpg")
         file = path / "events.db" if number % 3 == 0 else choose.choice(files)
-        self.what = f"{damage(choose, file)}: {file}"
+        self.what = f"{damage(choose, file, '' if number else 'emptied')}: {file}"
         self.has_no_database = file.name == "events.db" and self.what.partition(":")[0] in WHOLE
         self.files = verbs.tree(path)
 
