@@ -30,11 +30,16 @@ class Database:
         try:
             self._file = _file_of(self.path)
             there = self.path.is_file()
+            size = self.path.stat().st_size if there else 0
         except OSError as error:
             raise DatabaseNotFound(f"cannot look for {self.path}: {error.strerror}. May this user read it?") from error
         if not there:
             raise DatabaseNotFound(
                 f"there is no database at {self.path}. sightlogd makes it at its first start; is the path right?"
+            )
+        if not size:  # SQLite would take a WAL beside it for a remnant, and delete it
+            raise DatabaseDamaged(
+                f"{self.path} is empty (0 bytes). Nothing was changed; start sightlogd, it says what to do"
             )
         try:
             # An explicit isolation_level=None: transactions are begun here, never by the module.

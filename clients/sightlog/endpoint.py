@@ -21,14 +21,16 @@ def default_endpoint() -> str:
 def check_endpoint(endpoint: str) -> str:
     """Raises UsageError for an endpoint that ZeroMQ could only fail on later."""
     transport, separator, address = endpoint.partition("://")
-    if not separator or transport not in ("ipc", "tcp") or not address:
+    if not separator or transport not in ("ipc", "tcp") or not address or "\0" in address:
         raise UsageError(f"endpoint {endpoint!r}: expected ipc:///path/to/socket or tcp://host:port")
     if transport == "ipc" and len(os.fsencode(address)) > IPC_PATH_BYTES_MAX:
         raise UsageError(
             f"endpoint {endpoint!r}: a socket's path has {IPC_PATH_BYTES_MAX} bytes at most; use a shorter directory"
         )
     host, _, port = address.rpartition(":")
-    if transport == "tcp" and not (host and port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
+    if transport == "tcp" and not (
+        host and port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65_536
+    ):
         raise UsageError(f"endpoint {endpoint!r}: expected tcp://host:port with a port from 1 to 65535")
     return endpoint
 

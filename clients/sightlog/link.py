@@ -9,7 +9,20 @@ from collections import deque
 from enum import Enum
 from typing import Final, NamedTuple
 
-from .wire import MESSAGE_BYTES_MAX, START, Ack, Busy, Limits, Position, Refused, Reply, Resync, Welcome
+from .errors import ProtocolError
+from .wire import (
+    MESSAGE_BYTES_MAX,
+    MESSAGE_RECORDS_MAX,
+    START,
+    Ack,
+    Busy,
+    Limits,
+    Position,
+    Refused,
+    Reply,
+    Resync,
+    Welcome,
+)
 
 SILENCE_MIN: Final = 0.25
 """How long an answer may be outstanding before the producer asks again; doubled each time up to SILENCE_MAX."""
@@ -17,6 +30,8 @@ SILENCE_MAX: Final = 5.0
 IDLE: Final = 15.0
 """How often an idle producer shows that it is alive."""
 MALFORMED_PAUSE: Final = 5.0
+BUSY_PAUSE_MAX: Final = 60.0
+"""However much longer the daemon says: twice what it ever does."""
 
 _BEFORE_WELCOME: Final = Limits(window_records=1, window_bytes=MESSAGE_BYTES_MAX)
 
@@ -50,6 +65,8 @@ class Link:
         self.refusal: str | None = None
         self.limits = _BEFORE_WELCOME
         self._first = START
+        self._reached = START
+        """The last of all that was ever sent."""
         self._in_flight: deque[_InFlight] = deque()
         self._records = 0
         self._bytes = 0
@@ -115,6 +132,7 @@ class Link:
 
     def transmitted(self, last: Position, records: int, size: int, now: float) -> None:
         self.sent = last
+        self._reached = max(self._reached, last)
         self._in_flight.append(_InFlight(last, records, size))
         self._records += records
         self._bytes += size
@@ -127,6 +145,24 @@ class Link:
 
     # -- what arrived ------------------------------------------------------------------------------------------------
 
+    def check(self, reply: Reply, epoch: int) -> None:
+        """Raises ProtocolError for an answer that settles what was never sent. `epoch` is this life's: of the lives
+        before it the daemon may know more than the spool does, and a welcome tells."""
+        if not isinstance(reply, (Ack, Welcome)) or reply.last <= max(self._reached, self.acked):
+            return
+        if isinstance(reply, Ack) or reply.last.epoch >= epoch:
+            sent = max(self._reached, self.acked)
+            raise ProtocolError(
+                f"the daemon settles records up to {reply.last.epoch}/{reply.last.seq}, and what was sent ends at "
+                f"{sent.epoch}/{sent.seq}. It is not believed: nothing was dropped, and the daemon is asked again"
+            )
+
+    def unreadable(self, now: float) -> None:
+        """An answer could not be understood: it may have been an ack, and only a welcome tells."""
+        if self.phase in (Phase.GREETING, Phase.OPEN):
+            self._greet()
+            self._blocked_until = now + MALFORMED_PAUSE
+
     def receive(self, reply: Reply, now: float) -> None:
         """Take an answer in. Look at `acked`, `phase`, `busy_reason` and `refusal` for what it changed."""
         self._heard_at = now
@@ -138,7 +174,11 @@ class Link:
         elif isinstance(reply, Welcome):
             if self.phase is Phase.GREETING:
                 self.phase = Phase.OPEN
-                self.limits = reply.limits
+                limits = reply.limits
+                self.limits = limits._replace(
+                    message_records_max=min(limits.message_records_max, MESSAGE_RECORDS_MAX),
+                    message_bytes_max=min(limits.message_bytes_max, MESSAGE_BYTES_MAX),
+                )
                 self._settle(reply.last)
                 # Before what was announced there is nothing to send, whatever the daemon has of it.
                 before = Position(self._first.epoch, self._first.seq - 1)
@@ -146,7 +186,7 @@ class Link:
         elif isinstance(reply, Busy):
             # What was refused may have taken effect all the same: the welcome tells.
             self._greet()
-            self._blocked_until = now + reply.retry_after
+            self._blocked_until = now + min(reply.retry_after, BUSY_PAUSE_MAX)
         elif isinstance(reply, Resync):
             if reply.last is None or not self.acked <= reply.last <= self.sent or reply.last.epoch != self.sent.epoch:
                 self._greet()

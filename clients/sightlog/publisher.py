@@ -374,8 +374,10 @@ class Publisher:
         while (frames := self._connection.receive()) is not None:
             try:
                 reply = wire.decode_reply(frames)
+                self._link.check(reply, self._spool.epoch)
             except ProtocolError as error:
                 log.error("%s: %s", self.producer, error)
+                self._link.unreadable(time.monotonic())
                 continue
             self._link.receive(reply, time.monotonic())
             if isinstance(reply, (Ack, Welcome)):

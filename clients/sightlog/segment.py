@@ -75,10 +75,11 @@ class Segment:
         checked = _CHECKED.pack(body, len(record), len(image), seq)
         return b"%b%b%b%b%b" % (MARKER, zlib.crc32(checked, self._seed).to_bytes(4, "little"), checked, record, image)
 
-    def read(self, offset: int) -> tuple[list[Entry], int]:
+    def read(self, offset: int, behind: int) -> tuple[list[Entry], int]:
         """Entries from `offset` on, as many as one read holds, and the offset to go on at.
 
-        Skips what is damaged: no entries and an offset beyond the damage is a possible answer.
+        Skips what is damaged: no entries and an offset beyond the damage is a possible answer. `behind` is the seq of
+        the last entry before `offset`: a disk may have written a block of this file over another one.
         """
         data = self._pread(offset, _WINDOW_BYTES)
         if self._parse(data, 0, offset) is None:
@@ -90,14 +91,14 @@ class Segment:
             entries.append(entry)
         if entries:
             return entries, entries[-1].end
-        return [], self._beyond_damage(offset, data)
+        return [], self._beyond_damage(offset, data, behind)
 
     def scan(self) -> None:
         """Read to the end to learn `next_seq` and `lost`."""
         offset = 0
         while offset < self.size:
-            entries, beyond = self.read(offset)
-            for entry in entries:
+            entries, beyond = self.read(offset, self.next_seq - 1)
+            for entry in (entry for entry in entries if entry.seq >= self.next_seq):
                 self.lost += entry.seq - self.next_seq
                 self.next_seq = entry.seq + 1
             if not entries and beyond > offset and beyond == self.size:
@@ -134,10 +135,11 @@ class Segment:
         head = self._parse_head(data, 0)
         return head is not None and len(data) < _HEAD.size + head[1] + head[2]
 
-    def _beyond_damage(self, offset: int, data: bytes) -> int:
+    def _beyond_damage(self, offset: int, data: bytes, behind: int) -> int:
         """Where the next readable entry begins, or may begin; `data` was read at `offset`, where none does."""
         is_rest = offset + len(data) >= self.size
-        if is_rest and self._is_torn(data):
+        following = self._next_whole(data, behind)
+        if following is None and is_rest and self._is_torn(data):
             self.torn = self.size - offset
             self.size = offset
             log.info("spool %s: the last %d bytes are a write that was not finished", self.path, self.torn)
@@ -148,12 +150,25 @@ class Segment:
             log.error(
                 "spool %s is damaged at %d; what is readable is sent, then it is kept as %s", self.path, offset, kept
             )
+        if following is not None:
+            return offset + following
         at = data.find(MARKER, 1)
         while at >= 0:
             if self._parse_head(data, at) is not None or len(data) < at + _HEAD.size:
                 return offset + at
             at = data.find(MARKER, at + 1)
         return self.size if is_rest else offset + len(data) - len(MARKER) + 1
+
+    def _next_whole(self, data: bytes, behind: int) -> int | None:
+        """Where in `data`, but not at its beginning, the undamaged entry is that comes next behind that seq."""
+        found: tuple[int, int] | None = None
+        at = data.find(MARKER, 1)
+        while at >= 0:
+            entry = self._parse(data, at, 0)
+            if entry is not None and entry.seq > behind and (found is None or entry.seq < found[0]):
+                found = entry.seq, at
+            at = data.find(MARKER, at + 1 if entry is None else entry.end)
+        return None if found is None else found[1]
 
     def _pread(self, offset: int, length: int) -> bytes:
         if self._fd < 0:

@@ -317,8 +317,9 @@ class Spool:
                 if cursor.offset >= cursor.segment.size:
                     cursor = _Cursor(following, 0, after)
                 continue
-            entries, offset = cursor.segment.read(cursor.offset)
             epoch = cursor.segment.epoch
+            last = cursor.after if first is None else Position(first.epoch, first.seq + len(records) - 1)
+            entries, offset = cursor.segment.read(cursor.offset, last.seq if last.epoch == epoch else 0)
             for seq, record, image, end in entries:
                 if epoch > after.epoch or seq > after.seq:
                     size = len(record) + len(image)

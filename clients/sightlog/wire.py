@@ -165,8 +165,19 @@ def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value <= INTEGER_MAX
 
 
-def _exceptions(header: dict[str, Any]) -> list[tuple[int, str, str]]:
-    return [(seq, status, reason) for seq, status, reason in header["exceptions"]]
+def _exceptions(header: dict[str, Any], last: Position) -> list[tuple[int, str, str]]:
+    """One a record, of records up to `last`."""
+    found = {seq: (seq, status, _text(reason)) for seq, status, reason in header["exceptions"]}
+    for seq, status, _ in found.values():
+        if not (_is_count(seq) and 0 < seq <= last.seq and status in (DUPLICATE, REJECTED)):
+            raise ValueError(f"exception {seq!r:.40} {status!r:.40}")
+    return list(found.values())
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"text {value!r:.40}")
+    return value
 
 
 def _limits(header: dict[str, Any]) -> Limits:
@@ -181,20 +192,19 @@ def decode_reply(frames: Sequence[bytes]) -> Reply:
     try:
         header = msgpack.unpackb(frames[0], strict_map_key=True)
         kind = header["kind"]
-        if kind == "ack":
-            return Ack(_position(header["last"]), _exceptions(header))
-        if kind == "welcome":
-            return Welcome(_position(header["last"]), _exceptions(header), _limits(header))
+        if kind in ("ack", "welcome"):
+            last = _position(header["last"])
+            exceptions = _exceptions(header, last)
+            return Ack(last, exceptions) if kind == "ack" else Welcome(last, exceptions, _limits(header))
         if kind == "busy":
             pause = header["retry_after_ms"]
             if not _is_count(pause):
                 raise ValueError(f"retry_after_ms {pause!r:.40}")
-            return Busy(header["reason"], pause / 1000)
+            return Busy(_text(header["reason"]), pause / 1000)
         if kind == "resync":
-            last = header["last"]
-            return Resync(None if last is None else _position(last))
+            return Resync(None if header["last"] is None else _position(header["last"]))
         if kind == "refused":
-            return Refused(header["code"], header["reason"])
+            return Refused(_text(header["code"]), _text(header["reason"]))
         if kind == "pong":
             return Pong()
     except (ValueError, KeyError, TypeError, IndexError, msgpack.UnpackException) as error:

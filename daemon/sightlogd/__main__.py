@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import sightlog
+from sightlog.cli.output import printable
 
 try:
     from . import config as configuration
@@ -65,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Stop as stop:
         # For `journalctl -p err`: a daemon whose configuration is wrong has no log yet.
         priority = "<3>" if logs.is_the_journal(sys.stderr.fileno()) else ""
-        print(f"{priority}sightlogd: {stop}", file=sys.stderr)
+        text = "\n".join(map(printable, str(stop).split("\n")))
+        print(f"{priority}sightlogd: {text}", file=sys.stderr)
         return stop.exit_code
     except BrokenPipeError:  # who reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

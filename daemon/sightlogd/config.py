@@ -104,7 +104,7 @@ def load(
             values = tomllib.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
             raise Stop(EXIT_CONFIG, f"cannot read {file}: {error.strerror}. Give the path of a config.toml") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # a number of 5,000 digits is no TOMLDecodeError
             raise Stop(EXIT_CONFIG, f"{file} is not TOML: {error}") from error
     for section, key, given in (
         ("store", "data_dir", data_dir or environment.get("SIGHTLOG_DATA_DIR")),
@@ -117,6 +117,9 @@ def load(
         config = msgspec.convert(values, Config)
     except msgspec.ValidationError as error:
         raise Stop(EXIT_CONFIG, f"{file or 'configuration'}: {_explain(str(error), values)}") from error
+    for key, path in (("store.data_dir", config.store.data_dir), ("remote.keys_dir", config.remote.keys_dir)):
+        if "\0" in path:
+            raise Stop(EXIT_CONFIG, f"{file or 'configuration'}: {key}: {path!r} has a NUL; expected a path")
     try:
         check_endpoint(config.ingest.endpoint)
         config.zone()
@@ -175,7 +178,7 @@ def _explain(message: str, values: Mapping[str, Any]) -> str:
     """msgspec's message with the key in front, and for an unknown key the known ones."""
     text, _, path = message.partition(" - at `$")
     key = path.rstrip("`").lstrip(".")
-    if "unknown field" in text:
+    if text.startswith("Object contains unknown field"):
         field = text.split("`")[1]
         struct = _SECTIONS.get(key, Config)
         known = ", ".join(struct.__struct_fields__)

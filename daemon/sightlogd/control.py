@@ -17,6 +17,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
+from .decoder import DECODE_ERRORS
 from .errors import EXIT_IO_ERROR
 
 log = structlog.get_logger()
@@ -118,7 +119,7 @@ class Control:
         self._drop(fd)
         try:
             request = msgspec.json.decode(client.heard, type=Request)
-        except msgspec.MsgspecError as error:
+        except DECODE_ERRORS as error:
             client.tell(f"not a request: {error}")
             client.end(EXIT_IO_ERROR)
             return

@@ -187,14 +187,15 @@ _header = msgspec.msgpack.Decoder(Hello | Records | Ping | Telemetry)
 _body = msgspec.msgpack.Decoder(list[bytes])
 _sited = msgspec.msgpack.Decoder(_Sited)
 _record = msgspec.msgpack.Decoder(EventRecord | AmendmentRecord | PersonRecord | ObservationRecord)
-_DECODE_ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, ValueError)
+DECODE_ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, ValueError)
+"""What msgspec raises for bytes that are not what they should be: a text that is not UTF-8 is no MsgspecError."""
 
 
 def decode_header(frame: bytes) -> Hello | Records | Ping | Telemetry:
     """Raises Malformed."""
     try:
         header: Hello | Records | Ping | Telemetry = _header.decode(frame)
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         raise Malformed(f"header: {error}") from None
     if isinstance(header, Hello):
         reason = _check_id("producer_id", header.producer_id) or _check_id("name", header.name)
@@ -211,7 +212,7 @@ def decode_body(frame: bytes) -> list[bytes]:
     """The binaries of a records message, one a record. Raises Malformed."""
     try:
         packed = _body.decode(frame)
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         raise Malformed(f"body: {error}") from None
     if not 0 < len(packed) <= MESSAGE_RECORDS_MAX:
         raise Malformed(f"body: {len(packed)} records; expected 1 to {MESSAGE_RECORDS_MAX}")
@@ -346,7 +347,7 @@ def site_of(packed: bytes) -> str | None:
     """Of a record that need not be right in anything else; None when it cannot be told."""
     try:
         site: str = _sited.decode(packed).site
-    except _DECODE_ERRORS:
+    except DECODE_ERRORS:
         return None
     return site if _is_id(site) else None
 
@@ -365,7 +366,7 @@ def decode_record(packed: bytes) -> Decoded:
         return Refusal(f"the record takes {len(packed)} bytes; at most {RECORD_BYTES_MAX}")
     try:
         record = _record.decode(packed)
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         return Refusal(f"{error}"[:REASON_CHARS_MAX])
     reason = _CHECKS[type(record)](record)
     return record if reason is None else Refusal(reason)

@@ -7,10 +7,12 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any, Final
 
 import structlog
+
+from sightlog.cli.output import printable
 
 log = structlog.get_logger()
 
@@ -29,6 +31,7 @@ def set_up(level: str) -> None:
         renderer = _with_priority(renderer)
     structlog.configure(
         processors=[
+            _printable,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=not terminal),
             structlog.processors.format_exc_info,
@@ -37,6 +40,14 @@ def set_up(level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
     )
+
+
+def _printable(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Reasons quote what strangers sent, and a terminal obeys what it is shown."""
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = printable(value)
+    return event
 
 
 def is_the_journal(fd: int) -> bool:

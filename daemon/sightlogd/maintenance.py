@@ -62,7 +62,7 @@ class Maintenance:
             lambda: store.wal_bytes,
             show,
         )
-        torn = self.logs.repair()
+        torn = self.logs.repair(store.forget_logged)
         if torn:
             log.warning("cut off torn lines of day logs", days=torn)
         self._round_at = time.monotonic() + ROUND_SECONDS

@@ -7,7 +7,7 @@ acked, sends them again, and their events are found to be duplicates.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +32,7 @@ from .files.lines import (
     amended,
     decode_line,
 )
+from .findings import FINDINGS_MAX
 from .store.refill import Pending, Refill, make
 from .store.texts import Face
 from .store.unlogged import EventRow
@@ -56,6 +57,13 @@ class Rebuilt:
     """Amendments of events that are gone: a day was being removed when they came."""
     unreadable: int = 0
     """Lines."""
+    examples: list[str] = field(default_factory=list)
+    """What the first of them are."""
+
+    def leave_out(self, what: str) -> None:
+        self.unreadable += 1
+        if self.unreadable <= FINDINGS_MAX:
+            self.examples.append(what)
 
 
 def rebuild_from_logs(data_dir: Path, target: Path, progress: Callable[[str, Rebuilt], None]) -> Rebuilt:
@@ -70,7 +78,8 @@ def rebuild_from_logs(data_dir: Path, target: Path, progress: Callable[[str, Reb
         for line in lines:
             # What was learnt later may be what is damaged.
             sound = next((one for one in (line, first.get(line.event_id)) if one and _is_sound(one)), None)
-            found.unreadable += sound is not line
+            if sound is not line:
+                found.leave_out(f"event {line.event_id!r:.140}")
             if sound is not None:
                 yield _row(sound, now)
 
@@ -79,7 +88,7 @@ def rebuild_from_logs(data_dir: Path, target: Path, progress: Callable[[str, Reb
             if _is_sound_observation(line):
                 yield _observation(line, now)
             else:
-                found.unreadable += 1
+                found.leave_out(f"observation {line.observation_id!r:.140}")
 
     def fill(refill: Refill) -> None:
         pending: list[Pending] = []
@@ -109,7 +118,7 @@ def rebuild_from_logs(data_dir: Path, target: Path, progress: Callable[[str, Reb
             elif _is_sound(event := amended(line_of_row(row), line)):
                 refill.replace(_row(event, now))
             else:
-                found.unreadable += 1
+                found.leave_out(f"amendment of event {line.event_id!r:.140}")
         refill.finish(pending)
         found.events, found.persons = refill.count("events"), refill.count("persons")
         found.observations, found.waiting = refill.count("observations"), refill.count("pending_amendments")
@@ -121,11 +130,11 @@ def rebuild_from_logs(data_dir: Path, target: Path, progress: Callable[[str, Reb
 def _lines(path: Path, found: Rebuilt) -> Iterator[Line]:
     try:
         with path.open("rb") as file:
-            for line in file:
+            for number, line in enumerate(file, 1):
                 try:
                     yield decode_line(line)
                 except msgspec.MsgspecError:
-                    found.unreadable += 1
+                    found.leave_out(f"{EVENTS}/{path.parent.name}/{path.name}:{number}")
     except FileNotFoundError:
         return
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import apsw
 import pytest
+from backups import verify
 from conftest import AS_NOBODY, NOBODY, Daemon, open_to_all
 
 from sightlog import DatabaseDamaged, DatabaseNotFound, Event, Reader, SchemaMismatch
@@ -87,6 +88,22 @@ def test_an_empty_file_is_damage_and_not_an_invitation(stopped):
     assert code == 78
     assert "empty" in said
     assert stopped.database.stat().st_size == 0
+
+
+def test_a_wal_beside_an_empty_database_is_not_deleted_by_those_who_read(daemon):
+    with daemon.publisher() as publisher:
+        publisher.insert_event(Event("door"))
+    daemon.kill()
+    daemon.database.write_bytes(b"")
+    wal = daemon.database.with_name("events.db-wal")
+    before = wal.read_bytes()
+    assert before
+    with pytest.raises(DatabaseDamaged, match="empty"):
+        daemon.reader()
+    assert verify(daemon.data_dir).returncode == 78
+    code, _ = fails_to_start(daemon)
+    assert code == 78
+    assert wal.read_bytes() == before
 
 
 def test_a_wal_without_its_database_is_refused(daemon):

@@ -189,10 +189,11 @@ def test_a_line_that_cannot_be_read_is_damage_and_a_torn_end_is_not(stopped):
     whole = log.read_text()
     log.write_text(whole + '{"kind":"event","id":9')
     assert verify(stopped.data_dir).returncode == 0
-    log.write_text("what is this\n" + whole)
-    found = verify(stopped.data_dir)
-    assert found.returncode == 74
-    assert f"events/{DAY}/events.json: line 1 cannot be read" in found.stdout
+    for line in (b"what is this\n", b'{"kind":"event","event_id":"\xff"}\n', b"[" * 10_000 + b"\n"):
+        log.write_bytes(line + whole.encode())
+        found = verify(stopped.data_dir)
+        assert found.returncode == 74
+        assert f"events/{DAY}/events.json: line 1 cannot be read" in found.stdout
 
 
 def test_a_day_folder_that_was_removed_by_hand_is_one_finding(stopped):

@@ -86,6 +86,11 @@ WRONG = [
     ("[metrics]\nmetrics_interval = 0", "metrics.metrics_interval", "expected `int` >= 1"),
     ("[log]\nlevel = 'loud'", "log.level", "invalid enum value 'loud'"),
     ("[log]\nslow_commit_ms = 0", "log.slow_commit_ms", "expected `int` >= 1"),
+    ("[store]\ndata_dir = 'unknown field'\nsynchronous = 'unknown field'", "store.synchronous", "invalid enum value"),
+    ('[store]\ndata_dir = "a\\u0000b"', "store.data_dir", "has a NUL"),
+    ('[remote]\nkeys_dir = "\\u0000"', "remote.keys_dir", "has a NUL"),
+    ('[ingest]\nendpoint = "ipc:///a\\u0000b"', "ingest.endpoint", "expected ipc:///path"),
+    (f"[ingest]\nendpoint = 'tcp://127.0.0.1:{'9' * 5_000}'", "ingest.endpoint", "with a port from 1 to 65535"),
     ("store = 5", "store", "expected `object`, got `int`"),
     ("[[store]]\ndata_dir = 'x'", "store", "expected `object`, got `array`"),
     ("ingest = 'tcp'", "ingest", "expected `object`, got `str`"),
@@ -103,7 +108,16 @@ def test_a_wrong_key_or_value_is_named_with_its_file_and_what_was_expected(tmp_p
 
 @pytest.mark.parametrize(
     "text",
-    ["[store", "a = ", "= 5", b"\xff\xfe", b"data_dir = '\xff'", "[store]\n[store]\n", "a = " + "[" * 100_000],
+    [
+        "[store",
+        "a = ",
+        "= 5",
+        b"\xff\xfe",
+        b"data_dir = '\xff'",
+        "[store]\n[store]\n",
+        "a = " + "[" * 100_000,
+        "a=" + "9" * 5_000,
+    ],
     ids=lambda text: str(text[:12]),
 )
 def test_a_file_that_is_not_toml_is_named(tmp_path, text):

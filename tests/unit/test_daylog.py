@@ -38,6 +38,15 @@ def test_a_torn_line_is_cut_off_and_whole_ones_stay(tmp_path, torn, count):
     assert repaired(tmp_path / "f", LINE * count + torn, whole_lines) == LINE * count
 
 
+@pytest.mark.parametrize(("torn", "has_lines"), [(b"x", False), (b"\0\0\n", False), (b"a\0b\n" + LINE, True)])
+def test_before_whole_lines_are_cut_off_it_is_told(tmp_path, torn, has_lines):
+    path, told = tmp_path / "f", []
+    path.write_bytes(LINE + torn)
+    with path.open("r+b") as file:
+        repair(file.fileno(), whole_lines, lambda: told.append(path.stat().st_size))
+    assert told == ([len(LINE + torn)] if has_lines else [])
+
+
 @pytest.mark.parametrize("kept", [b"what is this\n", b'{"kind":"of a newer version"}\n', b"\n"])
 def test_a_whole_line_that_is_not_understood_stays(tmp_path, kept):
     assert repaired(tmp_path / "f", LINE + kept + LINE + b"torn", whole_lines) == LINE + kept + LINE

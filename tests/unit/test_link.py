@@ -6,8 +6,21 @@ from itertools import pairwise
 
 import pytest
 
-from sightlog.link import IDLE, MALFORMED_PAUSE, SILENCE_MAX, SILENCE_MIN, Link, Phase
-from sightlog.wire import MESSAGE_BYTES_MAX, START, Ack, Busy, Limits, Pong, Position, Refused, Resync, Welcome
+from sightlog import ProtocolError
+from sightlog.link import BUSY_PAUSE_MAX, IDLE, MALFORMED_PAUSE, SILENCE_MAX, SILENCE_MIN, Link, Phase
+from sightlog.wire import (
+    MESSAGE_BYTES_MAX,
+    MESSAGE_RECORDS_MAX,
+    START,
+    Ack,
+    Busy,
+    Limits,
+    Pong,
+    Position,
+    Refused,
+    Resync,
+    Welcome,
+)
 
 LIMITS = Limits(window_records=10, window_bytes=1_000, message_records_max=4, message_bytes_max=500)
 HELLO, PING, NOTHING = "hello", "ping", "nothing"
@@ -110,6 +123,11 @@ def test_a_daemon_that_tells_wider_limits_is_believed_at_the_next_welcome():
     link.receive(Resync(None), 0.0)
     link.receive(welcome(limits=Limits(50, MESSAGE_BYTES_MAX)), 0.0)
     assert link.room(0.0) == (50, MESSAGE_BYTES_MAX)
+
+
+def test_a_daemon_that_tells_more_than_this_client_sends_gets_no_more():
+    link = open_link(limits=Limits(2**40, 2**40, 2**40, 2**40))
+    assert link.room(0.0) == (MESSAGE_RECORDS_MAX, MESSAGE_BYTES_MAX)
 
 
 # -- asking again ----------------------------------------------------------------------------------------------------
@@ -309,6 +327,20 @@ def test_after_a_malformed_message_it_pauses_and_greets_anew():
     assert (wants(link, 1.0 + MALFORMED_PAUSE - 0.1), wants(link, 1.0 + MALFORMED_PAUSE)) == (NOTHING, HELLO)
 
 
+def test_after_an_answer_that_cannot_be_read_it_pauses_and_greets_anew():
+    link = open_link()
+    send(link, 4)
+    link.unreadable(1.0)
+    assert (link.phase, link.sent) == (Phase.GREETING, START)
+    assert (wants(link, 1.0 + MALFORMED_PAUSE - 0.1), wants(link, 1.0 + MALFORMED_PAUSE)) == (NOTHING, HELLO)
+
+
+def test_no_daemon_makes_it_wait_for_years():
+    link = open_link()
+    link.receive(Busy("no room", 2**63 / 1000), 0.0)
+    assert wants(link, BUSY_PAUSE_MAX) == HELLO
+
+
 # -- acks ------------------------------------------------------------------------------------------------------------
 
 
@@ -323,3 +355,34 @@ def test_what_is_acked_only_grows(acks, acked):
         link.receive(Ack(at(seq), []), 0.0)
     assert link.acked == at(acked)
     assert link.sent == at(8)
+
+
+@pytest.mark.parametrize(
+    ("reply", "is_believed"),
+    [
+        (Ack(at(8), []), True),
+        (Ack(at(9), []), False),
+        (Ack(at(1, epoch=2), []), False),
+        (welcome(8), True),
+        (welcome(9), False),
+        (welcome(1, epoch=2), False),
+        (Resync(at(99)), True),  # it settles nothing
+    ],
+)
+def test_only_what_was_sent_can_be_settled_also_when_it_has_to_be_sent_again(reply, is_believed):
+    link = open_link()
+    send(link, 4, 8)
+    link.receive(Resync(at(4)), 0.0)
+    if is_believed:
+        link.check(reply, 1)
+    else:
+        with pytest.raises(ProtocolError, match="what was sent ends at 1/8"):
+            link.check(reply, 1)
+
+
+def test_of_earlier_lives_a_daemon_may_know_more_than_the_spool():
+    link = Link()
+    link.greeted(at(3), 0.0)
+    link.check(welcome(500, epoch=2), 3)
+    with pytest.raises(ProtocolError):
+        link.check(welcome(1, epoch=3), 3)

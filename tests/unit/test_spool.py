@@ -362,6 +362,17 @@ def test_garbage_of_any_length_in_the_middle_costs_one_record(open_spool, tmp_pa
         spool.close()
 
 
+def test_a_block_written_over_another_one_of_its_file_hides_nothing_and_is_counted(open_spool, tmp_path):
+    spool = open_spool()
+    spool.append([(b"%d" % n * 100, b"") for n in range(8)])
+    spool.close()
+    path = segment_in(spool.directory)
+    data, size = bytearray(path.read_bytes()), path.stat().st_size // 8
+    data[10 : 10 + size + 20] = data[5 * size : 6 * size + 20]  # a whole entry of later, within the first and second
+    spool = reopen_with(open_spool, tmp_path, path.name, bytes(data))
+    assert (contents(spool), spool.lost) == ([b"%d" % n * 100 for n in range(2, 8)], 2)
+
+
 def test_an_entry_of_another_life_inside_an_image_or_on_a_reused_block_is_not_taken_for_one(open_spool):
     first = open_spool()
     first.append([(b"phantom", b"")] * 3)

@@ -292,11 +292,19 @@ def test_a_records_message_arrives_with_its_images(epoch, seq, packed, data, flu
 
 
 positions = st.builds(Position, st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1))
-exceptions = st.lists(st.tuples(seqs, st.sampled_from(["duplicate", "rejected"]), texts), max_size=5)
+
+
+def settled(last: Position) -> st.SearchStrategy:
+    """With exceptions, one a record, of records up to there."""
+    exception = st.tuples(st.integers(1, max(last.seq, 1)), st.sampled_from(["duplicate", "rejected"]), texts)
+    count = min(last.seq, 5)
+    return st.tuples(st.just(last), st.lists(exception, max_size=count, unique_by=lambda exception: exception[0]))
+
+
 REPLIES = {
-    "ack": st.tuples(positions, exceptions).map(lambda a: (wire.ack(*a), wire.Ack(*a))),
-    "welcome": st.tuples(positions, exceptions, st.builds(wire.Limits, *[st.integers(1, 2**31)] * 4)).map(
-        lambda a: (wire.welcome(*a), wire.Welcome(*a))
+    "ack": positions.flatmap(settled).map(lambda a: (wire.ack(*a), wire.Ack(*a))),
+    "welcome": st.tuples(positions.flatmap(settled), st.builds(wire.Limits, *[st.integers(1, 2**31)] * 4)).map(
+        lambda a: (wire.welcome(*a[0], a[1]), wire.Welcome(*a[0], a[1]))
     ),
     "busy": st.tuples(texts, st.integers(0, 10**9).map(lambda ms: ms / 1000)).map(
         lambda a: (wire.busy(*a), wire.Busy(*a))
@@ -334,6 +342,9 @@ odd_replies = st.tuples(st.sampled_from([*REPLIES]), st.dictionaries(st.sampled_
     | st.lists(json.map(msgpack.packb) | odd_replies, min_size=1, max_size=1)
 )
 @example([msgpack.packb({"kind": "ack", "last": [None, None], "exceptions": []})])
+@example([msgpack.packb({"kind": "ack", "last": [1, 5], "exceptions": [["1", "rejected", ""]]})])
+@example([msgpack.packb({"kind": "ack", "last": [1, 5], "exceptions": [[6, "rejected", ""]]})])
+@example([msgpack.packb({"kind": "ack", "last": [1, 5], "exceptions": [[1, "rejected", "a"], [1, "rejected", "b"]]})])
 @example([msgpack.packb({"kind": "busy", "reason": "", "retry_after_ms": math.nan})])
 def test_what_is_no_reply_of_the_daemon_is_a_protocol_error(frames):
     try:
@@ -342,7 +353,9 @@ def test_what_is_no_reply_of_the_daemon_is_a_protocol_error(frames):
         return
     for position in [reply.last] if isinstance(reply, (wire.Ack, wire.Welcome)) else []:
         assert [type(part) for part in position] == [int, int]
-        assert all(type(seq) is int for seq, _, _ in reply.exceptions)
+        seqs = [seq for seq, _, _ in reply.exceptions]
+        assert len(set(seqs)) == len(seqs)
+        assert all(type(seq) is int and 0 < seq <= reply.last.seq for seq in seqs)
     if isinstance(reply, wire.Busy):
         assert 0 <= reply.retry_after < math.inf
 

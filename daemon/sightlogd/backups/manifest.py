@@ -13,6 +13,7 @@ from typing import BinaryIO, Final
 import msgspec
 from msgspec import Struct
 
+from sightlogd.decoder import DECODE_ERRORS
 from sightlogd.files.days import EVENTS, is_day
 
 NAME: Final = "backup.json"
@@ -156,5 +157,5 @@ def _lines(path: Path) -> Iterator[Line]:
         while data := file.readline(LINE_BYTES_MAX):
             try:
                 yield _decoder.decode(data)
-            except msgspec.MsgspecError as error:
+            except DECODE_ERRORS as error:
                 raise Unusable(f"{path} is damaged: {error}") from error

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from sightlog.cli.output import printable
 from sightlogd.backups.backup import Backup
 from sightlogd.backups.copier import Report
 from sightlogd.config import Config
@@ -16,7 +17,7 @@ from sightlogd.retention import gigabytes
 from sightlogd.store import DATABASE
 
 from .options import add_command, check_there
-from .progress import Progress, printable
+from .progress import Progress
 
 if TYPE_CHECKING:
     from .options import Commands

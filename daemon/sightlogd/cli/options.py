@@ -70,5 +70,7 @@ def check_there(data_dir: Path) -> None:
             EXIT_PERMISSION,
             f"cannot read {data_dir}: {error.strerror}. Run this as the daemon's user, or as one of the readers' group",
         ) from error
+    except OSError as error:
+        raise Stop(EXIT_CONFIG, f"cannot look for {data_dir}: {error.strerror}. Is --data-dir right?") from error
     if not is_there:
         raise Stop(EXIT_CONFIG, f"there is no database in {data_dir}. Is --data-dir right?")

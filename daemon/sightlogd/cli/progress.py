@@ -7,6 +7,8 @@ import sys
 import time
 from typing import Final
 
+from sightlog.cli.output import printable
+
 SECONDS: Final = 0.1
 """Between two looks."""
 
@@ -36,8 +38,3 @@ class Progress:
             room = (os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 1
             print(f"\r{' ' * room}\r", end="", file=sys.stderr, flush=True)
             self._is_dirty = False
-
-
-def printable(text: str) -> str:
-    """With the bytes of a file name that are no text written out."""
-    return text.encode("utf-8", "backslashreplace").decode()

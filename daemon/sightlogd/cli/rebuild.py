@@ -67,7 +67,8 @@ def _run(config: Config, options: argparse.Namespace) -> int:
     if found.strays:
         print(f"{found.strays} amendments are of events that are gone, with days that were removed as they came")
     if found.unreadable:
-        print(f"{found.unreadable} lines could not be read and were left out")
+        more = ", …" if found.unreadable > len(found.examples) else ""
+        print(f"{found.unreadable} lines could not be read and were left out: {', '.join(found.examples)}{more}")
     if target != database:
         old = " ".join(f"{database}{ending}" for ending in ("", "-wal", "-shm"))
         print(f"to use it, with sightlogd stopped, as its user:\n  mv {old} /somewhere/safe/\n  mv {target} {database}")

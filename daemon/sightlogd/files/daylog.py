@@ -215,8 +215,11 @@ class DayLogs:
                 log.sync()
             durable.sync(self._data_dir / EVENTS / day)
 
-    def repair(self) -> list[str]:
-        """Cut off torn last lines in all day folders; returns the days that had one. O(days)."""
+    def repair(self, before_loss: Callable[[], None]) -> list[str]:
+        """Cut off torn last lines in all day folders; returns the days that had one. O(days).
+
+        `before_loss` is called before whole lines go with them: those may be older than the marks.
+        """
         torn = []
         for day in folders(self._data_dir):
             for name, whole in ((JSON_NAME, whole_lines), (TEXT_NAME, whole_entries)):
@@ -228,7 +231,7 @@ class DayLogs:
                     self._missed(error)
                     continue
                 try:
-                    if repair(fd, whole):
+                    if repair(fd, whole, before_loss if name == JSON_NAME else None):
                         torn.append(day)
                 except OSError as error:
                     self._missed(error, Path(day, name))
@@ -300,13 +303,22 @@ def read_lines(path: Path, prefix: bytes = b"") -> list[Line]:
     return lines
 
 
-def repair(fd: int, whole: Callable[[bytes], int]) -> int:
-    """Cut the file back to its last whole line; returns the bytes cut off. `whole` says how much of a tail is whole."""
+def repair(fd: int, whole: Callable[[bytes], int], before_loss: Callable[[], None] | None = None) -> int:
+    """Cut the file back to its last whole line; returns the bytes cut off. `whole` says how much of a tail is whole.
+
+    `before_loss`: to be called when lines without zeros are among them. A bit that flips in a blank makes a zero.
+    """
     size = os.fstat(fd).st_size
     keep = whole_size(fd, size, whole)
     if keep != size:
+        if before_loss is not None and _has_lines(os.pread(fd, size - keep, keep)):
+            before_loss()
         os.ftruncate(fd, keep)
     return size - keep
+
+
+def _has_lines(data: bytes) -> bool:
+    return any(line and b"\0" not in line for line in data.split(b"\n")[:-1])
 
 
 def whole_size(fd: int, size: int, whole: Callable[[bytes], int]) -> int:

@@ -23,7 +23,14 @@ from sightlogd.changes import (
     PersonStored,
     ThumbnailSet,
 )
-from sightlogd.decoder import AmendmentRecord, DetectionRecord, EventRecord, ObservationRecord, PersonRecord
+from sightlogd.decoder import (
+    DECODE_ERRORS,
+    AmendmentRecord,
+    DetectionRecord,
+    EventRecord,
+    ObservationRecord,
+    PersonRecord,
+)
 
 Metadata = dict[str, str | int | float | bool]
 
@@ -136,7 +143,10 @@ encode_lines = _encoder.encode_lines
 
 def decode_line(line: bytes) -> Line:
     """Raises msgspec.MsgspecError for what is not a line of events.json."""
-    decoded: Line = _decoder.decode(line)
+    try:
+        decoded: Line = _decoder.decode(line)
+    except DECODE_ERRORS as error:
+        raise msgspec.DecodeError(str(error)) from error
     return decoded
 
 

@@ -32,7 +32,7 @@ def entry(line: Line, time: str, *, debug: bool = False) -> str:
     note = "" if line.stored else " (not in the database yet)"
     if isinstance(line, PersonLine):
         shown = f" ({line.display_name})" if line.display_name else ""
-        return f"[{time}] PERSON{note}: {line.name}{shown} is known at {line.site}\n\n"
+        return _safe(f"[{time}] PERSON{note}: {line.name}{shown} is known at {line.site}\n") + "\n"
     if isinstance(line, ObservationLine):
         text = f"[{time}] OBSERVATION{note} by {line.source}: {_breaks(' ', line.content).strip()}\n"
         if line.event_id is not None:

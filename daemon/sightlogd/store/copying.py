@@ -13,7 +13,7 @@ from typing import Final
 
 import apsw
 
-from . import migrate
+from . import migrate, unlogged
 from .opening import explained, reason_of
 from .view import View
 
@@ -26,8 +26,6 @@ class Damaged(Exception):
 
 def open_view(path: Path) -> View:
     """Raises Damaged, Stop."""
-    if path.stat().st_size == 0:
-        raise Damaged("it is empty (0 bytes)")
     with _translated(path):
         return View(path)
 
@@ -131,7 +129,7 @@ def to_wal(path: Path, compare: bool) -> None:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
         with contextlib.closing(connection):
             if compare:
-                connection.execute("UPDATE day_log_marks SET last_id = 0; DELETE FROM amended_events")
+                unlogged.clear_marks(connection)
             connection.execute("PRAGMA journal_mode = WAL").fetchall()
 
 

@@ -240,6 +240,11 @@ class Rows:
         self._amendments.marked = up_to
         unlogged.set_event_mark(self._connection, up_to)
 
+    def forget_logged(self) -> None:
+        """The day logs may lack anything."""
+        self._amendments.marked = 0
+        unlogged.clear_marks(self._connection)
+
     def mark_logged(self) -> None:
         """The day logs have everything up to here."""
         self._amendments.marked = self.last_id

@@ -168,6 +168,11 @@ class Store:
         with self._transaction():
             self._rows.mark_logged()
 
+    def forget_logged(self) -> None:
+        """The day logs lost lines: everything has to be compared with them again. Raises WriteRefused, Stop."""
+        with self._transaction():
+            self._rows.forget_logged()
+
     def mark_events_logged(self, up_to: int) -> None:
         """The day logs have the events up to there, durably. Raises WriteRefused, Stop."""
         with self._transaction():

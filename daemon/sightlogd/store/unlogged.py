@@ -34,6 +34,11 @@ def set_marks(connection: apsw.Connection, event: int) -> None:
     connection.execute("DELETE FROM amended_events")
 
 
+def clear_marks(connection: apsw.Connection) -> None:
+    connection.execute("UPDATE day_log_marks SET last_id = 0")
+    connection.execute("DELETE FROM amended_events")
+
+
 def amended_events(connection: apsw.Connection, after: int, up_to: int, limit: int) -> list[int]:
     """Ids of events up to the mark that were amended behind it."""
     query = "SELECT id FROM amended_events WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"

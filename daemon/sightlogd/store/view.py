@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -21,7 +21,10 @@ _CREATED: Final = "SELECT applied_at FROM schema_version ORDER BY version LIMIT 
 
 
 def connect(path: Path) -> apsw.Connection:
-    """Never checkpoints, never writes."""
+    """Never checkpoints, never writes. Raises apsw.Error."""
+    with contextlib.suppress(OSError):  # told when it is opened
+        if path.stat().st_size == 0:  # SQLite would take a WAL beside it for a remnant, and delete it
+            raise apsw.CorruptError("it is empty (0 bytes)")
     flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
     connection = apsw.Connection(f"file:{quote(str(path.absolute()))}?mode=ro", flags=flags)
     connection.set_busy_timeout(BUSY_TIMEOUT_MS)
@@ -50,7 +53,7 @@ class View:
                 "it. Nothing was changed",
             )
 
-    @contextmanager
+    @contextlib.contextmanager
     def moment(self) -> Iterator[None]:
         """As long as it lasts, the WAL of a running daemon can only grow."""
         self.connection.execute("BEGIN")
