@@ -323,3 +323,12 @@ def test_what_is_acked_only_grows(acks, acked):
         link.receive(Ack(at(seq), []), 0.0)
     assert link.acked == at(acked)
     assert link.sent == at(8)
+
+
+def test_a_welcome_that_comes_late_settles_as_an_ack_does():
+    """The ack was lost with a connection, and a hello was asked twice."""
+    link = open_link()
+    send(link, 4)
+    link.receive(welcome(4), 0.1)
+    assert link.acked == at(4)
+    assert wants(link, 0.1 + SILENCE_MAX) == NOTHING
