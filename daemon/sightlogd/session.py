@@ -34,8 +34,8 @@ class Session:
     epoch: int
     """Of the life that is connected; an older one is fenced."""
     received: Position
-    taken: Position
     stored: Position
+    taken: Position = START
     missing: int = 0
     """Records that were skipped before those of the batch, to be counted with it."""
     skipped: int = 0
