@@ -2,7 +2,8 @@
 
 A day is its folder and its rows. The oldest goes first. Never today, never a day that is younger than
 `min_retention_days` or was written to within that many days on which the daemon ran: the wall clock alone makes nothing
-old, because it jumps. Days on which the daemon ran are counted; a jump adds one of them at most, so one more is asked for.
+old, because it jumps. Days on which the daemon ran are counted; a jump adds one of them at most, so that one more than
+those is asked for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A store with its day logs and its budget, in this process, on clocks that are wrong; and what may be removed of it."""
+"""A store, its day logs and its budget on clocks that are wrong, in this process; and what may be removed of it."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import tempfile
 from datetime import timedelta
@@ -20,7 +21,7 @@ from sightlog import Event, Observation
 from sightlogd import budget, retention
 from sightlogd.rebuild import rebuild_from_logs
 
-WALKS = often(40, 600)
+WALKS = often(25, 400)
 STEPS = 40
 CONTROL_WALKS_MAX = 60
 ROOM = Path("/dev/shm")
@@ -210,3 +211,24 @@ def test_without_the_rule_a_removal_by_mistake_is_seen(protection, switch_off, a
             attack.caught += 1
             attack.note = str(broken)[:100]
     assert attack.caught
+
+
+MAY_READ_THE_WALL_CLOCK = {
+    "clients/sightlog/records.py",  # when something was seen, and ids that grow with it
+    "clients/sightlog/identity.py",  # the epoch of a life
+    "clients/sightlog/encoder.py",  # in a message, as advice
+    "clients/sightlog/cli/demo.py", "clients/sightlog/cli/moment.py", "clients/sightlog/cli/reading.py",
+    "clients/sightlog/cli/status.py", "daemon/sightlogd/audit.py", "daemon/sightlogd/ingest.py",
+    "daemon/sightlogd/report.py", "daemon/sightlogd/store/store.py",
+}  # fmt: skip
+reads_it = re.compile(
+    r"\b(time\.time(_ns)?\(|datetime\.(now|today|utcnow)\(|date\.today\(|localtime\(\)|gmtime\(\))"
+).search
+
+
+def test_timeouts_and_pauses_are_not_of_the_wall_clock():
+    """Whoever reads it writes a moment down, or says how long ago one was."""
+    root = Path(__file__).parents[2]
+    sources = [path for place in ("clients/sightlog", "daemon/sightlogd") for path in (root / place).rglob("*.py")]
+    readers = {str(path.relative_to(root)) for path in sources if reads_it(path.read_text(encoding="utf-8"))}
+    assert readers == MAY_READ_THE_WALL_CLOCK
