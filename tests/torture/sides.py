@@ -95,7 +95,7 @@ class Sensor(Publisher):
             self._stuck = self._send_what_may_be_sent(now)
 
     def is_dropped_only_what_is_durable(self) -> bool:
-        return self._spool.told().acked <= self.world.store.durable[self.producer_id]
+        return self._spool._acked <= self.world.store.durable[self.producer_id]
 
     def told(self) -> Told:
         return self._spool.told()
@@ -216,6 +216,8 @@ class Daemon:
 
     def step(self) -> None:
         now, draw = self.world.clock.now, self.world.random
+        for route in [r for r, c in self.connections.items() if not c.alive and not len(c.up)]:
+            del self.connections[route]
         while not self.batch.full:
             waiting = [connection for connection in self.connections.values() if connection.up.due <= now]
             if not waiting:

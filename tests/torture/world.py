@@ -20,7 +20,7 @@ from typing import Any, Final
 from unittest import mock
 
 from network import FAIR, YEAR, Clock, Connection, Faults
-from sides import Daemon, Sensor, Store, must, status_of
+from sides import Daemon, Lost, Sensor, Store, must, status_of
 
 from sightlog import Event, identity, publisher, spool, wire
 from sightlog.accounts import account
@@ -264,7 +264,8 @@ class World:
         while any(sensor.spooled for sensor in self.sensors):
             self.step()
             self.clock.advance(min(max(self.due() - self.clock.now, 0.001), 1.0))
-            must(self.clock.now < deadline, f"stands still: {[(s.spooled, vars(s._link)) for s in self.sensors]}")
+            if self.clock.now >= deadline:
+                raise Lost(f"stands still: {[(sensor.spooled, vars(sensor._link)) for sensor in self.sensors]}")
         self.check()
 
     def due(self) -> float:
