@@ -7,7 +7,9 @@ import random
 import re
 import shutil
 import tempfile
-from datetime import timedelta
+import zoneinfo
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from unittest import mock
 from zoneinfo import ZoneInfo
@@ -18,7 +20,9 @@ from clockwork import EDGES, TRUTH, YEARS, ZONES, Broken, Clocks, House, Model, 
 from lab import often
 
 from sightlog import Event, Observation
+from sightlog.encoder import format_time
 from sightlogd import budget, retention
+from sightlogd.files.days import Days
 from sightlogd.rebuild import rebuild_from_logs
 
 WALKS = often(25, 400)
@@ -176,6 +180,40 @@ def test_wherever_clocks_go_days_are_right_and_nothing_goes_by_mistake(attack):
     assert removed > WALKS / 4
     assert settings > WALKS / 4
     attack.note = f"{removed:,} days removed, {settings:,} settings of the clock"
+
+
+def changes(zone: ZoneInfo) -> Iterator[datetime]:
+    """The seconds at which its clocks are changed."""
+    step, before = timedelta(days=25), datetime(1880, 1, 1, tzinfo=UTC)
+    while before.year < 2045:
+        low, high = before, before + step
+        offset = low.astimezone(zone).utcoffset()
+        if high.astimezone(zone).utcoffset() != offset:
+            while high - low > timedelta(seconds=1):
+                middle = low + (high - low) / 2
+                low, high = (middle, high) if middle.astimezone(zone).utcoffset() == offset else (low, middle)
+            yield high.replace(microsecond=0)
+        before += step
+
+
+@pytest.mark.timeout(600)
+def test_a_moment_is_within_its_own_day_in_every_zone_whatever_its_clocks_do(attack):
+    attack.on("P3", "days of moments around every change of clocks since 1880, in all zones", "moments")
+    draw = attack.random()
+    zones = sorted(zoneinfo.available_timezones())
+    for name in draw.sample(zones, often(20, len(zones))):
+        zone = ZoneInfo(name)
+        days = Days(zone)
+        around = [timedelta(seconds=draw.randint(-100_000, 100_000)) for _ in range(5)]
+        around += [timedelta(seconds=second) for second in (-3_600, -1_800, -60, -1, 0, 1, 60, 1_800, 3_600, 5_400)]
+        for moment in [change + by for change in changes(zone) for by in around]:
+            text = format_time(moment)
+            day = days.day_of(text)
+            first, after = days.range_of(day)
+            assert first <= text < after, name
+            assert days.range_of((date.fromisoformat(day) + timedelta(days=1)).isoformat())[0] == after, name
+            assert abs(date.fromisoformat(day) - moment.astimezone(zone).date()) <= timedelta(days=1), name
+            attack.runs += 1
 
 
 def without_clock_days(monkeypatch) -> None:
