@@ -36,6 +36,8 @@ class Identity:
     published: int | None = 0
     lost: dict[str, int] = field(default_factory=dict)
     fenced: bool = False
+    epoch_before: int = 0
+    """Of the life before this one."""
 
     @property
     def lost_records(self) -> int:
@@ -76,7 +78,7 @@ def begin_life(directory: Path, name: str, segments: Sequence[Segment]) -> Ident
     epoch = time.time_ns() // 1_000_000
     if epoch <= last_epoch:
         epoch = last_epoch + 1 + secrets.randbits(30)
-    identity = Identity(producer_id, name, epoch, published, lost)
+    identity = Identity(producer_id, name, epoch, published, lost, epoch_before=last.epoch if last else 0)
     _write(directory, identity)
     return identity
 

@@ -167,10 +167,10 @@ class Link:
         """Take an answer in. Look at `acked`, `phase`, `busy_reason` and `refusal` for what it changed."""
         self._heard_at = now
         self._asked_at = None
-        if isinstance(reply, Ack):
+        if isinstance(reply, (Ack, Welcome)):
             self._settle(reply.last)
-        elif self.phase in (Phase.FENCED, Phase.REFUSED):
-            return
+        if isinstance(reply, Ack) or self.phase in (Phase.FENCED, Phase.REFUSED):
+            pass
         elif isinstance(reply, Welcome):
             if self.phase is Phase.GREETING:
                 self.phase = Phase.OPEN
@@ -179,7 +179,6 @@ class Link:
                     message_records_max=min(limits.message_records_max, MESSAGE_RECORDS_MAX),
                     message_bytes_max=min(limits.message_bytes_max, MESSAGE_BYTES_MAX),
                 )
-                self._settle(reply.last)
                 # Before what was announced there is nothing to send, whatever the daemon has of it.
                 before = Position(self._first.epoch, self._first.seq - 1)
                 self._rewind(max(reply.last, before))

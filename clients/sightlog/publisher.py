@@ -30,7 +30,7 @@ from .records import Amendment, Event, Person, Record
 from .spool import Spool, default_spool_dir
 from .telemetry import Teller
 from .waker import Waker
-from .wire import START, Ack, Busy, Position, Welcome
+from .wire import START, Ack, Busy, Position, Refused, Welcome
 
 log = logging.getLogger("sightlog.publisher")
 
@@ -379,6 +379,8 @@ class Publisher:
                 log.error("%s: %s", self.producer, error)
                 self._link.unreadable(time.monotonic())
                 continue
+            if isinstance(reply, (Ack, Welcome)) and self._spool.is_foreign(reply.last):
+                reply = Refused("fenced", "a process with a copy of this spool has published since.")
             self._link.receive(reply, time.monotonic())
             if isinstance(reply, (Ack, Welcome)):
                 # In this order: settling wakes those who wait for the spool to be empty.

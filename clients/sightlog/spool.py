@@ -257,6 +257,14 @@ class Spool:
         """Give up this identity: the next life gets a new producer id and takes what is left along."""
         self._identity.fence(self.directory)
 
+    def is_foreign(self, settled: Position) -> bool:
+        """Whether the daemon has this from a copy of this spool, and records here would be taken for settled with it.
+
+        Of every life of this spool that published behind a record that is left, a segment is left too.
+        """
+        own = {self.epoch, self._identity.epoch_before, *(segment.epoch for segment in self._segments)}
+        return settled.epoch not in own and any(self.acked < segment.last < settled for segment in self._segments)
+
     # -- reading and dropping -----------------------------------------------------------------------------------------
 
     def first_after(self, after: Position) -> Position:

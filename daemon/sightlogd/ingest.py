@@ -22,6 +22,7 @@ from sightlog import wire
 from sightlog.wire import Limits
 
 from .batch import Batch, BatchLimits, Reason
+from .clock import Waiting
 from .config import Config, changed_keys
 from .control import Client, Control, PurgeRequest, Request
 from .doors import Doors
@@ -83,6 +84,7 @@ class Ingest:
         self._slow = RateLimit(WARNING_SECONDS)
         self._warn = Warnings()
         self._metrics = Metrics(time.monotonic(), datetime.now(UTC))
+        self._waiting = Waiting(datetime.now(UTC), time.monotonic())
         self._maintenance = Maintenance(config, store, self._metrics, self._warn, show)
         remote = open_remote(config, self._warn)
         self._context = zmq.Context()
@@ -350,9 +352,10 @@ class Ingest:
     def _do_chores(self, now: float) -> None:
         self._next_chores = now + CHORES_SECONDS
         self._listener.check()
-        hours = self._config.store.amendment_hours_max
+        wall, hours = datetime.now(UTC), self._config.store.amendment_hours_max
+        self._waiting.look(wall, now)
         try:
-            expired = self._store.expire_amendments(datetime.now(UTC) - timedelta(hours=hours))
+            expired = self._store.expire_amendments(*self._waiting.too_old(wall, now, timedelta(hours=hours)))
         except WriteRefused as error:
             self._warn("chores", f"cannot expire amendments: {error}")
             return

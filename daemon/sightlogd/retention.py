@@ -2,7 +2,8 @@
 
 A day is its folder and its rows. The oldest goes first. Never today, never a day that is younger than
 `min_retention_days` or was written to within that many days on which the daemon ran: the wall clock alone makes nothing
-old, because it jumps. Days on which the daemon ran are counted, and a jump adds one of them at most.
+old, because it jumps. Days on which the daemon ran are counted; a jump adds one of them at most, so that one more than
+those is asked for.
 """
 
 from __future__ import annotations
@@ -107,7 +108,8 @@ def may_go(day: Day, today: str, clock_days: Iterable[int], rules: Rules) -> boo
     """
     if not is_past(day.name, today, rules):
         return False
-    return sum(first_id > day.last_id for first_id in clock_days) >= rules.min_retention_days
+    began_since = sum(first_id > day.last_id for first_id in clock_days)
+    return rules.min_retention_days == 0 or began_since > rules.min_retention_days
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Producer sessions: who is connected, what was received of them, what may be acked. No I/O.
 
-A session belongs to a producer and follows it from connection to connection. `received` is how far its records were
-taken into a batch, `stored` how far they are durable; only the latter is ever acked.
+A session belongs to a producer and follows it from connection to connection. `taken` is how far its records came into
+a batch, `stored` how far they are durable; only the latter is ever acked. `received` is where the next records have to
+go on: behind `taken`, or behind what the last hello skipped.
 """
 
 from __future__ import annotations
@@ -34,13 +35,19 @@ class Session:
     """Of the life that is connected; an older one is fenced."""
     received: Position
     stored: Position
-    in_batch: bool = False
-    """Whether records of it wait for their commit."""
+    taken: Position = START
     missing: int = 0
-    """Records that a hello skipped, to be counted with the next batch."""
+    """Records that were skipped before those of the batch, to be counted with it."""
+    skipped: int = 0
+    """Records that the last hello skipped: missing as soon as records come that are behind them."""
     spooled_records: int = 0
     spooled_bytes: int = 0
     gap_told: bool = False
+
+    @property
+    def in_batch(self) -> bool:
+        """Whether records of it wait for their commit."""
+        return self.taken != self.stored
 
 
 @dataclass(slots=True)
@@ -149,7 +156,8 @@ class Sessions:
         session = self._by_producer.get(hello.producer_id)
         if session is None:
             stored = self._stored_of(hello.producer_id)
-            session = Session(hello.producer_id, hello.name, route, max(hello.epoch, stored.epoch), stored, stored)
+            epoch = max(hello.epoch, stored.epoch)
+            session = Session(hello.producer_id, hello.name, route, epoch, stored, stored, stored)
         if hello.epoch < session.epoch:
             reason = f"a newer process publishes as {hello.name!r} ({hello.producer_id})."
             return Answer(reply=wire.refused("fenced", reason), warning=f"fenced an older process: {reason}")
@@ -178,15 +186,18 @@ class Sessions:
     @staticmethod
     def _skip_to(session: Session, first: Position) -> str | None:
         """Let records flow from `first` on, whatever is missing before it; returns what to log about that."""
-        received = session.received
-        before = Position(first.epoch, first.seq - 1)
-        if before <= received:
+        taken, before = session.taken, Position(first.epoch, first.seq - 1)
+        is_told = session.received == before
+        # Not where an earlier hello led to: a later life may find more in the spool than the one before announced.
+        session.received, session.skipped = max(taken, before), 0
+        if before <= taken:
             return None
-        session.received = before
-        missing = before.seq - (received.seq if received.epoch == first.epoch else 0)
-        if missing == 0 or received == START:
+        missing = before.seq - (taken.seq if taken.epoch == first.epoch else 0)
+        if missing == 0 or taken == START:
             return None  # a new life; or a store that has never heard of this producer
-        session.missing = min(session.missing + missing, MISSING_MAX)
+        session.skipped = missing
+        if is_told:
+            return None
         return (
             f"{session.name}: {missing} records before {first.epoch}/{first.seq} are neither in this database nor in "
             "the producer's spool. Was an older database restored, or was the spool damaged?"
@@ -225,7 +236,8 @@ class Sessions:
             images=images,
             size=sum(map(len, frames)),
         )
-        session.received, session.in_batch = parcel.last, True
+        session.received = session.taken = parcel.last
+        session.missing, session.skipped = min(session.missing + session.skipped, MISSING_MAX), 0
         return Answer(parcel=parcel, flush=header.flush, resent=known)
 
     def _gap(self, session: Session) -> Answer:
@@ -266,8 +278,7 @@ class Sessions:
 
     def settle(self, session: Session, last: Position) -> None:
         """All records up to `last` are durable."""
-        session.stored = last
-        session.missing, session.in_batch = 0, False
+        session.stored, session.missing = last, 0
         if self._by_route.get(session.route) is not session:
             self._by_producer.pop(session.producer_id, None)
 
@@ -277,7 +288,7 @@ class Sessions:
         The refused commit may have taken effect all the same. Only a welcome tells what became of records that the
         producer has no ack of.
         """
-        session.in_batch = False
+        session.taken = session.stored
         self.forget(session.route)
         self._by_producer.pop(session.producer_id, None)
 

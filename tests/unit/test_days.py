@@ -16,12 +16,14 @@ ZONES = [
     "UTC",
     "Europe/Zurich",
     "America/Sao_Paulo",
+    "America/St_Johns",
     "Asia/Beirut",
     "Pacific/Apia",
     "Australia/Lord_Howe",
     "Asia/Kathmandu",
 ]
-"""Sao Paulo and Beirut change their clocks at midnight, Apia left a day out, Lord Howe changes by half an hour."""
+"""Sao Paulo and Beirut change their clocks at midnight, St John's did so a minute later, Apia left a day out, Lord Howe
+changes by half an hour."""
 
 
 moments = st.integers(157_766_400, 2_145_916_800).map(lambda second: datetime.fromtimestamp(second, UTC))
@@ -57,6 +59,15 @@ def test_local_time_is_the_one_on_the_wall():
     assert days.local("2025-10-26T00:59:59.000Z")[1] == "2025-10-26 02:59:59"
     assert days.local("2025-10-26T01:00:00.000Z")[1] == "2025-10-26 02:00:00"
     assert days.local("1890-01-01T00:00:00.000Z") == ("1890-01-01", "1890-01-01 00:29:46")
+
+
+def test_an_hour_that_comes_again_behind_midnight_is_of_the_new_day():
+    """In Newfoundland, 2010-11-07 00:01 was followed by 2010-11-06 23:01."""
+    days = Days(ZoneInfo("America/St_Johns"))
+    assert days.local("2010-11-07T02:29:00.000Z") == ("2010-11-06", "2010-11-06 23:59:00")
+    assert days.local("2010-11-07T02:30:30.000Z") == ("2010-11-07", "2010-11-07 00:00:30")
+    assert days.local("2010-11-07T02:31:00.000Z") == ("2010-11-07", "2010-11-06 23:01:00")
+    assert days.day_of("2010-11-07T03:31:00.000Z") == "2010-11-07"
 
 
 @pytest.mark.parametrize("moment", ["0001-01-01T00:00:00.000Z", "9999-12-31T23:59:59.999Z"])

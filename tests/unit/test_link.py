@@ -386,3 +386,12 @@ def test_of_earlier_lives_a_daemon_may_know_more_than_the_spool():
     link.check(welcome(500, epoch=2), 3)
     with pytest.raises(ProtocolError):
         link.check(welcome(1, epoch=3), 3)
+
+
+def test_a_welcome_that_comes_late_settles_as_an_ack_does():
+    """The ack was lost with a connection, and a hello was asked twice."""
+    link = open_link()
+    send(link, 4)
+    link.receive(welcome(4), 0.1)
+    assert link.acked == at(4)
+    assert wants(link, 0.1 + SILENCE_MAX) == NOTHING

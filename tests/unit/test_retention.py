@@ -59,7 +59,7 @@ def test_a_clock_that_jumped_ahead_removes_no_day_of_the_last_week_it_ran(years)
     future = before(-365 * years)
     # Today it began anew under the wrong date: that is one day more than there were.
     assert gone([day(ago) for ago in range(1, 30)], future, [*ran(*range(1, 30)), id_of(0) + 1]) == [
-        before(ago) for ago in range(7, 30)
+        before(ago) for ago in range(8, 30)
     ]
 
 
@@ -67,12 +67,20 @@ def test_what_a_clock_of_1970_dated_stays_until_as_many_days_came_after_it():
     """A board without a clock of its own: it starts in 1970, stores, and then learns what time it is."""
     stored_an_hour_ago = day(0, name="1970-01-01")
     assert gone([stored_an_hour_ago], clock_days=[*EVERY_DAY, id_of(0) + 1]) == []
-    assert gone([day(7, name="1970-01-01")]) == ["1970-01-01"]
+    assert gone([day(8, name="1970-01-01")]) == ["1970-01-01"]
+
+
+@pytest.mark.parametrize("kept", [1, 2, 7])
+def test_one_jump_takes_nothing_off_the_retention(kept):
+    """Today it ran until the clock was set: what was stored until then is not even a day old."""
+    stored = [day(ago) for ago in range(10)]
+    clock_days = [*ran(*range(10)), id_of(0) + 1]
+    assert gone(stored, before(-4000), clock_days, Rules(kept, 1.0)) == [before(ago) for ago in range(kept, 10)]
 
 
 def test_days_on_which_the_daemon_did_not_run_do_not_count():
     holiday = [*ran(0, 1), *ran(*range(60, 90))]
-    assert gone([day(61), day(63), day(64), day(65), day(66)], clock_days=holiday) == [before(65), before(66)]
+    assert gone([day(61), day(63), day(65), day(66), day(67)], clock_days=holiday) == [before(66), before(67)]
 
 
 def test_a_day_that_a_sensor_with_a_wrong_clock_still_writes_to_stays():

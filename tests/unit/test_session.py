@@ -526,3 +526,23 @@ def test_records_received_again_are_counted_as_resent(house):
 
 def test_busy_is_what_the_client_reads():
     assert wire.decode_reply(wire.busy("storage_full: no room", 1.5)) == Busy("storage_full: no room", 1.5)
+
+
+def test_a_life_that_has_more_to_send_than_the_one_before_announced_is_heard(house):
+    """An older database was restored, and the producer started anew before it sent anything: its spool has more."""
+    house.stored["p"] = Position(1, 5)
+    house.hello(A, epoch=2, first=(1, 9))
+    assert house.hello(B, epoch=3, first=(1, 4)).last == Position(1, 5)
+    assert house.send(B, 6, 4) is None
+    assert house.commit() == {"p": Position(1, 9)}
+    assert house.batch == [] or house.batch[0].session.missing == 0
+
+
+def test_the_same_among_records_that_wait_for_their_commit(house):
+    house.hello(A)
+    house.send(A, 1, 5)
+    house.hello(A, first=(1, 9))
+    house.hello(A, first=(1, 6))
+    house.send(A, 6)
+    assert [parcel.last.seq for parcel in house.batch] == [5, 6]
+    assert house.batch[0].session.missing == 0

@@ -207,6 +207,21 @@ def test_a_fenced_identity_gets_a_new_producer_id_and_takes_the_leftovers_along(
     assert open_spool().producer_id == second.producer_id  # once is enough
 
 
+def test_what_a_copy_of_the_spool_published_is_not_taken_for_its_own(open_spool):
+    """The card was cloned, and the daemon knows the clone's life: it settles nothing that is left here."""
+    first = open_spool()
+    first.append([(b"left", b"")])
+    first.close()
+    second = open_spool()
+    between = Position(second.epoch - 1, 7) if second.epoch > first.epoch + 1 else Position(second.epoch + 1, 7)
+    second.append([(b"more", b"")])
+    own = [START, Position(first.epoch, 1), Position(second.epoch, 1)]
+    assert not any(second.is_foreign(settled) for settled in own)
+    assert second.is_foreign(between)
+    second.drop_through(Position(second.epoch, 1))
+    assert not second.is_foreign(between), "nothing is left that it could settle"
+
+
 IDENTITIES = {
     "empty": b"",
     "zeros": b"\0" * 80,

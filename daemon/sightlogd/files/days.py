@@ -45,7 +45,11 @@ class Days:
             there = datetime.fromisoformat(moment).astimezone(self._zone)
         except OverflowError:  # the first or last day there is
             return moment[:10], f"{moment[:10]} {moment[11:19]}"
-        return there.date().isoformat(), there.isoformat(" ", "seconds")[:19]
+        day = there.date()
+        # Clocks have gone back over midnight at 00:01: what came after the first midnight is of the new day.
+        if moment >= self.range_of(day.isoformat())[1]:
+            day += timedelta(days=1)
+        return day.isoformat(), there.isoformat(" ", "seconds")[:19]
 
     def range_of(self, day: str) -> tuple[str, str]:
         """The stored times from which on, and before which, a moment is of this day."""

@@ -160,9 +160,10 @@ class Amendments:
             self._pending -= 1
         settled.bury(self._connection, letters)
 
-    def expire(self, received_before: str, now: str) -> int:
-        """Those whose event never came become dead letters; returns how many."""
-        return self._expire("received_at < ?", (received_before,), now) if self._pending else 0
+    def expire(self, before: str, after: str, now: str) -> int:
+        """Those received before or after that, whose event never came, become dead letters; returns how many."""
+        outside = "received_at < ? OR received_at > ?"
+        return self._expire(outside, (before, after), now) if self._pending else 0
 
     def _expire(self, condition: str, parameters: tuple[str, ...], now: str) -> int:
         expired = self._connection.execute(

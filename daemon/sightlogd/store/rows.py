@@ -226,9 +226,9 @@ class Rows:
     def clear_thumbnails(self, paths: Sequence[str]) -> None:
         self._amendments.clear_thumbnails(paths)
 
-    def expire_pending(self, received_before: str, now: str) -> int:
+    def expire_pending(self, before: str, after: str, now: str) -> int:
         """Amendments whose event never came become dead letters; returns how many."""
-        return self._amendments.expire(received_before, now)
+        return self._amendments.expire(before, after, now)
 
     @property
     def last_id(self) -> int:

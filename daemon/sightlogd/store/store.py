@@ -79,10 +79,13 @@ class Store:
             with self._transaction():
                 return self._rows.write(parcels, thumbnails, dead_letters, self.now(), one_by_one=True)
 
-    def expire_amendments(self, received_before: datetime) -> int:
-        """Amendments that waited too long become dead letters; returns how many."""
+    def expire_amendments(self, before: datetime | None, after: datetime | None) -> int:
+        """Amendments received before or after that become dead letters; returns how many. Raises WriteRefused, Stop."""
+        if before is None and after is None:
+            return 0
         with self._transaction():
-            return self._rows.expire_pending(format_time(received_before), self.now())
+            outside = (format_time(before) if before else "", format_time(after) if after else "~")
+            return self._rows.expire_pending(*outside, self.now())
 
     # -- thumbnails --------------------------------------------------------------------------------------------------
 
