@@ -7,7 +7,7 @@ PARALLEL := -n $(shell expr 2 \* $$(nproc)) --dist worksteal
 RESULTS := $(VENV)/torture.jsonl
 SOURCES := $(shell find clients daemon -name '*.py' -o -name '*.sql' -o -name py.typed) pyproject.toml
 
-.PHONY: help demo test test-system lint unit torture bench lock clean install uninstall wheels
+.PHONY: help demo test test-system lint unit torture soak bench lock clean install uninstall wheels
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,9 @@ torture: $(VENV)/installed ## every promise attacked, the long runs (up to 30 mi
 	rm -f $(RESULTS)
 	SIGHTLOG_TORTURE=long SIGHTLOG_RESULTS=$(RESULTS) $(BIN)/python -m pytest $(PARALLEL) tests/torture; \
 		passed=$$?; $(BIN)/python tests/torture/table.py $(RESULTS) && exit $$passed
+
+soak: $(VENV)/installed ## 50 events/s, readers, kills and purges; nothing may be lost, nothing grow: make soak [HOURS=0.1]
+	PYTHONPATH=tests $(BIN)/python tests/torture/soak.py $(HOURS)
 
 bench: $(VENV)/installed ## ratios against raw SQLite, in one run
 	$(BIN)/python tests/benchmarks/ingest.py

@@ -1,8 +1,8 @@
 """The day folders against the database: pictures, and lines, both ways. Only reads, beside a running daemon too.
 
 What is just being done is no damage: rows that the day logs need not have yet are left out, what differs is read again
-before it is said, and a day that went meanwhile is not spoken of. In memory are the events and observations of a day at
-a time, and all persons.
+before it is said, and a day that went meanwhile is not spoken of. In memory are a page of a day at a time, and all
+persons; where its lines are is noted in the temporary directory.
 """
 
 from __future__ import annotations
@@ -12,42 +12,71 @@ import errno
 import os
 import stat
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, Final
-
-import msgspec
 
 from . import purge
 from .files import jpeg
 from .files.catchup import line_of_observation, line_of_row
-from .files.daylog import JSON_NAME, read_lines, whole_lines, whole_size
-from .files.days import EVENTS, Days, folders
-from .files.lines import EventLine, Line, ObservationLine, PersonLine, Replay, decode_line
+from .files.daylog import JSON_NAME, read_lines
+from .files.days import EVENTS, Days, HeldFolder, folders
+from .files.lines import EventLine, ObservationLine, PersonLine, Replay
+from .files.loglines import LogLines, numbered
 from .files.orphans import ON_ITS_WAY_SECONDS
-from .findings import Finding, Kind
+from .findings import FINDINGS_MAX, Finding, Kind
+from .store.unlogged import EventRow
 from .store.view import View
 
 PAGE: Final = 500
 SUSPECTS_MAX: Final = 5_000
 """Of a day, looked at twice; when a day lacks more than these, all that is said holds without them."""
+_PICTURE: Final = ".jpg"
 _Row = tuple[int, str, str | None]
+
+
+class _Findings:
+    """Of a day, until it is known that they count. Those of a kind that nobody is shown are the last one again."""
+
+    def __init__(self) -> None:
+        self._shown: list[Finding] = []
+        self._counts: Counter[Kind] = Counter()
+
+    def add(self, kind: Kind, text: str) -> None:
+        self._counts[kind] += 1
+        if self._counts[kind] <= FINDINGS_MAX:
+            self._shown.append(Finding(kind, text))
+
+    def __iter__(self) -> Iterator[Finding]:
+        yield from self._shown
+        last = {finding.kind: finding for finding in self._shown}
+        for kind, count in self._counts.items():
+            yield from repeat(last[kind], count - FINDINGS_MAX)
 
 
 @dataclass
 class _Day:
-    """What the folder of a day has, and what is suspected of it."""
+    """What is suspected of a day: rows that its lines do not add up to, SUSPECTS_MAX at most."""
 
     name: str
-    inode: int
-    replay: Replay = field(default_factory=Replay)
     events: list[int] = field(default_factory=list)
-    """Rows that the lines do not add up to."""
     observations: dict[str, ObservationLine] = field(default_factory=dict)
-    pictures: dict[str, str] = field(default_factory=dict)
-    """Thumbnails that are not there, by event."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """By table, with those behind SUSPECTS_MAX."""
+    found: _Findings = field(default_factory=_Findings)
+
+    def suspect_events(self, ids: Sequence[int]) -> None:
+        self.counts["events"] += len(ids)
+        self.events += ids[: SUSPECTS_MAX - len(self.events)]
+
+    def suspect_observation(self, observation: ObservationLine) -> None:
+        self.counts["observations"] += 1
+        if len(self.observations) < SUSPECTS_MAX:
+            self.observations[observation.observation_id] = observation
 
 
 class Audit:
@@ -73,112 +102,86 @@ class Audit:
     # -- a day -------------------------------------------------------------------------------------------------------
 
     def _check_day(self, name: str) -> Iterator[Finding]:
-        inode = self._inode(name)
-        if inode is None or name in self._leaving():
+        try:
+            folder = HeldFolder(self._data_dir / EVENTS / name)
+        except FileNotFoundError:
             return
-        day = _Day(name, inode)
-        found: list[Finding] = []
-        # What went meanwhile went with its day: that is looked at below.
-        with contextlib.suppress(FileNotFoundError):
-            found += [*self._read(day), *self._stray_pictures(day), *self._lines_without_row(day)]
-            self._compare(day)
-            found += self._confirmed(day)
-        if self._inode(name) == inode and name not in self._leaving():
-            yield from found
+        day = _Day(name)
+        with contextlib.closing(folder):
+            if name in self._leaving():
+                return
+            # What went meanwhile went with its day: that is looked at below.
+            with contextlib.suppress(FileNotFoundError), contextlib.closing(self._read(day)) as lines:
+                self._find_stray_pictures(day, lines)
+                self._find_lines_without_row(day, lines)
+                self._compare(day, lines)
+                self._confirm(day)
+            if folder.is_in_place() and name not in self._leaving():
+                yield from day.found
 
     def _leaving(self) -> set[str]:
         """Days that are being removed: their folders go first, and may be there again with what came late."""
         return {leaving.day for leaving in purge.unfinished(self._data_dir)}
 
-    def _inode(self, day: str) -> int | None:
-        try:
-            return os.stat(self._data_dir / EVENTS / day).st_ino
-        except FileNotFoundError:
-            return None
+    def _read(self, day: _Day) -> LogLines:
+        name = f"{EVENTS}/{day.name}/{JSON_NAME}"
 
-    def _read(self, day: _Day) -> Iterator[Finding]:
-        path = self._data_dir / EVENTS / day.name / JSON_NAME
-        for number, line in self._lines(path):
-            if line is None:
-                yield Finding(Kind.UNREADABLE, f"{EVENTS}/{day.name}/{JSON_NAME}: line {number} cannot be read")
-            elif isinstance(line, PersonLine):
-                self._persons.add(line)
-            else:
-                day.replay.add(line)
+        def unreadable(number: int) -> None:
+            day.found.add(Kind.UNREADABLE, f"{name}: line {number} cannot be read")
 
-    @staticmethod
-    def _lines(path: Path) -> Iterator[tuple[int, Line | None]]:
-        """Numbered from 1; None for what is no line. A torn end is none: it is cut off when the daemon starts."""
-        try:
-            file = path.open("rb")
-        except FileNotFoundError:
-            return
-        with file:
-            left = whole_size(file.fileno(), os.fstat(file.fileno()).st_size, whole_lines)
-            for number, data in enumerate(file, 1):
-                if left <= 0:
-                    return
-                left -= len(data)
-                try:
-                    yield number, decode_line(data)
-                except msgspec.MsgspecError:
-                    yield number, None
+        return LogLines(self._data_dir / name, unreadable, self._persons.add)
 
-    def _stray_pictures(self, day: _Day) -> Iterator[Finding]:
-        known = day.replay.state
+    def _find_stray_pictures(self, day: _Day, lines: LogLines) -> None:
         before = time.time() - ON_ITS_WAY_SECONDS
         folder = f"{EVENTS}/{day.name}"
-        some: list[str] = []
         with os.scandir(self._data_dir / folder) as entries:
-            for entry in entries:
-                stem, _, ending = entry.name.rpartition(".")
-                if ending == "jpg" and stem not in known and entry.stat(follow_symlinks=False).st_mtime < before:
-                    some.append(stem)
-        for start in range(0, len(some), PAGE):
-            page = some[start : start + PAGE]
-            rows = self._view.thumbnails_of(page)
-            yield from (
-                Finding(Kind.STRAY_PICTURE, f"{path}: neither a row nor a line knows it")
-                for stem in page
-                if rows.get(stem) != (path := f"{folder}/{stem}.jpg")
+            stems = (
+                entry.name[: -len(_PICTURE)]
+                for entry in entries
+                if entry.name.endswith(_PICTURE) and entry.stat(follow_symlinks=False).st_mtime < before
             )
+            while page := list(islice(stems, PAGE)):
+                rows = self._view.thumbnails_of(page)
+                known = lines.known("events", page)
+                for stem in page:
+                    path = f"{folder}/{stem}{_PICTURE}"
+                    if stem not in known and rows.get(stem) != path:
+                        day.found.add(Kind.STRAY_PICTURE, f"{path}: neither a row nor a line knows it")
 
-    def _lines_without_row(self, day: _Day) -> Iterator[Finding]:
-        for table, column, lines in (
-            ("events", "event_id", day.replay.state),
-            ("observations", "observation_id", day.replay.observations),
-        ):
-            # Of another day by today's time zone: it was changed, and purges went by the new one.
-            ids = [key for key, line in lines.items() if self._days.day_of(line.recorded_at) == day.name]
-            for start in range(0, len(ids), PAGE):
-                page = ids[start : start + PAGE]
+    def _find_lines_without_row(self, day: _Day, lines: LogLines) -> None:
+        for table, column in (("events", "event_id"), ("observations", "observation_id")):
+            for page in lines.pages(table, PAGE):
                 known = self._view.known(table, column, page)
-                yield from (
-                    Finding(
-                        Kind.NO_ROW,
-                        f"{EVENTS}/{day.name}/{JSON_NAME} has {table[:-1]} {key}, and no row of it is there",
-                    )
-                    for key in page
-                    if key not in known
-                )
+                strange = [key for key in page if key not in known]
+                replay = lines.replay(table, strange)
+                for key in strange:
+                    line = replay.state[key] if table == "events" else replay.observations[key]
+                    # Of another day by today's time zone: that was changed, and purges went by the new one.
+                    if self._days.day_of(line.recorded_at) == day.name:
+                        day.found.add(
+                            Kind.NO_ROW,
+                            f"{EVENTS}/{day.name}/{JSON_NAME} has {table[:-1]} {key}, and no row of it is there",
+                        )
 
     # -- rows --------------------------------------------------------------------------------------------------------
 
-    def _compare(self, day: _Day) -> None:
-        """Fills what is suspected."""
+    def _compare(self, day: _Day, lines: LogLines | None) -> None:
+        """Finds pictures that are missing, and fills what is suspected."""
         first, after = self._days.range_of(day.name)
         for site in self._view.sites():
             for page, rows in self._event_pages(site, first, after):
-                state = day.replay.state
-                day.events += [row.columns[0] for row in rows if state.get(row.columns[1]) != line_of_row(row)]
-                for _, _, path in page:
-                    if path is not None and self._picture_trouble(path):
-                        day.pictures[Path(path).stem] = path
-            for observation in self._observations(site, first, after):
-                if day.replay.observations.get(observation.observation_id) != observation:
-                    day.observations[observation.observation_id] = observation
+                state = lines.replay("events", [row.columns[1] for row in rows]).state if lines else {}
+                day.suspect_events([row.columns[0] for row in rows if state.get(row.columns[1]) != line_of_row(row)])
+                if lines:
+                    self._find_missing_pictures(day, [path for _, _, path in page if path is not None])
+            for observations in self._observation_pages(site, first, after):
+                keys = [observation.observation_id for observation in observations]
+                there = lines.replay("observations", keys).observations if lines else {}
+                for observation in observations:
+                    if there.get(observation.observation_id) != observation:
+                        day.suspect_observation(observation)
 
-    def _event_pages(self, site: str, first: str, after: str) -> Iterator[tuple[list[_Row], list[Any]]]:
+    def _event_pages(self, site: str, first: str, after: str) -> Iterator[tuple[list[_Row], list[EventRow]]]:
         """A page of events at a time, and those of them that the day logs have to have."""
         reached = first, 0
         while True:
@@ -190,7 +193,7 @@ class Audit:
             reached = page[-1][1], page[-1][0]
             yield page, rows
 
-    def _observations(self, site: str, first: str, after: str) -> Iterator[ObservationLine]:
+    def _observation_pages(self, site: str, first: str, after: str) -> Iterator[list[ObservationLine]]:
         """Those that the day logs have to have."""
         reached = first, 0
         while True:
@@ -200,24 +203,26 @@ class Audit:
             if not page:
                 return
             reached = page[-1][3], page[-1][0]
-            yield from (line_of_observation(row) for row in page if row[0] <= mark)
+            yield [line_of_observation(row) for row in page if row[0] <= mark]
+
+    def _find_missing_pictures(self, day: _Day, paths: Sequence[str]) -> None:
+        suspects = {Path(path).stem: path for path in paths if self._picture_trouble(path)}
+        rows = self._view.thumbnails_of(list(suspects)) if suspects else {}
+        for event_id, path in suspects.items():
+            folder_is_there = (self._data_dir / path).parent.is_dir()
+            if rows.get(event_id) == path and folder_is_there and (trouble := self._picture_trouble(path)):
+                day.found.add(Kind.NO_PICTURE, f"{path}: event {event_id} has it, and {trouble}")
 
     # -- once more ---------------------------------------------------------------------------------------------------
 
-    def _confirmed(self, day: _Day) -> Iterator[Finding]:
-        for event_id, text in self._confirmed_events(day.name, day.events[:SUSPECTS_MAX]):
-            yield Finding(Kind.NO_LINE, f"event {event_id}: {text} {EVENTS}/{day.name}/{JSON_NAME}")
-        some = dict(list(day.observations.items())[:SUSPECTS_MAX])
-        lines = self._replay_around(day.name, some).observations
-        there = self._view.known("observations", "observation_id", list(some))
-        for key, observation in some.items():
+    def _confirm(self, day: _Day) -> None:
+        for event_id, text in self._confirmed_events(day.name, day.events):
+            day.found.add(Kind.NO_LINE, f"event {event_id}: {text} {EVENTS}/{day.name}/{JSON_NAME}")
+        lines = self._replay_around(day.name, day.observations).observations
+        there = self._view.known("observations", "observation_id", list(day.observations))
+        for key, observation in day.observations.items():
             if lines.get(key) != observation and key in there:
-                yield Finding(Kind.NO_LINE, f"observation {key}: not as it is in {EVENTS}/{day.name}/{JSON_NAME}")
-        rows = self._view.thumbnails_of(list(day.pictures))
-        for event_id, path in day.pictures.items():
-            folder_is_there = (self._data_dir / path).parent.is_dir()
-            if rows.get(event_id) == path and folder_is_there and (trouble := self._picture_trouble(path)):
-                yield Finding(Kind.NO_PICTURE, f"{path}: event {event_id} has it, and {trouble}")
+                day.found.add(Kind.NO_LINE, f"observation {key}: not as it is in {EVENTS}/{day.name}/{JSON_NAME}")
 
     def _picture_trouble(self, path: str) -> str | None:
         """What is wrong with a thumbnail, as far as its ends say. Raises OSError where it may not be read."""
@@ -261,12 +266,13 @@ class Audit:
         """Of some events and observations: their day, and its neighbours, where the time zone was changed."""
         replay = Replay()
         for name in _around(day) if ids else ():
-            for _, line in self._lines(self._data_dir / EVENTS / name / JSON_NAME):
-                if isinstance(line, ObservationLine):
-                    if line.observation_id in ids:
+            with contextlib.suppress(FileNotFoundError), (self._data_dir / EVENTS / name / JSON_NAME).open("rb") as log:
+                for _, _, line in numbered(log):
+                    if isinstance(line, ObservationLine):
+                        if line.observation_id in ids:
+                            replay.add(line)
+                    elif line is not None and not isinstance(line, PersonLine) and line.event_id in ids:
                         replay.add(line)
-                elif line is not None and not isinstance(line, PersonLine) and line.event_id in ids:
-                    replay.add(line)
         return replay
 
     # -- folders that are gone, persons ------------------------------------------------------------------------------
@@ -283,19 +289,24 @@ class Audit:
             start = after
 
     def _check_gone(self, name: str) -> Iterator[Finding]:
-        day = _Day(name, 0)
+        day = _Day(name)
         leaving = self._leaving()
-        self._compare(day)
-        events = sum(1 for _ in self._confirmed_events(name, day.events[:SUSPECTS_MAX]))
+        self._compare(day, None)
         lines = self._replay_around(name, day.observations).observations
-        observations = sum(lines.get(key) != line for key, line in day.observations.items())
-        is_leaving = name in leaving | self._leaving()
-        if (events or observations) and self._inode(name) is None and not is_leaving:
-            events = len(day.events) if len(day.events) > SUSPECTS_MAX else events
+        confirmed = {
+            "events": sum(1 for _ in self._confirmed_events(name, day.events)),
+            "observations": sum(lines.get(key) != line for key, line in day.observations.items()),
+        }
+        is_gone = not (self._data_dir / EVENTS / name).exists() and name not in leaving | self._leaving()
+        if any(confirmed.values()) and is_gone:
+            there = {
+                table: max(count, day.counts[table] if day.counts[table] > SUSPECTS_MAX else 0)
+                for table, count in confirmed.items()
+            }
             yield Finding(
                 Kind.NO_FOLDER,
-                f"{EVENTS}/{name} is not there, and the database has {events} events and {observations} observations "
-                "of that day",
+                f"{EVENTS}/{name} is not there, and the database has {there['events']} events and "
+                f"{there['observations']} observations of that day",
             )
 
     def _check_persons(self, missing: Sequence[tuple[Any, ...]]) -> Iterator[Finding]:

@@ -127,8 +127,8 @@ def test_what_is_learnt_and_logged_between_two_looks_is_compared_by_the_copys_da
     daemon.start()
     note_days = source.note_days
 
-    def then_learn(data_dir: Path) -> dict[str, source.NotedDay]:
-        noted = note_days(data_dir)
+    def then_learn(data_dir: Path, held: contextlib.ExitStack) -> dict[str, source.NotedDay]:
+        noted = note_days(data_dir, held)
         with daemon.publisher("face") as publisher:
             publisher.amend("e", person_name="Anna").wait(10)
         assert daemon.stop() == 0  # which marks the logs as complete
@@ -170,7 +170,9 @@ def _make_old(daemon: Daemon, day: datetime) -> None:
     today.write_text("")
 
 
-def test_a_day_that_goes_while_it_is_copied_is_gone_in_the_copy_too(daemon, dest, second, tmp_path, monkeypatch):
+@pytest.mark.parametrize("again", [False, True], ids=["for_good", "and_comes_again"])
+def test_a_day_that_goes_while_it_is_copied_is_gone_in_the_copy_too(daemon, dest, second, monkeypatch, again):
+    """Its new folder gets the number (inode) of the old one on most file systems."""
     with daemon.publisher() as publisher:
         publisher.insert_events([Event("door", recorded_at=AT - timedelta(days=n), thumbnail=jpeg()) for n in range(3)])
         publisher.add_person("anna", "Anna").wait(10)
@@ -186,6 +188,10 @@ def test_a_day_that_goes_while_it_is_copied_is_gone_in_the_copy_too(daemon, dest
         copy(view, *arguments)
         arguments = ("purge", "--before", f"{AT:%Y-%m-%d}", "--force", "--data-dir", daemon.data_dir)
         assert backups.run(*arguments).returncode == 0
+        if again:
+            with daemon.publisher() as publisher:
+                publisher.insert_events([Event("door", recorded_at=AT - timedelta(days=n)) for n in (1, 2)])
+            wait_for(lambda: len(list(daemon.data_dir.glob("events/*/events.json"))) == 4, "it is logged")
 
     monkeypatch.setattr(copying, "copy", then_purge)
     Backup(daemon.data_dir, dest, lambda _: None, told.append).run()

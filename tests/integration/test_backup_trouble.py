@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -216,6 +217,17 @@ def test_a_restore_without_room_puts_nothing_in_place(daemon, dest, tmp_path):
 
 
 # -- refusals --------------------------------------------------------------------------------------------------------
+
+
+def test_more_days_than_files_may_be_open_is_said(daemon, dest):
+    for number in range(1, 29):
+        (daemon.data_dir / "events" / f"2026-02-{number:02}").mkdir(parents=True)
+    arguments = ("backup", "--data-dir", daemon.data_dir, dest)
+    done = backups.run(*arguments, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24)))
+    assert (done.returncode, "Raise the hard limit: ulimit -Hn" in done.stderr) == (75, True), done.stderr
+    # Where only what a process begins with is too few, it takes more.
+    done = backups.run(*arguments, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (24, 100)))
+    assert done.returncode == 0, done.stderr
 
 
 def test_where_a_backup_may_not_go(daemon, tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sightlog.encoder import format_time
-from sightlogd.files.days import Days
+from sightlogd.files.days import Days, HeldFolder
 
 ZONES = [
     "UTC",
@@ -76,3 +76,17 @@ def test_the_ends_of_time_have_a_day_too(zone, moment):
     days = Days(ZoneInfo(zone))
     first, after = days.range_of(days.day_of(moment))
     assert first <= moment < after
+
+
+def test_a_folder_that_is_made_anew_is_another_one(tmp_path):
+    path = tmp_path / "2026-11-20"
+    path.mkdir()
+    number = path.stat().st_ino
+    held = HeldFolder(path)
+    assert held.is_in_place()
+    path.rmdir()
+    assert not held.is_in_place()
+    path.mkdir()
+    assert not held.is_in_place()
+    assert path.stat().st_ino != number
+    held.close()

@@ -56,7 +56,8 @@ class Backup:
         with contextlib.closing(view), self._target(created, now) as target:
             try:
                 self._check_room(target, view)
-                self._take(target, view)
+                with contextlib.ExitStack() as held:
+                    self._take(target, view, held)
             except Damaged as error:
                 target.abandon()
                 self._rescue(target, str(error), now)
@@ -98,18 +99,19 @@ class Backup:
 
     # -- copying -----------------------------------------------------------------------------------------------------
 
-    def _take(self, target: Target, view: View) -> None:
-        """Raises Damaged, OSError."""
+    def _take(self, target: Target, view: View, held: contextlib.ExitStack) -> None:
+        """`held` lets the day folders go. Raises Damaged, OSError, Stop."""
         report = self._report
         place = target.place_for(DATABASE)
         for _ in range(VIEWS_MAX):
             marks, amended = copying.marks_of(view)
-            noted = source.note_days(self._data_dir)
+            held.close()
+            noted = source.note_days(self._data_dir, held)
             leaving = [day.folder.name for day in purge.unfinished(self._data_dir)]
             with copying.moment(view):
                 taken_at = now_utc()
                 # So a day that is not there later went behind the view, with all that the view has of it.
-                if all(source.is_still_there(self._data_dir, day, noted[day]) for day in noted):
+                if all(day.folder.is_in_place() for day in noted.values()):
                     copying.copy(view, place, self._show_copying)
                     break
         else:
@@ -126,7 +128,7 @@ class Backup:
                 former = Former(target.former)
                 for day in sorted({*noted, *folders(self._data_dir)}):
                     entries = list(copier.copy_day(day, noted.get(day), former.day(day)))
-                    if day in noted and not source.is_still_there(self._data_dir, day, noted[day]):
+                    if day in noted and not noted[day].folder.is_in_place():
                         self._tell(f"{day} was removed while it was copied, and is not in the backup")
                         leaving.append(f"{day}.{copy.last_id()}")
                         # Lines of the persons in there were carried over to a log, behind what is copied of it.
@@ -174,10 +176,11 @@ class Backup:
         target.aside = self._directory / f"damaged-{stamp.lower()}"
         copier = Copier(self._data_dir, target, report, self._show, None, 0)
         former = Former(target.former)
-        for day, noted in source.note_days(self._data_dir).items():
-            report.days += 1
-            for _ in copier.copy_day(day, noted, former.day(day)):
-                pass  # in no manifest: the former one stays
+        with contextlib.ExitStack() as held:
+            for day, noted in source.note_days(self._data_dir, held).items():
+                report.days += 1
+                for _ in copier.copy_day(day, noted, former.day(day)):
+                    pass  # in no manifest: the former one stays
         copier.copy_incoming()
         if not lock.is_held(self._data_dir):
             report.aside = target.aside

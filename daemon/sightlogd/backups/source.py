@@ -3,36 +3,53 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
 
+from sightlogd.errors import EXIT_TRY_AGAIN, Stop
 from sightlogd.files.daylog import JSON_NAME, TEXT_NAME, whole_entries, whole_lines, whole_size
-from sightlogd.files.days import EVENTS, folders
+from sightlogd.files.days import EVENTS, HeldFolder, folders
 from sightlogd.files.lines import PersonLine, decode_line
 
 LOGS: Final[dict[str, Callable[[bytes], int]]] = {JSON_NAME: whole_lines, TEXT_NAME: whole_entries}
 
 
 class NotedDay(NamedTuple):
-    inode: int
-    """Of its folder: a day that is removed and comes again gets another one."""
+    folder: HeldFolder
+    """A day that is removed and comes again gets another one."""
     sizes: dict[str, int]
     """Of its logs: behind that are lines which the database may not have yet."""
 
 
-def note_days(data_dir: Path) -> dict[str, NotedDay]:
-    """Raises OSError."""
+def note_days(data_dir: Path, held: contextlib.ExitStack) -> dict[str, NotedDay]:
+    """What `held` lets go takes a descriptor a day. Raises OSError, Stop."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     found = {}
     for day in folders(data_dir):
-        folder = data_dir / EVENTS / day
+        path = data_dir / EVENTS / day
         with contextlib.suppress(FileNotFoundError):  # removed just now
-            inode = folder.stat().st_ino
-            found[day] = NotedDay(inode, {name: _size(folder / name) for name in LOGS})
+            folder = _hold(path)
+            held.callback(folder.close)
+            found[day] = NotedDay(folder, {name: _size(path / name) for name in LOGS})
     return found
+
+
+def _hold(path: Path) -> HeldFolder:
+    try:
+        return HeldFolder(path)
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        raise Stop(
+            EXIT_TRY_AGAIN, "more days than this process may have files open. Raise the hard limit: ulimit -Hn"
+        ) from error
 
 
 def _size(path: Path) -> int:
@@ -40,13 +57,6 @@ def _size(path: Path) -> int:
         return os.lstat(path).st_size
     except FileNotFoundError:
         return 0
-
-
-def is_still_there(data_dir: Path, day: str, noted: NotedDay) -> bool:
-    try:
-        return (data_dir / EVENTS / day).stat().st_ino == noted.inode
-    except FileNotFoundError:
-        return False
 
 
 def events_behind(data_dir: Path, noted: dict[str, NotedDay]) -> Iterator[str]:

@@ -76,6 +76,26 @@ def is_day(name: str) -> bool:
         return False
 
 
+class HeldFolder:
+    """A day's folder as it is now. A folder that is made after it was removed is another one, by whatever is asked.
+
+    Held open, because a file system gives the number (inode) of what is gone to what is new. Raises OSError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def is_in_place(self) -> bool:
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(self._fd))
+        except FileNotFoundError:
+            return False
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
 def folders(data_dir: Path) -> list[str]:
     """The days that have a folder, the oldest first."""
     try:

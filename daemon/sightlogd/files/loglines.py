@@ -1,0 +1,88 @@
+"""The lines of a day's events.json, found by what they are about: only those that are asked for are in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from sightlogd.store.places import Place, Places
+
+from .daylog import TAIL_BYTES, whole_lines, whole_size
+from .lines import EventLine, Line, ObservationLine, PersonLine, Replay, decode_line
+
+
+class LogLines:
+    """Reads all of the file once. `unreadable` is given the numbers of what is no line, from 1; `person` those lines.
+
+    Raises OSError but for a missing file, which has no lines, and Stop.
+    """
+
+    def __init__(self, path: Path, unreadable: Callable[[int], None], person: Callable[[PersonLine], None]) -> None:
+        self._unreadable = unreadable
+        self._person = person
+        self._file: BinaryIO | None = None
+        try:
+            self._file = path.open("rb")
+        except FileNotFoundError:
+            self._places = Places(())
+            return
+        try:
+            self._places = Places(self._read(self._file))
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read(self, file: BinaryIO) -> Iterator[Place]:
+        for number, offset, line in numbered(file):
+            if line is None:
+                self._unreadable(number)
+            elif isinstance(line, PersonLine):
+                self._person(line)
+            elif not line.stored:
+                continue
+            elif isinstance(line, ObservationLine):
+                yield Place("observations", line.observation_id, offset, True)
+            else:
+                yield Place("events", line.event_id, offset, isinstance(line, EventLine))
+
+    def replay(self, table: str, keys: Sequence[str]) -> Replay:
+        """What the lines about these rows add up to."""
+        replay = Replay()
+        if self._file:
+            for offset in self._places.of(table, keys):
+                self._file.seek(offset)
+                replay.add(decode_line(self._file.readline()))
+        return replay
+
+    def known(self, table: str, keys: Sequence[str]) -> set[str]:
+        return self._places.known(table, keys)
+
+    def pages(self, table: str, count: int) -> Iterator[list[str]]:
+        return self._places.pages(table, count)
+
+    def close(self) -> None:
+        self._places.close()
+        if self._file:
+            self._file.close()
+
+
+def numbered(file: BinaryIO) -> Iterator[tuple[int, int, Line | None]]:
+    """Number, from 1, offset and line; None for what is no line. A torn end is left out: the daemon cuts it off."""
+    left = whole_size(file.fileno(), os.fstat(file.fileno()).st_size, whole_lines)
+    number = offset = 0
+    while left > 0 and (data := file.readline(TAIL_BYTES)):
+        size = len(data)
+        rest = data
+        while not rest.endswith(b"\n") and (rest := file.readline(TAIL_BYTES)):
+            size += len(rest)
+        number += 1
+        try:
+            yield number, offset, decode_line(data) if size == len(data) else None
+        except msgspec.MsgspecError:
+            yield number, offset, None
+        offset += size
+        left -= size
