@@ -2,10 +2,10 @@
 
     python tests/torture/slow_daemon.py SECONDS_FILE WITHOUT run --data-dir …
 
-SECONDS_FILE has the number and is read anew each time: a disk that gets slow, and well again. WITHOUT is nothing, or for
-the controls: limits (producers may send all they have, and all of it waits in memory), commit (acks leave before the
-commit), patience (the watchdog does not wait for the disk) or quiet (ZeroMQ's own heartbeats). The product's own code,
-wrapped from outside.
+SECONDS_FILE has the number and is read anew each time: a disk that gets slow, and well again. WITHOUT is nothing, or
+for the controls: limits (producers may send all they have, and all of it waits in memory), commit (acks leave before
+the commit), patience (the watchdog does not wait for the disk) or quiet (ZeroMQ's own heartbeats). The product's own
+code, wrapped from outside.
 """
 
 from __future__ import annotations
