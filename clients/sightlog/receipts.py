@@ -138,7 +138,8 @@ class ReceiptBook:
         # Ordered by position. An OrderedDict, because emptying a plain dict from its front takes quadratic time.
         self._open: OrderedDict[Position, weakref.ref[_Pending]] = OrderedDict()
         self._spans: list[weakref.ref[BatchReceipt]] = []
-        self._acked = START
+        self.acked = START
+        """All receipts up to here are settled."""
         self.busy_reason: str | None = None
         self.failure: SightlogError | None = None
         self._denial: str | None = None
@@ -170,7 +171,7 @@ class ReceiptBook:
     def settle(self, acked: Position, exceptions: Sequence[tuple[int, str, str]]) -> None:
         """All up to `acked` is settled; `exceptions` are of its epoch."""
         with self._changed:
-            before, self._acked, self.busy_reason = self._acked, max(self._acked, acked), None
+            before, self.acked, self.busy_reason = self.acked, max(self.acked, acked), None
             for exception in exceptions:
                 position = Position(acked.epoch, exception[0])
                 # A welcome may repeat what an ack told that overtook it.
