@@ -19,7 +19,7 @@ from sightlog import Event
 
 VANISHING = str(HERE / "vanishing_producers.py")
 A_PROCESS = 20
-PROCESSES = often(4, 40)
+PROCESSES = often(4, 50)
 GROUPS = PROCESSES // 2
 """Each comes and vanishes more than once."""
 STRANGERS = often(5, 10)
@@ -124,7 +124,7 @@ def test_producers_that_vanish_cost_nothing_that_stays_and_nobody_else_waits(idl
 
 # -- while the daemon stalls -----------------------------------------------------------------------------------------
 
-STALLS = often(2, 25)
+STALLS = often(2, 20)
 STALL_SECONDS = 1.2
 WAITING = 150
 """More messages than the daemon's queue for a producer takes (RECEIVE_QUEUE_MESSAGES): libzmq stops to read."""
