@@ -162,8 +162,11 @@ def watching(daemon: Daemon, crowd: Crowd) -> Iterator[Peaks]:
         peaks.memory_proportional = max(peaks.memory_proportional, proportional(pid))
         peaks.wal = max(peaks.wal, size_of(wal))
         for name, process in crowd.processes.items():
-            spool = sum(map(size_of, (crowd.spool_dir / name).glob("*.spool")))
-            peaks.spools[name] = max(peaks.spools.get(name, 0), spool)
+            segments = set((crowd.spool_dir / name).glob("*.spool"))
+            spool = sum(map(size_of, segments))
+            # With one given back in between, this would be the sum of two moments.
+            if segments == set((crowd.spool_dir / name).glob("*.spool")):
+                peaks.spools[name] = max(peaks.spools.get(name, 0), spool)
             peaks.producers[name] = max(peaks.producers.get(name, 0), resident(process.pid))
         peaks.looks += 1
 
