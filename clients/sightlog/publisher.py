@@ -211,9 +211,8 @@ class Publisher:
         self._check_process()
         epoch, seq = self._spool.next_position
         self._want(Position(epoch, seq - 1))
-        spool, book = self._spool, self._book
-        # An ack empties the spool first: whoever asked for a flush may look at receipts right behind it.
-        return book.wait_until(lambda: spool.depth() == 0 and book.acked >= spool.acked, timeout)
+        # The spool is empty a moment before the receipts know.
+        return self._book.wait_until(lambda: self._spool.depth() == 0 and self._book.acked >= self._link.acked, timeout)
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Give the daemon `timeout` seconds to take what is spooled; the rest is sent in the next life. Idempotent."""
@@ -384,8 +383,10 @@ class Publisher:
             self._link.receive(reply, time.monotonic())
             if isinstance(reply, (Ack, Welcome)):
                 # In this order: settling wakes those who wait for the spool to be empty.
-                self._spool.drop_through(reply.last)
-                self._book.settle(reply.last, reply.exceptions)
+                try:
+                    self._spool.drop_through(reply.last)
+                finally:  # stored it is, whatever the spool's disk says
+                    self._book.settle(reply.last, reply.exceptions)
                 if isinstance(reply, Welcome):
                     self._teller.renew()
             elif isinstance(reply, Busy):

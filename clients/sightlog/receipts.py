@@ -139,6 +139,7 @@ class ReceiptBook:
         self._open: OrderedDict[Position, weakref.ref[_Pending]] = OrderedDict()
         self._spans: list[weakref.ref[BatchReceipt]] = []
         self.acked = START
+        """All receipts up to here are settled."""
         self.busy_reason: str | None = None
         self.failure: SightlogError | None = None
         self._denial: str | None = None

@@ -74,8 +74,7 @@ class Spool:
         self.segment_bytes_max = min(SEGMENT_BYTES_MAX, max(bytes_max // 16, 4096))
         self._fd = -1
         self._cursor: _Cursor | None = None
-        self.acked = START
-        """How far this life was told to forget."""
+        self._acked = START
         self._unsynced_since: float | None = None
         self._unsynced_until = START
         """Once all up to here is acked, what is left is younger than `_unsynced_since`."""
@@ -263,7 +262,7 @@ class Spool:
         Of every life of this spool that published behind a record that is left, a segment is left too.
         """
         own = {self.epoch, self._identity.epoch_before, *(segment.epoch for segment in self._segments)}
-        return settled.epoch not in own and any(self.acked < segment.last < settled for segment in self._segments)
+        return settled.epoch not in own and any(self._acked < segment.last < settled for segment in self._segments)
 
     # -- reading and dropping -----------------------------------------------------------------------------------------
 
@@ -289,14 +288,14 @@ class Spool:
         """How it stands, all of one moment."""
         with self._write_lock:
             last = Position(self.epoch, self._next_seq - 1)
-            return Told(last, self.acked, self.published, self.lost, self.depth(), self._bytes)
+            return Told(last, self._acked, self.published, self.lost, self.depth(), self._bytes)
 
     def depth(self) -> int:
         """Records not acked."""
         return sum(
-            segment.next_seq - max(segment.first_seq, self.acked.seq + 1 if segment.epoch == self.acked.epoch else 0)
+            segment.next_seq - max(segment.first_seq, self._acked.seq + 1 if segment.epoch == self._acked.epoch else 0)
             for segment in list(self._segments)
-            if segment.last > self.acked
+            if segment.last > self._acked
         )
 
     def read_after(self, after: Position, records_max: int, bytes_max: int) -> Chunk | None:
@@ -362,15 +361,15 @@ class Spool:
     def drop_through(self, acked: Position) -> None:
         """Forget the records up to `acked`; delete the segments that hold nothing else."""
         with self._write_lock:
-            self.acked = max(self.acked, acked)
-            if self._unsynced_since is not None and self.acked >= self._unsynced_until:
+            self._acked = max(self._acked, acked)
+            if self._unsynced_since is not None and self._acked >= self._unsynced_until:
                 self._unsynced_until = Position(self.epoch, self._next_seq - 1)
-                self._unsynced_since = time.monotonic() if self._unsynced_until > self.acked else None
+                self._unsynced_since = time.monotonic() if self._unsynced_until > self._acked else None
             self._give_back(min(SEGMENT_REUSE_BYTES, self.segment_bytes_max))
 
     def _give_back(self, active_bytes: int) -> None:
         """Delete the segments that are acked to the end; this life's newest only when larger than `active_bytes`."""
-        while self._segments and self._segments[0].last <= self.acked:
+        while self._segments and self._segments[0].last <= self._acked:
             segment = self._segments[0]
             if len(self._segments) == 1 and segment.epoch == self.epoch:
                 if segment.size <= active_bytes:

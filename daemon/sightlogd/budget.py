@@ -244,6 +244,9 @@ class Budget:
             return
         try:
             stats = self.measure()
+            if retention.level_of(stats) is Level.OVER and self._storage.wal_excess:
+                self._store.cut_wal()  # the reader that held it up may be gone, and no commit would find that out
+                stats = self.measure()
         except (OSError, WriteRefused) as error:
             self._warn(f"cannot measure the storage: {error}")
             return
@@ -276,8 +279,14 @@ class Budget:
         if self.over_limit is None:
             log.error(f"Storage limit exceeded: {text}")
         self.over_limit = WriteRefused(
-            STORAGE_LIMIT, f"storage limit exceeded: {text}. Make room with sightlogd purge, or {self._way_out(stats)}"
+            STORAGE_LIMIT,
+            f"storage limit exceeded: {text}. Make room with sightlogd purge, or {self._way_out(stats)}"
+            f"{self._held_up()}",
         )
+
+    def _held_up(self) -> str:
+        who = ", ".join(map(str, self._store.wal_holders()))
+        return f"; the WAL takes {self._store.wal_bytes >> 20} MB of it, held up by {who}" if who else ""
 
     def _is_own_limit(self, stats: StorageStats) -> bool:
         """And not what the disk has left."""

@@ -38,7 +38,6 @@ from .watchdog import STOPS, Watchdog
 
 log = structlog.get_logger()
 
-WAL_BYTES_ALARM: Final = 64 * 1024 * 1024
 WINDOW_BATCHES: Final = 4
 RETRY_SECONDS: Final = 1.0
 RETRY_SECONDS_MAX: Final = 30.0
@@ -291,12 +290,17 @@ class Ingest:
         self._store.checkpoint_if_due()
         # Behind the acks: what of this is lost in a crash is found in the database.
         self._maintenance.stored(records, written.changes)
-        if self._store.wal_bytes > WAL_BYTES_ALARM:
-            self._warn(
-                "wal",
-                f"the WAL has {self._store.wal_bytes >> 20} MB: a reader keeps a transaction open and holds up the "
-                "checkpoint. End that program, or have it end its transactions",
-            )
+        if self._store.wal_is_held_up:
+            self._warn_of_holders()
+
+    def _warn_of_holders(self) -> None:
+        found = self._store.wal_holders()
+        who = ", ".join(map(str, found)) or "which one is not known"
+        self._warn(
+            "wal",
+            f"the WAL has {self._store.wal_bytes >> 20} MB: a reader keeps a transaction open and holds up the "
+            f"checkpoint: {who}. End that program, or have it end its transactions",
+        )
 
     def _report(
         self,

@@ -135,6 +135,7 @@ class Maintenance:
             self._metrics.storage_bytes, self._metrics.storage_limit_bytes = stats.total_bytes, stats.limit_bytes
             self._metrics.events_total = self.budget.events_total
         self._metrics.storage_warnings = self.budget.warnings
+        self._metrics.wal_held_by = [str(holder) for holder in self._store.wal_holders()]
         self._reporter.report()
 
     def answer(self, request: PurgeRequest, client: Client) -> None:

@@ -148,6 +148,8 @@ class MetricsSnapshot(Struct, frozen=True, kw_only=True):
     memory_rss_bytes: int
     memory_pss_bytes: int | None
     wal_bytes: int
+    wal_held_by: list[str]
+    """The processes whose long transactions make it grow, once it is far too large."""
     written_bytes: int
     written_bytes_per_record: float | None
     storage_bytes: int | None
@@ -199,6 +201,7 @@ class Metrics:
     storage_bytes: int | None = None
     storage_limit_bytes: int | None = None
     events_total: int | None = None
+    wal_held_by: list[str] = field(default_factory=list)
     pictures: PictureCounts = field(default_factory=PictureCounts)
     _records: int = 0
     _commit_ms: Window = field(default_factory=Window)
@@ -338,6 +341,7 @@ class Metrics:
             memory_rss_bytes=usage.rss_bytes,
             memory_pss_bytes=usage.pss_bytes,
             wal_bytes=wal_bytes,
+            wal_held_by=self.wal_held_by,
             written_bytes=usage.written_bytes,
             written_bytes_per_record=round(usage.written_bytes / self._records, 1) if self._records else None,
             storage_bytes=self.storage_bytes,

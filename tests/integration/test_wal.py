@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 
 from conftest import wait_for
@@ -21,7 +22,7 @@ def test_the_wal_stays_small_while_readers_keep_their_transactions_short(daemon)
     assert wal_bytes(daemon) < 40_000_000
 
 
-def test_a_reader_that_keeps_its_transaction_open_is_warned_of_and_the_wal_shrinks_when_it_ends(daemon):
+def test_a_reader_that_keeps_its_transaction_open_is_named_and_the_wal_shrinks_when_it_ends(daemon):
     reader = sqlite3.connect(f"file:{daemon.database}?mode=ro", uri=True, isolation_level=None)
     with daemon.publisher() as publisher:
         publisher.insert_event(Event("front_door"))
@@ -33,6 +34,8 @@ def test_a_reader_that_keeps_its_transaction_open_is_warned_of_and_the_wal_shrin
             return any("keeps a transaction open" in line["event"] for line in daemon.logged())
 
         wait_for(fill, "the warning", timeout=60)
+        (warning, *_) = [line["event"] for line in daemon.logged() if "keeps a transaction open" in line["event"]]
+        assert f"process {os.getpid()} (" in warning
         reader.execute("COMMIT")
         for _ in range(3):
             fill()

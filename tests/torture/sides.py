@@ -95,7 +95,7 @@ class Sensor(Publisher):
             self._stuck = self._send_what_may_be_sent(now)
 
     def is_dropped_only_what_is_durable(self) -> bool:
-        return self._spool.acked <= self.world.store.durable[self.producer_id]
+        return self._spool._acked <= self.world.store.durable[self.producer_id]
 
     def told(self) -> Told:
         return self._spool.told()

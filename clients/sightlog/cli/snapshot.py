@@ -38,6 +38,7 @@ def last_snapshot(data_dir: Path) -> Snapshot | None:
 
 
 _SPREADS: Final = ("commit_ms", "batch_records", "latency_ms")
+_OTHER_KINDS: Final = ("at", "producers", "inference_ms", "wal_held_by")
 _TOLD: Final = {"last", "acked", "published", "lost", "spooled_records", "spooled_bytes"}
 
 
@@ -52,7 +53,8 @@ def _is_sound(found: Any) -> bool:
         texts = [text for one in found["inference_ms"] for text in (one["producer"], one["name"])]
         told = [one["told"] for one in found["producers"] if one["told"] is not None]
         pairs = [(*one["last"], *one["acked"]) for one in told]
-        others = [value for key, value in found.items() if key not in (*_SPREADS, "at", "producers", "inference_ms")]
+        texts += found.get("wal_held_by", [])
+        others = [value for key, value in found.items() if key not in (*_SPREADS, *_OTHER_KINDS)]
         return (
             all(isinstance(one["producer_id"], str) for one in found["producers"])
             and all(

@@ -196,6 +196,8 @@ def _details(found: Mapping[str, Any], to: Terminal, now: datetime) -> Iterator[
     yield field("database", database["path"], to)
     wal = size(database["wal_bytes"])
     yield field("", f"{size(database['bytes'])}, WAL {wal}, schema {database['schema_version']}", to)
+    if found["daemon"]["running"] and (holders := (found["metrics"] or {}).get("wal_held_by")):
+        yield field("", f"the WAL is held up by {printable(', '.join(holders))}", to, "bad")
     if found["pending_amendments"]:
         yield field("amendments", f"{found['pending_amendments']} wait for their event", to, "warn")
     letters = found["dead_letters"]

@@ -25,6 +25,7 @@ from sightlogd.errors import EXIT_IO_ERROR, Stop, WriteRefused
 from sightlogd.session import DeadLetter, Exceptions, Parcel
 
 from . import days, lookups, unlogged
+from .holders import Holder, holders
 from .migrate import RESTORE
 from .opening import BUSY_TIMEOUT_MS, DATABASE, Synchronous, damaged, open_database, reason_of
 from .rows import Rows, Thumbnails, Written
@@ -35,6 +36,7 @@ T = TypeVar("T")
 
 WAL_PAGES_CHECKPOINT: Final = 1_000
 """Pages in the WAL (4 MB) at which a checkpoint is due, and again after as many more when readers held it up."""
+WAL_BYTES_ALARM: Final = 64 * 1024 * 1024
 
 
 class Store:
@@ -54,6 +56,7 @@ class Store:
         self._page_bytes = int(self._connection.execute("PRAGMA page_size").get)
         self._rows = Rows(self._connection)
         self._names = os.fspath(self.path), os.fspath(data_dir / f"{DATABASE}-wal")
+        self._shm = data_dir / f"{DATABASE}-shm"
         self._files = self._files_now()
 
     def _committed(self, _connection: apsw.Connection, _database: str, pages: int) -> int:
@@ -281,6 +284,15 @@ class Store:
     def wal_bytes(self) -> int:
         """What is in the WAL and not yet written over; a few MB unless readers hold up the checkpoint."""
         return self.wal_pages * self._page_bytes
+
+    @property
+    def wal_is_held_up(self) -> bool:
+        """Whether it is far larger than checkpoints would leave it."""
+        return self.wal_bytes > WAL_BYTES_ALARM
+
+    def wal_holders(self) -> list[Holder]:
+        """Who holds it up at this moment, as far as that can be found out."""
+        return holders(self._shm) if self.wal_is_held_up else []
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
