@@ -20,6 +20,9 @@ SESSIONS_MAX: Final = 4_096
 """Connections remembered; beyond it the one unheard for the longest has to say hello again."""
 MISSING_MAX: Final = 2**40
 """Of one hello: a producer that claims more is not counting records."""
+WHOLE_WINDOWS: Final = 8
+"""Producers with the whole window; more have to share as much, so that all windows together stay bounded too."""
+WINDOW_BYTES_MIN: Final = 65_536
 UNKNOWN: Final = "unknown"
 """Stands for the producer of a message that came before any hello."""
 
@@ -167,7 +170,12 @@ class Sessions:
         exceptions: Exceptions = ()
         if session.stored >= first:
             exceptions = self._exceptions_of(session.producer_id, first, session.stored)
-        return Answer(reply=wire.welcome(session.stored, exceptions, self._limits), warning=warning)
+        return Answer(reply=wire.welcome(session.stored, exceptions, self._limits_now()), warning=warning)
+
+    def _limits_now(self) -> Limits:
+        whole = self._limits.window_bytes
+        share = WHOLE_WINDOWS * whole // max(WHOLE_WINDOWS, len(self._by_producer))
+        return self._limits._replace(window_bytes=min(whole, max(share, WINDOW_BYTES_MIN)))
 
     def _attach(self, session: Session, route: bytes, hello: Hello) -> None:
         if session.route != route:

@@ -267,6 +267,8 @@ HOSTILE = [
     {"storage_bytes": "\x1b[2J"},
     {"inference_ms": [{"producer": 5, "name": "a", "ms": {}}]},
     {"memory_rss_bytes": []},
+    {"wal_held_by": [4711]},
+    {"wal_held_by": None},
 ]
 
 

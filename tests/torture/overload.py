@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,7 +148,6 @@ class Peaks:
     wal: int = 0
     spools: dict[str, int] = field(default_factory=dict)
     producers: dict[str, int] = field(default_factory=dict)
-    looks: int = 0
 
 
 @contextmanager
@@ -168,7 +167,6 @@ def watching(daemon: Daemon, crowd: Crowd) -> Iterator[Peaks]:
             if segments == set((crowd.spool_dir / name).glob("*.spool")):
                 peaks.spools[name] = max(peaks.spools.get(name, 0), spool)
             peaks.producers[name] = max(peaks.producers.get(name, 0), resident(process.pid))
-        peaks.looks += 1
 
     def run() -> None:
         while not ended.wait(LOOK_SECONDS):
@@ -183,7 +181,8 @@ def watching(daemon: Daemon, crowd: Crowd) -> Iterator[Peaks]:
         thread.join()
 
 
-def milliseconds(work: object) -> float:
+def milliseconds(work: Callable[[], None]) -> float:
+    """How long it takes."""
     began = time.monotonic()
     work()
     return (time.monotonic() - began) * 1000

@@ -4,8 +4,8 @@
 
 SECONDS_FILE has the number and is read anew each time: a disk that gets slow, and well again. WITHOUT is nothing, or
 for the controls: limits (producers may send all they have, and all of it waits in memory), commit (acks leave before
-the commit), patience (the watchdog does not wait for the disk) or quiet (ZeroMQ's own heartbeats). The product's own
-code, wrapped from outside.
+the commit), shares (every producer has the whole window), patience (the watchdog does not wait for the disk) or quiet
+(ZeroMQ's own heartbeats). The product's own code, wrapped from outside.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import apsw
 import zmq
 
 from sightlog import wire
-from sightlogd import ingest, listener, watchdog
+from sightlogd import ingest, listener, session, watchdog
 from sightlogd.__main__ import main
 
 BOUNDLESS = wire.Limits(window_records=10**9, window_bytes=10**12)
@@ -79,6 +79,8 @@ if __name__ == "__main__":
         listener.RECEIVE_QUEUE_MESSAGES = 0
     elif without == "commit":
         ingest.Ingest._commit = ack_first
+    elif without == "shares":
+        session.WHOLE_WINDOWS = 10**6
     elif without == "patience":
         watchdog.makes_progress = lambda _, before, now: now.beats != before.beats
     elif without == "quiet":

@@ -16,6 +16,7 @@ from sightlogd.store import WAL_BYTES_KEPT
 
 SECONDS = often(3, 120)
 PRODUCERS = 4
+TIMES = 10
 FSYNC_SECONDS = 0.3
 TEXT_CHARS = 8_000
 MB = 1 << 20
@@ -62,12 +63,12 @@ def test_ten_times_what_the_disk_takes_stays_within_every_limit_and_passes(idle_
     for name, spool in found.peaks.spools.items():
         assert spool <= SPOOL_BYTES
         assert found.peaks.producers[name] <= found.producers_before[name] + 2 * WINDOW_BYTES + SLACK_BYTES
-    assert found.offered >= 10 * found.stored > 0
+    assert found.offered >= TIMES * found.stored > 0
     assert found.served > 0
-    assert found.after_ms <= SLOWER_MAX * found.before_ms
     more, allowed = (what - found.daemon_before for what in (found.peaks.memory, found.daemon_max))
     attack.note = (
-        f"{found.offered / found.stored:.0f} times; memory {more / MB:.0f} MB more, {allowed / MB:.0f} MB allowed; "
+        f"{found.offered / found.stored:.0f} times; memory {more / MB:.0f} MB more, {allowed / MB:.0f} MB allowed, PSS "
+        f"{found.peaks.memory_proportional / MB:.0f} MB at most; "
         f"WAL {found.peaks.wal / MB:.0f} MB; an insert took {found.before_ms:.1f} ms before, {found.after_ms:.1f} ms "
         "afterwards"
     )
@@ -88,17 +89,26 @@ def flood(daemon, disk: Disk) -> Found:
         producers_before = start(crowd)
         with watching(daemon, crowd) as peaks:
             wait_for(lambda: all(map(crowd.refused, crowd.ledgers)), "all spools are full", 60)
-            offered_before, acked_before = offered(crowd), crowd.acked
-            until, served = time.monotonic() + SECONDS, 0
-            while time.monotonic() < until:
-                insert()  # a sensor beside them is served
-                served += 1
-                check(daemon.database, crowd.ledgers)
-            stored, in_all = crowd.acked - acked_before, offered(crowd) - offered_before
+            seconds, served, stored, in_all = FSYNC_SECONDS, 0, 0, 0
+            while in_all < TIMES * stored or not stored:
+                disk.set(seconds)
+                seconds *= 2  # on a machine where the producers are too slow, the disk has to be slower
+                offered_before, acked_before = offered(crowd), crowd.acked
+                until = time.monotonic() + SECONDS
+                while time.monotonic() < until:
+                    insert()  # a sensor beside them is served
+                    served += 1
+                    check(daemon.database, crowd.ledgers)
+                stored, in_all = crowd.acked - acked_before, offered(crowd) - offered_before
             disk.set(0)
             crowd.end(120)
         check(daemon.database, crowd.ledgers, delivered=True)
-        after_ms = statistics.median(milliseconds(insert) for _ in range(30))
+
+        def typical() -> float:
+            return statistics.median(milliseconds(insert) for _ in range(30))
+
+        wait_for(lambda: typical() <= SLOWER_MAX * before_ms, "inserts are as fast as before", 60)
+        after_ms = typical()
     return Found(peaks, daemon_before, producers_before, in_all, stored, served, before_ms, after_ms)
 
 

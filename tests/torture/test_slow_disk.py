@@ -22,8 +22,8 @@ LOOKS = often(2, 8)
 SPOOL_BYTES = 4 << 20
 TEXT_CHARS = 500
 PAUSE_MS = 10
-STALL_SECONDS = 180.0 if LONG else 2.0
-WATCHDOG_SECONDS = 60.0 if LONG else 0.4
+STALL_SECONDS = 180.0 if LONG else 3.0
+WATCHDOG_SECONDS = 60.0 if LONG else 1.0
 """In the long run as in sightlogd.service."""
 IMPATIENT_SECONDS = 0.4
 

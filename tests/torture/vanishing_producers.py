@@ -1,6 +1,6 @@
 """Many producers in one process, which is to be killed: each publishes, without ever waiting for an ack.
 
-    python tests/torture/vanishing_producers.py ENDPOINT SPOOL_DIR LEDGER_DIR RECORDS NAME...
+    python tests/torture/vanishing_producers.py ENDPOINT SPOOL_DIR LEDGER_DIR RECORDS TEXT_CHARS NAME...
 
 Each has a ledger as of tests/producer.py. RECORDS is how many each publishes, a few milliseconds apart; 0: only what an
 earlier life left is delivered, and the process ends by itself.
@@ -21,8 +21,8 @@ FLUSH_SECONDS = 60
 
 
 def main() -> None:
-    endpoint, spool_dir, ledger_dir, records = sys.argv[1:5]
-    names = sys.argv[5:]
+    endpoint, spool_dir, ledger_dir, records, text_chars = sys.argv[1:6]
+    names = sys.argv[6:]
     publishers = {name: Publisher(endpoint, name, spool_dir) for name in names}
     if records == "0":
         for publisher in publishers.values():
@@ -33,7 +33,7 @@ def main() -> None:
     waiting = []
     for number in range(int(records)):
         for name, publisher in publishers.items():
-            event = Event(name, llm_description="x" * 2_000)
+            event = Event(name, llm_description="x" * int(text_chars))
             receipt = publisher.publish(event, urgent=number % 3 == 0)
             os.write(ledgers[name], f"P {event.event_id}\n".encode())
             waiting.append((name, event.event_id, receipt))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import apsw
 import pytest
+from conftest import NOBODY, open_to_all
 
 from sightlogd.store.holders import Holder, holders
 
@@ -121,6 +122,31 @@ print(*holders(Path({database.filename!r} + "-shm")))
     command = ["unshare", "--pid", "--fork", sys.executable, "-c", look]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "a process of another container\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another /proc needs root")
+def test_where_proc_shows_nobody_else_the_process_is_named_all_the_same(database, read):
+    """As under ProcSubset=pid and ProtectProc=invisible, and as another user than the reader."""
+    add(database)
+    reader = read()
+    add(database)
+    folder = Path(database.filename).parent
+    for path in (folder, *folder.iterdir()):
+        os.chown(path, NOBODY, NOBODY)
+    open_to_all(folder)
+    look = f"""
+import apsw, os
+from pathlib import Path
+from sightlogd.store.holders import holders
+os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
+connection = apsw.Connection({database.filename!r})
+connection.execute("SELECT count(*) FROM t").get
+print(os.path.exists("/proc/locks"), os.path.exists("/proc/1"), *holders(Path({database.filename!r} + "-shm")))
+"""
+    mount = "mount -t proc -o hidepid=invisible,subset=pid proc /proc"
+    command = ["unshare", "--mount", "sh", "-c", f'{mount} && exec "$0" -c "$1"', sys.executable, look]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == (f"False False process {reader.pid}\n", "")
 
 
 @pytest.mark.parametrize(

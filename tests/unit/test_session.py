@@ -87,6 +87,19 @@ def test_an_unknown_producer_is_welcomed_at_the_start(house):
     assert house.commit() == {"p": (1, 3)}
 
 
+def test_many_producers_share_what_few_have_as_windows(house):
+    windows = [
+        house.hello(b"\0%d" % number, producer=f"p{number}", name=f"front{number}").limits.window_bytes
+        for number in range(1_000)
+    ]
+    whole = LIMITS.window_bytes
+    assert windows[: session_module.WHOLE_WINDOWS] == [whole] * session_module.WHOLE_WINDOWS
+    assert windows[2 * session_module.WHOLE_WINDOWS - 1] == whole // 2
+    assert windows == sorted(windows, reverse=True)
+    assert windows[-1] == session_module.WINDOW_BYTES_MIN
+    assert sum(windows) < 11 * session_module.WHOLE_WINDOWS * whole
+
+
 def test_a_known_producer_is_welcomed_where_the_store_has_it(house):
     house.stored["p"] = Position(1, 7)
     assert house.hello(A, epoch=1, first=(1, 5)).last == (1, 7)
