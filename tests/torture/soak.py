@@ -353,7 +353,7 @@ def main() -> int:
         print("FAILED", *soak.failures, f"kept: {home}", sep="\n  ")
         return 1
     shutil.rmtree(home)
-    grows = "; nothing grows" if found else ""
+    grows = "; all growth within its bounds" if found else ""
     print(f"passed: nothing lost, nothing twice, in order; day logs and database say the same{grows}")
     return 0
 

@@ -52,10 +52,13 @@ def plot(summary: dict[str, Any], found: Sequence[Growth], path: Path) -> None:
         axis.set_ylabel(label)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
+    store.axhline(summary["budget_mb"], color="black", linestyle=":", linewidth=1, label="budget")
     for axis in (memory, files, cpu, wal, spool, store):
         axis.set_ylim(bottom=0)
-    store.axhline(summary["budget_mb"], color="black", linestyle=":", linewidth=1, label="budget")
     latency.set_yscale("log")
+    latency.yaxis.set_major_formatter("{x:,.0f}")
+    latency.yaxis.set_minor_formatter("")
+    latency.set_ylim(10, 10_000)
     for axis in axes:
         axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
         for mark in summary["marks"]:
@@ -74,7 +77,11 @@ def plot(summary: dict[str, Any], found: Sequence[Growth], path: Path) -> None:
         Line2D([], [], color="#27ae60", alpha=0.25, linewidth=8, label="judged for growth"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
-    verdict = "FAILED: " + summary["failures"][0][:90] if summary["failures"] else "nothing lost, nothing grows"
+    verdict = (
+        "FAILED: " + summary["failures"][0][:90]
+        if summary["failures"]
+        else "nothing lost, all growth within its bounds"
+    )
     minutes_long = f"{summary['seconds'] / 60:.1f} min at {summary['rate']:.0f} events/s"
     figure.suptitle(
         f"Soak of {minutes_long}: {summary['published']:,} events, {summary['kills']} kills, "

@@ -29,8 +29,9 @@ class NotedDay(NamedTuple):
 
 def note_days(data_dir: Path, held: contextlib.ExitStack) -> dict[str, NotedDay]:
     """What `held` lets go takes a descriptor a day. Raises OSError, Stop."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    held.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
     found = {}
     for day in folders(data_dir):
         path = data_dir / EVENTS / day
