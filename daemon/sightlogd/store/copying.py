@@ -125,6 +125,12 @@ def check(target: Path) -> None:
             migrate.version_of(connection)
 
 
+def counts(target: Path) -> tuple[int, int]:
+    """Events and observations in a copy. Raises Damaged, OSError, Stop."""
+    with _translated(target), contextlib.closing(View(target)) as view:
+        return view.count("events"), view.count("observations")
+
+
 def to_wal(path: Path, compare: bool) -> None:
     """As the daemon uses it; `compare`: it has to compare all rows with the day logs. Raises Stop."""
     with explained(path):
