@@ -224,9 +224,10 @@ class Restore:
             raise Stop(EXIT_IO_ERROR, f"{self._source} has no {DATABASE}. {self._else()}")
         try:
             copying.check(place)
-            found = copying.counts(place)
         except Damaged as error:
             raise Stop(EXIT_IO_ERROR, f"the database in {self._source} is damaged: {error}. {self._else()}") from error
+        with copying.opened(place) as view:
+            found = view.count("events"), view.count("observations")
         if found != (end.events, end.observations):
             raise Stop(
                 EXIT_IO_ERROR,

@@ -38,6 +38,12 @@ def created_of(view: View) -> str:
         return view.created()
 
 
+def bytes_of(view: View) -> int:
+    """Raises Damaged, OSError."""
+    with _translated(view.path):
+        return view.bytes
+
+
 def marks_of(view: View) -> tuple[dict[str, int], list[int]]:
     """What the day logs have, and the events up to there that changed since. Raises Damaged."""
     with _translated(view.path), view.moment():
@@ -125,10 +131,14 @@ def check(target: Path) -> None:
             migrate.version_of(connection)
 
 
-def counts(target: Path) -> tuple[int, int]:
-    """Events and observations in a copy. Raises Damaged, OSError, Stop."""
-    with _translated(target), contextlib.closing(View(target)) as view:
-        return view.count("events"), view.count("observations")
+@contextmanager
+def opened(target: Path) -> Iterator[View]:
+    """A copy that was found to be sound; what fails is its disk. Raises OSError, Stop."""
+    try:
+        with contextlib.closing(View(target)) as view:
+            yield view
+    except apsw.Error as error:
+        raise OSError(errno.EIO, reason_of(error), str(target)) from error
 
 
 def to_wal(path: Path, compare: bool) -> None:
