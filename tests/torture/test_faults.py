@@ -349,16 +349,23 @@ def put_back(yard: Yard, home: Path, fault: dict[str, Any]) -> None:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("error", [FULL, IO])
-@pytest.mark.parametrize(("work", "attempt"), [("backup", back_up), ("restore", put_back)])
+@pytest.mark.parametrize(
+    ("work", "attempt", "error", "only"),
+    [
+        ("backup", back_up, FULL, ""),
+        ("backup", back_up, IO, ""),
+        ("backup", back_up, IO, "system rename"),  # in which the new one takes the place of the former
+        ("restore", put_back, FULL, ""),
+        ("restore", put_back, IO, ""),
+    ],
+)
 def test_a_backup_or_restore_that_fails_leaves_what_was_there_and_succeeds_next_time(
-    yard, place, attack, work, attempt, error
+    yard, place, attack, work, attempt, error, only
 ):
     what = "the disk is full at" if error == FULL else "an I/O error at"
-    attack.on("P5, P8", f"{what} one operation, or from it on: {work}", "operations")
-    template = place / "template"
+    attack.on("P5, P8", f"{what} one {only or 'operation'}, or from it on: {work}", "operations")
+    template, fault = place / "template", {"error": error, **({"only": only, "done": NONE} if only else {})}
     backed_up(yard, template)
-    fault = {"error": error}
     operations = record(yard, template, work=work, roots=["data", "backup", "restored"], fault=fault)
     sweep = Sweep(template, fault, operations, lambda home, fault: attempt(yard, home, fault))
     sweep.run(attack.random(), often(3, 200))
