@@ -8,6 +8,7 @@ Reads requests, a line of JSON each, and forks for each of them: what a life lea
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -110,6 +111,21 @@ def _hurry() -> None:
     thumbnails.Child = Decoder  # type: ignore[misc,assignment]
 
 
+def _forbid(nth: int) -> None:
+    """The look at the database's name that follows the `nth` COMMIT."""
+    files_now = store.Store._files_now
+    left = nth + 1  # the first one is at the start
+
+    def forbidden(self: store.Store) -> tuple[int, int]:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return files_now(self)
+
+    store.Store._files_now = forbidden  # type: ignore[method-assign]
+
+
 def live(request: dict[str, Any], fault: faults.Fault) -> dict[str, Any]:
     """`sightlogd run`, until all is acked and nothing is left to do between batches; then SIGTERM."""
     home = Path(request["home"])
@@ -117,6 +133,8 @@ def live(request: dict[str, Any], fault: faults.Fault) -> dict[str, Any]:
     _hurry()
     if request.get("checkpoint"):
         store.WAL_PAGES_CHECKPOINT = request["checkpoint"]
+    if request.get("forbidden"):
+        _forbid(request["forbidden"])
     if request.get("die"):  # before it found the day logs to be complete
         maintenance.catchup.catch_up = lambda *_: iter(())  # type: ignore[assignment]
         maintenance.catchup.mark = lambda *_: None

@@ -279,6 +279,19 @@ def test_whatever_fails_nothing_is_acked_that_is_not_stored_and_work_goes_on(yar
     sweep.assert_nothing_went_wrong()
 
 
+def test_a_commit_that_is_refused_and_took_effect_is_stored_once_and_logged(yard, place, attack):
+    attack.on("P3, P5", "a COMMIT takes effect and is refused: its file may not be looked at", "commits")
+    scene = SCENES["commit"]
+    scene.prepare(yard, place / "template")
+    for nth in range(1, often(5, 9)):
+        home = place / str(nth)
+        shutil.copytree(place / "template", home)
+        result = yard.ask(home, forbidden=nth)
+        judge(result, {"error": FULL})
+        check(yard, home, scene)
+        attack.runs += 1
+
+
 @pytest.mark.parametrize("only", ["system list", "sqlite size events.db"])
 def test_a_disk_that_cannot_be_read_from_some_moment_on_is_told_and_no_traceback(yard, place, attack, only):
     attack.on("P5", f"an I/O error at every operation behind one: {only}", "operations")
