@@ -176,8 +176,7 @@ class Spool:
             try:
                 _write_all(self._fd, data)
             except OSError as error:
-                # Take back the part that was written: half an entry would look like damage.
-                os.ftruncate(self._fd, segment.size)
+                self._take_back(segment)
                 raise SpoolFull(
                     f"cannot write to the spool {self.directory}: {error.strerror}. "
                     "Make room on its disk, then publish again"
@@ -192,6 +191,15 @@ class Spool:
             self._next_seq = segment.next_seq
             return segment.last
 
+    def _take_back(self, segment: Segment) -> None:
+        """The part of an entry that was written before the disk failed: it would look like damage."""
+        try:
+            os.ftruncate(self._fd, segment.size)
+        except OSError:
+            # Nothing may be written behind it: what comes next begins a segment.
+            os.close(self._fd)
+            self._fd = -1
+
     def _active_segment(self) -> Segment:
         if self._fd >= 0 and self._segments[-1].size < self.segment_bytes_max:
             return self._segments[-1]
@@ -204,10 +212,12 @@ class Spool:
 
     def _begin_segment(self) -> Segment:
         path = self.directory / f"{self.epoch:015d}-{self._next_seq:012d}.spool"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o640)
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = fd
+        if self._segments and self._segments[-1].path == path:
+            return self._segments[-1]  # no record of it was written in full
         segment = Segment(path, self.epoch, self._next_seq, self._next_seq)
         self._segments.append(segment)
         return segment

@@ -93,6 +93,7 @@ class Maintenance:
         """These could not be stored; their producers keep them."""
         if error.code != STORAGE_LIMIT:  # the logs would be part of what is over the limit
             self.logs.write_unstored(parcels, self._store.now())
+            self.logs.behind = True  # it may have taken effect all the same, and nobody else would log it
 
     def disk_full(self, error: WriteRefused) -> None:
         """After a refused commit: make what room can be made."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -702,3 +703,39 @@ def test_the_identity_file_is_complete_at_any_time(open_spool, monkeypatch):
         open_spool()
     assert (life.directory / "identity.json").read_bytes() == before
     assert json.loads(before)["producer_id"] == life.producer_id
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_half_an_entry_that_cannot_be_taken_back_is_never_written_behind(tmp_path, monkeypatch, before):
+    write = os.write
+
+    def half(fd, data):
+        write(fd, data[: len(data) // 2])
+        raise OSError(errno.EIO, "Input/output error")
+
+    def nothing(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    spool = Spool(tmp_path / "spool", "camera", 1_000_000)
+    for number in range(before):
+        spool.append([(b"record %d" % number, b"")])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", half)
+        patch.setattr(os, "ftruncate", nothing)
+        for _ in range(2):
+            with pytest.raises(SpoolFull, match="Input/output error"):
+                spool.append([(b"refused", b"")])
+    for number in range(before, before + 2):
+        spool.append([(b"record %d" % number, b"")])
+    expected = [b"record %d" % number for number in range(before + 2)]
+    for life in range(2):
+        found, after = [], START
+        while (chunk := spool.read_after(after, 100, 1_000_000)) is not None:
+            found += chunk.records
+            after = Position(chunk.first.epoch, chunk.first.seq + len(chunk.records) - 1)
+        assert found == expected
+        assert spool.lost == 0
+        spool.close()
+        if life == 0:
+            spool = Spool(tmp_path / "spool", "camera", 1_000_000)
+    assert not list((tmp_path / "spool").glob("*.damaged"))

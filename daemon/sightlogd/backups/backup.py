@@ -17,7 +17,7 @@ from typing import Final
 from sightlog.encoder import format_time
 from sightlog.records import now_utc
 from sightlogd import lock, purge
-from sightlogd.errors import EXIT_STORAGE_FULL, EXIT_TRY_AGAIN, Stop
+from sightlogd.errors import EXIT_IO_ERROR, EXIT_STORAGE_FULL, EXIT_TRY_AGAIN, Stop
 from sightlogd.files.days import EVENTS, folders
 from sightlogd.retention import gigabytes
 from sightlogd.store import DATABASE, copying
@@ -53,6 +53,8 @@ class Backup:
             with self._target("", now) as target:
                 self._rescue(target, str(error), now)
             return self._report
+        except OSError as error:
+            raise Stop(EXIT_IO_ERROR, f"cannot read {database}: {error.strerror}. {KEPT}. Look at that disk") from error
         with contextlib.closing(view), self._target(created, now) as target:
             try:
                 self._check_room(target, view)
@@ -77,8 +79,8 @@ class Backup:
             target.close()
 
     def _check_room(self, target: Target, view: View) -> None:
-        """Before hours of copying. Raises Stop."""
-        need = view.bytes
+        """Before hours of copying. Raises Damaged, OSError, Stop."""
+        need = copying.bytes_of(view)
         block = os.statvfs(self._directory).f_frsize
         former = Former(target.former)
         for day in folders(self._data_dir):
@@ -121,7 +123,7 @@ class Backup:
         copying.finish(view, place, marks, amended, behind)
         writer = target.begin_manifest()
         try:
-            with contextlib.closing(View(place)) as copy:
+            with copying.opened(place) as copy:
                 report.events, report.observations = copy.count("events"), copy.count("observations")
                 copier = Copier(self._data_dir, target, report, self._show, copy, taken_at.timestamp())
                 copier.copy_incoming()

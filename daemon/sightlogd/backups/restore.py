@@ -26,7 +26,6 @@ from sightlogd.retention import gigabytes
 from sightlogd.store import DATABASE, copying
 from sightlogd.store.copying import Damaged
 from sightlogd.store.opening import RESTORED, RESTORING
-from sightlogd.store.view import View
 
 from . import files, manifest
 from .files import Unreadable
@@ -227,7 +226,7 @@ class Restore:
             copying.check(place)
         except Damaged as error:
             raise Stop(EXIT_IO_ERROR, f"the database in {self._source} is damaged: {error}. {self._else()}") from error
-        with contextlib.closing(View(place)) as view:
+        with copying.opened(place) as view:
             found = view.count("events"), view.count("observations")
         if found != (end.events, end.observations):
             raise Stop(

@@ -211,11 +211,14 @@ class Target:
         writer.end(end)
         writer.close()
         files.sync(self.directory)
+        # Whatever fails from here on, they may be the backup's already: nothing of them is to be abandoned.
+        replaced, self.replaced = self.replaced, []
         os.replace(self.directory / manifest.UNFINISHED, self.directory / manifest.NAME)
-        files.sync(self.directory)
-        for path in self.replaced:
-            self._replace(path, self._header.begun_at)
-        files.sync(self.directory)
+        with files.explained(self.directory, "The new backup is complete; the next one gives its files their names"):
+            files.sync(self.directory)
+            for path in replaced:
+                self._replace(path, self._header.begun_at)
+            files.sync(self.directory)
 
     def _replace(self, path: str, at: str) -> None:
         """The new file takes its name. Raises OSError."""

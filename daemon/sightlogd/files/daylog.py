@@ -170,7 +170,7 @@ class DayLogs:
 
     def _missed(self, error: OSError, path: Path | None = None) -> None:
         self.behind = True
-        self._failed(f"cannot write {path or error.filename}: {error.strerror}")
+        self._failed(f"cannot write {path or error.filename or self._data_dir / EVENTS}: {error.strerror}")
 
     def _logs_of(self, day: str) -> tuple[_Log, _Log]:
         logs = self._open.pop(day, None)
@@ -221,7 +221,12 @@ class DayLogs:
         `before_loss` is called before whole lines go with them: those may be older than the marks.
         """
         torn = []
-        for day in folders(self._data_dir):
+        try:
+            days = folders(self._data_dir)
+        except OSError as error:
+            self._missed(error)
+            return []
+        for day in days:
             for name, whole in ((JSON_NAME, whole_lines), (TEXT_NAME, whole_entries)):
                 try:
                     fd = os.open(self._data_dir / EVENTS / day / name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -36,6 +36,12 @@ def created_of(view: View) -> str:
         return view.created()
 
 
+def bytes_of(view: View) -> int:
+    """Raises Damaged, OSError."""
+    with _translated(view.path):
+        return view.bytes
+
+
 def marks_of(view: View) -> tuple[dict[str, int], list[int]]:
     """What the day logs have, and the events up to there that changed since. Raises Damaged."""
     with _translated(view.path), view.moment():
@@ -121,6 +127,16 @@ def check(target: Path) -> None:
             if found != "ok":
                 raise Damaged(str(found))
             migrate.version_of(connection)
+
+
+@contextmanager
+def opened(target: Path) -> Iterator[View]:
+    """A copy that was found to be sound; what fails is its disk. Raises OSError, Stop."""
+    try:
+        with contextlib.closing(View(target)) as view:
+            yield view
+    except apsw.Error as error:
+        raise OSError(errno.EIO, reason_of(error), str(target)) from error
 
 
 def to_wal(path: Path, compare: bool) -> None:

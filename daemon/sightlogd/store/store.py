@@ -27,7 +27,7 @@ from sightlogd.session import DeadLetter, Exceptions, Parcel
 from . import days, lookups, unlogged
 from .holders import Holder, holders
 from .migrate import RESTORE
-from .opening import BUSY_TIMEOUT_MS, DATABASE, Synchronous, damaged, open_database, reason_of
+from .opening import BUSY_TIMEOUT_MS, DATABASE, Synchronous, damaged, explained, open_database, reason_of
 from .rows import Rows, Thumbnails, Written
 from .unlogged import EventRow
 
@@ -49,15 +49,16 @@ class Store:
         self.wal_pages = 0
         self._checkpoint_at = WAL_PAGES_CHECKPOINT
         self._clock = clock or (lambda: datetime.now(UTC))
-        opened = open_database(self.path, synchronous, self.now)
-        self._connection, self.created, self.migrated, self.recovered_bytes = opened
-        # Replaces SQLite's own checkpoint, which a COMMIT would have to wait for: it is done between batches.
-        self._connection.set_wal_hook(self._committed)
-        self._page_bytes = int(self._connection.execute("PRAGMA page_size").get)
-        self._rows = Rows(self._connection)
-        self._names = os.fspath(self.path), os.fspath(data_dir / f"{DATABASE}-wal")
-        self._shm = data_dir / f"{DATABASE}-shm"
-        self._files = self._files_now()
+        with explained(self.path):
+            opened = open_database(self.path, synchronous, self.now)
+            self._connection, self.created, self.migrated, self.recovered_bytes = opened
+            # Replaces SQLite's own checkpoint, which a COMMIT would have to wait for: it is done between batches.
+            self._connection.set_wal_hook(self._committed)
+            self._page_bytes = int(self._connection.execute("PRAGMA page_size").get)
+            self._rows = Rows(self._connection)
+            self._names = os.fspath(self.path), os.fspath(data_dir / f"{DATABASE}-wal")
+            self._shm = data_dir / f"{DATABASE}-shm"
+            self._files = self._files_now()
 
     def _committed(self, _connection: apsw.Connection, _database: str, pages: int) -> int:
         self.wal_pages = pages
@@ -247,6 +248,9 @@ class Store:
         """Before an ack: an open file can be written long after its name was removed, and what is written is lost."""
         try:
             in_place = self._files_now() == self._files
+        except PermissionError as error:
+            # It is committed, but who knows where to: the producers ask again when one may look.
+            raise WriteRefused("not_writable", f"cannot look at {self.path}: {error.strerror}") from error
         except OSError:
             in_place = False
         if not in_place:
