@@ -12,7 +12,7 @@ import apsw
 import pytest
 from house import PLACE, House
 from judge import LOSSES, Judge, cuts, in_memory, quickly
-from lab import Attack, often
+from lab import LONG, Attack, often
 from medium import Entry, Sync, SyncNames
 from recorder import Recorder
 
@@ -58,7 +58,7 @@ def attack_images(attack: Attack, memory: Path, count: int, prepare: Callable[[H
 def test_a_power_cut_takes_nothing_that_was_acked(memory, attack, part):
     """Batches, thumbnails, day logs, checkpoints, purges, stops and kills; the database begins with nothing."""
     attack.on("P1, P3", "power cut in the life of a daemon: database, thumbnails, day logs", "crash images")
-    attack_images(attack, memory, often(3_200, 20_000), as_it_is, part)
+    attack_images(attack, memory, often(2_400, 20_000), as_it_is, part)
 
 
 @pytest.mark.timeout(often(600, 7_200))
@@ -138,7 +138,9 @@ def test_a_power_cut_after_kills_in_the_middle_of_anything_takes_nothing(memory,
 
 def caught(attack: Attack, memory: Path, prepare: Callable[[House], None]) -> None:
     """Images of lives without a protection, and in how many of them something is missing."""
-    for number in range(often(1, 5)):
+    for number in range(often(20, 5)):
+        if attack.caught and not LONG:
+            break
         choose = attack.random(number)
         house = lives(memory, choose, prepare)
         judge = Judge(house, house.recorder.log)

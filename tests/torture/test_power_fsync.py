@@ -107,22 +107,21 @@ def test_a_failed_fsync_of_a_day_log_or_a_picture_and_a_power_cut_lose_nothing(m
 def test_without_the_rewrite_of_the_wal_acked_records_are_lost(memory, attack):
     attack.without("P1, P5", "the rewrite of the WAL on an unclean start", "positions")
     with mock.patch.object(opening, "_rewrite", return_value=0):
-        for lost in losses(attack, memory, 0, is_of_the_database, 1_000):
-            attack.runs += 1
-            attack.caught += lost
-            if attack.caught and not LONG:
-                break
-    assert attack.caught
+        caught(attack, memory, is_of_the_database)
 
 
 @pytest.mark.timeout(600)
 def test_without_writing_day_logs_again_lines_are_lost(memory, attack):
     attack.without("P5", "writing the day logs again after a failed fsync", "positions")
     with mock.patch.object(durable, "write_again", durable.sync):
-        for key in range(often(3, 4)):
-            for lost in losses(attack, memory, key, is_day_log, often(8, 1_000)):
-                attack.runs += 1
-                attack.caught += lost
+        caught(attack, memory, is_day_log)
+
+
+def caught(attack: Attack, memory: Path, which: Callable[[str], bool]) -> None:
+    for key in range(often(20, 4)):
+        for lost in losses(attack, memory, key, which, 1_000):
+            attack.runs += 1
+            attack.caught += lost
             if attack.caught and not LONG:
-                break
+                return
     assert attack.caught

@@ -275,7 +275,9 @@ def test_an_fsync_of_the_spool_that_is_left_out_is_caught(memory, attack: Attack
 def test_an_fsync_after_a_failed_one_is_not_enough(memory, attack):
     attack.without("P2, P5", "writing again what a failed fsync of a spool left", "crash images")
     with mock.patch.object(Segment, "write_again"):
-        for number in range(10):
+        for number in range(50):
+            if attack.caught:
+                break
             choose = attack.random(number)
             recorder = recorded(memory, choose, fail_sync_at=choose.randint(1, 10))
             judge = Judge(recorder)
