@@ -54,6 +54,8 @@ class Segment:
     """Bytes written in full: reading goes no further."""
     synced: int = 0
     """Bytes that survive a power cut, as far as this life knows."""
+    doubtful: bool = False
+    """An fsync failed: the page cache has what the disk may lack, and takes it for written."""
     torn: int = 0
     """Bytes behind those, of a write that was cut short."""
     damaged: bool = False
@@ -92,6 +94,12 @@ class Segment:
         if entries:
             return entries, entries[-1].end
         return [], self._beyond_damage(offset, data, behind)
+
+    def write_again(self, fd: int, size: int) -> None:
+        """What is behind `synced`, up to `size`, so that an fsync covers it once more. Raises OSError."""
+        offset = self.synced
+        while offset < size:
+            offset += os.pwrite(fd, os.pread(fd, min(_WINDOW_BYTES, size - offset), offset), offset)
 
     def scan(self) -> None:
         """Read to the end to learn `next_seq` and `lost`."""

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from .errors import InvalidRecord, SpoolDamaged, SpoolFull, SpoolInUse
-from .identity import begin_life, sync_directory
+from .identity import begin_life, make_directories, sync_directory
 from .segment import HEAD_BYTES, Segment
 from .wire import MESSAGE_IMAGES_MAX, START, Position, Told
 
@@ -82,7 +82,7 @@ class Spool:
         self._lock_fd = -1
         self._segments: list[Segment] = []
         try:
-            self.directory.mkdir(parents=True, exist_ok=True, mode=0o750)
+            make_directories(self.directory)
             self._lock()
             self._find_segments()
             self._identity = begin_life(self.directory, name, self._segments)
@@ -235,13 +235,16 @@ class Spool:
         for segment in written:
             size = segment.size
             try:
-                fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
+                fd = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC)
             except FileNotFoundError:
                 continue  # acked meanwhile
             try:
+                if segment.doubtful:
+                    segment.write_again(fd, size)
                 os.fdatasync(fd)
-                segment.synced = size
+                segment.synced, segment.doubtful = size, False
             except OSError:
+                segment.doubtful = True
                 self._unsynced_since = since
                 raise
             finally:

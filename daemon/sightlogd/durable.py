@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,8 @@ UMASK: Final = 0o027
 """Of whatever makes files in the data directory."""
 BLOCK_BYTES: Final = 4_096
 """What a file takes on its disk is a multiple of this."""
+CANNOT_SYNC: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL)
+"""A directory that one may use and not read, or of a file system that has nothing to make durable."""
 
 
 def blocks(size: int) -> int:
@@ -54,10 +57,42 @@ def sync(path: Path) -> None:
         os.close(fd)
 
 
+def write_again(path: Path) -> int:
+    """Write a file over itself, and make that durable; returns its size. Raises OSError.
+
+    After a failed fsync the page cache can hold what the disk does not, and takes it for written. Written again it is
+    dirty again, and this fsync covers it.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        offset = 0
+        while data := os.pread(fd, 1 << 20, offset):
+            written = os.pwrite(fd, data, offset)
+            if written != len(data):
+                raise OSError(errno.EIO, "short write", str(path))
+            offset += written
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    return offset
+
+
 def make_directories(path: Path) -> None:
     """`path`, and what is missing above it; durable. Raises OSError."""
     if path.is_dir():
-        return
-    make_directories(path.parent)
-    path.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
-    sync(path.parent)
+        if path in _made:
+            return
+    else:
+        make_directories(path.parent)
+        path.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+    # Also of one that is there: a life that was killed may have made it, and not got here.
+    try:
+        sync(path.parent)
+    except OSError as error:
+        if error.errno not in CANNOT_SYNC:
+            raise
+    _made.add(path)
+
+
+_made: Final[set[Path]] = set()
+"""Directories whose names are durable, as this process knows."""

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from . import durable
 from .errors import EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, EXIT_TRY_AGAIN, Stop
 
 LOCK_SECONDS: Final = 2.0
@@ -25,7 +26,7 @@ class Lock:
 
     def __init__(self, data_dir: Path) -> None:
         try:
-            data_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+            durable.make_directories(data_dir)
             # Never through a link: what it leads to would be overwritten.
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             self._fd = os.open(data_dir / "lock", flags, 0o640)

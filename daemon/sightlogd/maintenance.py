@@ -62,6 +62,7 @@ class Maintenance:
             lambda: store.wal_bytes,
             show,
         )
+        self.logs.doubtful = store.recovered_bytes > 0
         torn = self.logs.repair(store.forget_logged)
         if torn:
             log.warning("cut off torn lines of day logs", days=torn)

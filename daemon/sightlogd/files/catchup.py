@@ -1,7 +1,7 @@
 """Brings the day logs up to what the database has: after a crash, or after a time when they could not be written.
 
-What was committed behind the mark is compared with the lines that are there. An event whose lines do not add up to its
-row gets a line that replaces them.
+What was committed behind the mark is compared with the lines that are there, once those are durable. An event whose
+lines do not add up to its row gets a line that replaces them.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def mark(store: Store, logs: DayLogs) -> None:
     """All that is in the database is in the logs: make that durable, and note it. Raises WriteRefused."""
     if not logs.behind and logs.sync():
         store.mark_logged()
-        logs.unmarked = False
+        logs.doubtful = logs.unmarked = False
 
 
 class _Comparison:
@@ -115,7 +115,7 @@ class _Comparison:
 
     def _read(self, day: str) -> Iterator[int]:
         self._day, self._replay = day, Replay()
-        lines = self._logs.lines_of(day)
+        lines = self._logs.lines_to_keep(day)
         for number, line in enumerate(lines):
             if number % LINES_A_SLICE == LINES_A_SLICE - 1:
                 yield 0
@@ -152,7 +152,7 @@ def _compare_persons(store: Store, logs: DayLogs, after: int) -> int:
         line = PersonLine(*row)
         day = logs.day_of(line.created_at)
         if day not in there:
-            there[day] = [line for line in logs.lines_of(day) if isinstance(line, PersonLine)]
+            there[day] = [line for line in logs.lines_to_keep(day) if isinstance(line, PersonLine)]
         if line not in there[day]:
             missing.append((line.created_at, line))
     logs.write_lines(missing)
@@ -165,7 +165,7 @@ def _compare_pending(store: Store, logs: DayLogs) -> int:
     for producer_id, epoch, seq, packed, received_at in store.pending_amendments():
         day = logs.day_of(received_at)
         if day not in there:
-            waiting = (line for line in logs.lines_of(day) if isinstance(line, AmendmentLine) and line.waiting)
+            waiting = (line for line in logs.lines_to_keep(day) if isinstance(line, AmendmentLine) and line.waiting)
             there[day] = {(line.producer_id, line.epoch, line.seq) for line in waiting}
         record = decode_record(packed)
         if (producer_id, epoch, seq) not in there[day] and isinstance(record, AmendmentRecord):

@@ -7,6 +7,7 @@ missing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -109,6 +110,8 @@ class DayLogs:
         self._told: dict[str, Position] = {}
         """By producer: how far its records were written down while the database could not be written."""
         self.behind = False
+        self.doubtful = False
+        """An fsync may have failed since the store marked how far the logs are durable."""
         self.unmarked = False
         """Something was written since the store marked how far the logs are durable."""
 
@@ -211,8 +214,12 @@ class DayLogs:
     def _sync_day(self, day: str) -> None:
         logs = self._open[day]
         if any(log.dirty for log in logs):
-            for log in logs:
-                log.sync()
+            try:
+                for log in logs:
+                    log.sync()
+            except OSError:
+                self.doubtful = True
+                raise
             durable.sync(self._data_dir / EVENTS / day)
 
     def repair(self, before_loss: Callable[[], None]) -> list[str]:
@@ -247,6 +254,17 @@ class DayLogs:
     def lines_of(self, day: str) -> list[Line]:
         """All lines of a day that can be read. Raises OSError."""
         return read_lines(self._data_dir / EVENTS / day / JSON_NAME)
+
+    def lines_to_keep(self, day: str) -> list[Line]:
+        """The same, durable by now: what an earlier life wrote may be in the page cache alone. Raises OSError."""
+        folder = self._data_dir / EVENTS / day
+        keep = durable.write_again if self.doubtful else durable.sync
+        for name in (JSON_NAME, TEXT_NAME):
+            with contextlib.suppress(FileNotFoundError):
+                keep(folder / name)
+        with contextlib.suppress(FileNotFoundError):
+            durable.sync(folder)
+        return self.lines_of(day)
 
     def persons_of(self, day: str) -> list[PersonLine]:
         """Those of its lines that are about persons, without reading the others closely. Raises OSError."""

@@ -196,25 +196,10 @@ def reason_of(error: BaseException) -> str:
 def _rewrite(wal: Path) -> int:
     """Write a WAL that an unclean stop left behind over itself, and make that durable; returns its size.
 
-    After a failed fsync the page cache can hold frames that the disk does not. SQLite's recovery would read them there
-    and take their records for durable. Written again they are dirty again, and this fsync covers them. Has to happen
+    SQLite's recovery would read frames that only the page cache has, and take their records for durable. Has to happen
     before SQLite opens the file: closing it drops POSIX locks on it.
     """
     try:
-        size = wal.stat().st_size
+        return durable.write_again(wal)
     except FileNotFoundError:
         return 0
-    if size == 0:
-        return 0
-    fd = os.open(wal, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        offset = 0
-        while data := os.pread(fd, 1 << 20, offset):
-            written = os.pwrite(fd, data, offset)
-            if written != len(data):
-                raise OSError(errno.EIO, "short write", str(wal))
-            offset += written
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    return size
