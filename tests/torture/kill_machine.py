@@ -26,6 +26,9 @@ from kill_books import Books, Broken, Cursor, require
 from kill_plans import Plan, prepare
 from zygote import Process, Zygote, any_ended
 
+from sightlogd.durable import allocated
+from sightlogd.errors import EXIT_TRY_AGAIN
+
 MODULES = ("kill_roles",)
 """For the zygote."""
 NAMES = ("camera", "detector", "face")
@@ -112,7 +115,7 @@ class Campaign:
     def _start_daemon(self, point: str = "", fuse: Any = None, *, tight: bool = False) -> None:
         """`tight`: it has to remove days to keep its budget, or may write nothing."""
         self._point, self._is_tight = point, tight
-        used = sum(path.lstat().st_blocks * 512 for path in self.data_dir.rglob("*")) if tight else 0
+        used = sum(map(allocated, self.data_dir.rglob("*"))) if tight else 0
         self._configure(f"{used / 10**9 / self._choose.uniform(0.82, 1.02):.6f}" if tight else "0.05")
         self._daemon = self.command("run", "--endpoint", self._endpoint, fuse=fuse)
 
@@ -144,6 +147,8 @@ class Campaign:
             self._died(code, point, name)
 
     def _died(self, code: int, point: str, who: str) -> None:
+        if code == EXIT_TRY_AGAIN and self.plan.purges:
+            return  # a purge whose daemon was killed goes on by itself, and has the lock
         require(code == -signal.SIGKILL and point, f"{who} ended with {code}: {self.logged()}")
         self.tally.points[point] += 1
         self.tally.kills += 1
@@ -324,6 +329,7 @@ class Campaign:
                 process, _ = self._producers.pop(name)
                 process.kill()
                 process.wait()
+        self._finish_purges()
         self._start_daemon()
         for name in NAMES:
             self._start_producer(name, armed=False, count=1)
@@ -333,7 +339,7 @@ class Campaign:
         self.books.check()
         self._until(lambda: not self.books.waits_for_pictures, "pictures are re-encoded", self.books.check)
         self._until(lambda: daylogs.are_marked(self.books.database), "the day logs have caught up")
-        self._until(lambda: not [*self.data_dir.glob("trash/*")], "days are removed")
+        self._until(lambda: not self._leaving(), "days are removed")
         self.books.check(delivered=True)
         self._check_reader()
         require(self._daemon is not None, "a daemon")
@@ -342,6 +348,17 @@ class Campaign:
         self._daemon = None
         kill_end.check(self)
         self.tally.events += len(self.books.ids)
+
+    def _finish_purges(self) -> None:
+        """Where room is scarce."""
+        if left := self._leaving():
+            self._start_daemon(tight=True)
+            self._until(lambda: not left & self._leaving(), "a day that was on its way out is gone")
+            self._daemon.kill()
+            self._daemon.wait()
+
+    def _leaving(self) -> set[str]:
+        return {path.name for path in self.data_dir.glob("trash/*")}
 
     def _until(self, condition: Callable[[], bool], what: str, step: Callable[[], None] | None = None) -> None:
         deadline = time.monotonic() + 60
