@@ -192,7 +192,7 @@ class Campaign:
         # For each life anew: how many choices there were before depends on who was faster.
         self._choose = choose = random.Random(f"{self._seed} {number}")
         is_calm = number % 8 == 7  # on a slow machine nobody would live long enough to get anything done
-        is_armed = not is_calm and choose.random() < 0.6
+        is_armed = not is_calm and choose.random() < 0.75
         if self._daemon is not None and self._is_tight and is_calm:
             self._kill(self._daemon, self._point, "daemon")
             self._daemon = None
@@ -225,7 +225,7 @@ class Campaign:
             self.books.check()
         else:
             if self._daemon is None:
-                point = self._draw_point(number + 1) if choose.random() < 0.6 else ()
+                point = self._draw_point(number + 1) if choose.random() < 0.75 else ()
                 self._start_daemon(*point, tight=self._is_to_be_tight())
             self.books.check()
 
@@ -264,7 +264,7 @@ class Campaign:
 
     def _wait_for_acks(self) -> None:
         before = {name: self.books.acked(name) for name in NAMES}
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while any(self.books.acked(name) < before[name] + 6 for name in NAMES):
             require(time.monotonic() < deadline, f"no acks: {self.logged()}")
             if self._daemon is None or self._daemon.poll() is not None:
@@ -361,9 +361,9 @@ class Campaign:
         return {path.name for path in self.data_dir.glob("trash/*")}
 
     def _until(self, condition: Callable[[], bool], what: str, step: Callable[[], None] | None = None) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 90
         while not condition():
-            require(time.monotonic() < deadline, f"not within 60 s: {what}: {self.logged()}")
+            require(time.monotonic() < deadline, f"not within 90 s: {what}: {self.logged()}")
             time.sleep(0.01)
             if step is not None:
                 step()
