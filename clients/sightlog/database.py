@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from .errors import DatabaseDamaged, DatabaseNotFound, NotNow, SchemaMismatch, S
 SCHEMA_VERSION: Final = 3
 """The newest schema this reader knows. It reads older ones too."""
 BUSY_TIMEOUT_MS: Final = 5_000
+RECOVERY_SECONDS: Final = 0.02
 VERSION: Final = "SELECT coalesce(max(version), 0) FROM schema_version"
 
 
@@ -27,6 +30,7 @@ class Database:
         self._lock = threading.Lock()
         self._vectors: bool | None = None
         self._schema = -1
+        self._reopened = 0
         try:
             self._file = _file_of(self.path)
             there = self.path.is_file()
@@ -42,17 +46,9 @@ class Database:
                 f"{self.path} is empty (0 bytes). Nothing was changed; start sightlogd, it says what to do"
             )
         try:
-            # An explicit isolation_level=None: transactions are begun here, never by the module.
-            self._connection = sqlite3.connect(
-                f"file:{quote(str(self.path.absolute()))}?mode=ro",
-                uri=True,
-                isolation_level=None,
-                check_same_thread=False,
-                timeout=BUSY_TIMEOUT_MS / 1000,
-            )
+            self._connection = self._connect()
         except sqlite3.Error as error:
             raise DatabaseNotFound(f"cannot open {self.path}: {error}. May this user read it?") from error
-        self._connection.row_factory = sqlite3.Row
         try:
             with self._snapshot():
                 pass
@@ -60,9 +56,41 @@ class Database:
             self._connection.close()
             raise
 
-    def _check_schema(self, connection: sqlite3.Connection) -> None:
+    def _connect(self) -> sqlite3.Connection:
+        # An explicit isolation_level=None: transactions are begun here, never by the module.
+        connection = sqlite3.connect(
+            f"file:{quote(str(self.path.absolute()))}?mode=ro",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=BUSY_TIMEOUT_MS / 1000,
+        )
+        connection.row_factory = sqlite3.Row
+        return connection
+
+    def _first(self, *statements: str) -> int:
+        """Runs them; returns the number that the last one asks for. Whatever is read, this comes before it.
+
+        A daemon that was killed while it made the index of its WAL (-shm) leaves one that only a writer can make anew,
+        and who has that open keeps it alive. Opened anew, SQLite reads the WAL without it.
+        """
+        deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+        while True:
+            try:
+                for statement in statements[:-1]:
+                    self._connection.execute(statement)
+                return int(self._connection.execute(statements[-1]).fetchone()[0])
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_RECOVERY or time.monotonic() >= deadline:
+                    raise
+            time.sleep(RECOVERY_SECONDS * random.random())  # others who read let go of it too, at another moment
+            self._connection.close()
+            self._connection = self._connect()
+            self._vectors = None
+            self._reopened += 1
+
+    def _check_schema(self, connection: sqlite3.Connection, changes: int) -> None:
         """At first, and when it changed: the daemon was upgraded meanwhile."""
-        changes = connection.execute("PRAGMA schema_version").fetchone()[0]
         if changes == self._schema:
             return
         tables = connection.execute(
@@ -88,13 +116,13 @@ class Database:
         try:
             yield
         except sqlite3.OperationalError as error:
+            if "locked" in str(error) or error.sqlite_errorcode == sqlite3.SQLITE_READONLY_RECOVERY:
+                raise NotNow(f"{self.path} is being recovered by another process. Try again") from error
             if "unable to open" in str(error) or "readonly" in str(error):
                 raise DatabaseNotFound(
                     f"cannot read {self.path}: {error}. May this user read it and the files {self.path.name}-wal and "
                     f"{self.path.name}-shm beside it?"
                 ) from error
-            if "locked" in str(error):
-                raise NotNow(f"{self.path} is being recovered by another process. Try again") from error
             raise DatabaseDamaged(
                 f"cannot read {self.path}: {error}. Nothing was changed; start sightlogd, it says what it finds"
             ) from error
@@ -115,12 +143,13 @@ class Database:
     def _snapshot(self) -> Iterator[sqlite3.Connection]:
         """One consistent view: an event is seen with all its detections or not at all."""
         with self._lock, self._translated():
-            self._connection.execute("BEGIN")
             try:
-                self._check_schema(self._connection)
+                changes = self._first("BEGIN", "PRAGMA schema_version")
+                self._check_schema(self._connection, changes)
                 yield self._connection
             finally:
-                self._connection.execute("COMMIT")
+                if self._connection.in_transaction:
+                    self._connection.execute("COMMIT")
 
     @contextmanager
     def _scratch(self) -> Iterator[sqlite3.Connection]:
@@ -155,7 +184,8 @@ class Database:
     def _changes(self) -> int:
         """Another number when another connection has committed: far cheaper than a query to find out."""
         with self._lock, self._translated():
-            return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+            version = self._first("PRAGMA data_version")
+            return (self._reopened << 32) + version  # each connection counts from 1
 
     def _was_replaced(self) -> bool:
         """Whether another file, or none, is at the path now."""

@@ -255,12 +255,17 @@ class Budget:
             self._level, self._told = level, RateLimit(REPEAT_SECONDS)
         if level is Level.WARN:
             self._warn(f"Storage at {stats}, approaching limit")
-        if level in (Level.PURGE, Level.OVER) and not self._rotating and time.monotonic() >= self._rotate_at:
+        if level in (Level.PURGE, Level.OVER) and not self._makes_room and time.monotonic() >= self._rotate_at:
             self._begin_to_make_room(stats)
-        if level is not Level.OVER or self._rotating:
+        if level is not Level.OVER or self._makes_room:
             self.over_limit = None
         else:
             self._over(stats)
+
+    @property
+    def _makes_room(self) -> bool:
+        """A day that is on its way out goes first: one in front of it would wait for the day logs, and they for it."""
+        return self._rotating or self.removing
 
     def _begin_to_make_room(self, stats: StorageStats) -> None:
         plan = self.plan()

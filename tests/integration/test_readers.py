@@ -28,6 +28,14 @@ with Reader(sys.argv[1]) as reader:
         print(error)
 """
 
+COUNT_WHEN_ASKED = """
+from sightlog import Reader
+with Reader(sys.argv[1]) as reader:
+    while True:
+        print(reader.count_events(), flush=True)
+        input()
+"""
+
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start processes of another user")
 
 
@@ -69,6 +77,29 @@ def test_another_user_reads_and_cannot_write_whatever_became_of_the_daemon(share
         publisher.insert_event(Event("front_door"))
         assert shared.stop() == 0
     expect_read_only(read_as_nobody(shared), 21)
+
+
+def test_a_daemon_killed_before_the_index_of_its_wal_was_made_keeps_nobody_from_reading(shared):
+    with shared.publisher() as publisher:
+        publisher.insert_events([Event("front_door") for _ in range(20)])
+    command = [sys.executable, "-c", AS_NOBODY + COUNT_WHEN_ASKED, shared.database]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        try:
+            assert reader.stdout.readline() == "20\n"
+            shared.kill()
+            # What such a daemon leaves, while a reader keeps the file alive.
+            with shared.database.with_name("events.db-shm").open("r+b") as index:
+                index.write(bytes(136))
+            for _ in range(2):
+                print(file=reader.stdin, flush=True)
+                assert reader.stdout.readline() == "20\n"
+            shared.start()
+            with shared.publisher() as publisher:
+                publisher.insert_event(Event("front_door"))
+            print(file=reader.stdin, flush=True)
+            assert reader.stdout.readline() == "21\n"
+        finally:
+            reader.kill()
 
 
 def test_follow_yields_committed_events_in_commit_order_and_resumes_from_a_cursor(daemon):

@@ -242,6 +242,39 @@ def test_a_removal_that_a_crash_interrupts_is_finished_at_the_next_start(idle_da
     daylogs.assert_the_logs_have_everything(daemon.data_dir, tmp_path / "new.db", purged=True)
 
 
+def with_an_interrupted_removal(daemon) -> list[Event]:
+    """Two days; of the older one the folder has gone to the trash, and no row. Returns the events of the other."""
+    daemon.start(config=config(1.0))
+    fill_a_day(daemon, 3)
+    kept = fill_a_day(daemon, 2)
+    assert daemon.stop() == 0
+    trash = daemon.data_dir / "trash"
+    trash.mkdir()
+    (daemon.data_dir / "events" / day(3)).rename(trash / f"{day(3)}.{len(kept) * 2}")
+    return kept
+
+
+def test_a_rotation_that_a_crash_interrupts_is_finished_where_room_is_as_scarce_as_before(idle_daemon):
+    daemon = idle_daemon
+    kept = with_an_interrupted_removal(daemon)
+    daemon.start(config=config(taken(daemon) / 0.95 / 10**9, purge_share_max=1.0))
+    wait_for(lambda: not list((daemon.data_dir / "trash").iterdir()), "it is done")
+    with daemon.publisher() as publisher:
+        assert publisher.insert_event(Event("front_door"))
+    assert daemon.reader().count_events() == len(kept) + 1
+    assert not said(daemon, "exceeded")
+
+
+def test_purge_without_a_daemon_finishes_the_removal_that_a_crash_interrupted(idle_daemon):
+    daemon = idle_daemon
+    kept = with_an_interrupted_removal(daemon)
+    assert "removal" not in purge(daemon, "--before", day(0), "--dry-run").stdout
+    done = purge(daemon, "--before", day(2))
+    assert (done.returncode, f"removed what was left of {day(3)}" in done.stdout) == (0, True), done.stdout
+    assert not list((daemon.data_dir / "trash").iterdir())
+    assert daemon.reader().count_events() == len(kept)
+
+
 def test_what_comes_for_a_day_that_is_being_removed_stays(idle_daemon):
     daemon = idle_daemon.start(config=config(1.0))
     fill_a_day(daemon, 3, count=3000, size=300)

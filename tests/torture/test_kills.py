@@ -1,62 +1,83 @@
-"""SIGKILL at random moments of daemon, producers, or both, with ledgers kept outside."""
+"""SIGKILL of daemon, producers and commands, at chosen points and random moments, with ledgers kept outside."""
 
 from __future__ import annotations
 
-import time
+import shutil
+from collections.abc import Iterator
 
-import daylogs
 import pytest
-from conftest import wait_for
+from kill_books import Broken
+from kill_machine import MODULES, Campaign, Tally
+from kill_plans import PLANS
 from lab import often
-from ledger import acked, check, published, start_producer
+from zygote import Zygote
 
-KILLS = often(25, 300)
-NAMES = ("camera", "detector", "face")
+CAMPAIGNS = often(len(PLANS), 100)
+KILLS = often(50, 100)
+"""A campaign."""
+CONTROL_KILLS = 30
+CONTROL_CAMPAIGNS = 10
+
+WITHOUT = [
+    ("P1", "ack before commit", "the ack waits for the COMMIT"),
+    ("P2", "spool later", "publish() returns when the record is in the spool"),
+    ("P3", "no position", "a producer's position is looked up after a restart"),
+    ("P6", "no snapshot", "an event is read with what belongs to it in one transaction"),
+    ("P8", "no catching up", "the day logs are compared with the database after a crash"),
+]
 
 
-@pytest.mark.timeout(60 + KILLS * 3)
-def test_whatever_is_killed_acked_is_stored_once_and_published_arrives(idle_daemon, tmp_path, attack):
-    attack.on("P1, P2, P3", "SIGKILL of daemon, producer or both at random moments", "kills")
-    choose = attack.random()
-    daemon = idle_daemon
-    daemon.start(wait=False)
-    ledgers = {name: tmp_path / f"{name}.ledger" for name in NAMES}
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    with Zygote(*MODULES) as zygote:
+        yield zygote
 
-    def start(name: str, count: int = 10_000_000):
-        return start_producer(daemon.endpoint, tmp_path / "spool", name, ledgers[name], count)
 
-    producers = {name: start(name) for name in NAMES}
-    try:
-        for number in range(KILLS):
-            # Not a wait for something: the moment of the kill is what is drawn.
-            time.sleep(choose.random() * 0.6)
-            if number % 5 == 4:  # on a slow machine nobody would live long enough to get anything done
-                before = {name: len(acked(ledger)) for name, ledger in ledgers.items()}
-                wait_for(
-                    lambda before=before: all(len(acked(ledgers[name])) > before[name] + 2 for name in NAMES), "acks"
-                )
-            victims = choose.choice(["daemon", "producer", "both"])
-            if victims != "producer":
-                daemon.kill()
-                check(daemon.database, ledgers, delivered=False) if daemon.database.exists() else None
-                daemon.start(wait=False)
-            if victims != "daemon":
-                name = choose.choice(NAMES)
-                producers[name].kill()
-                producers[name].wait()
-                producers[name] = start(name)
-            attack.runs += 1
-    finally:
-        for producer in producers.values():
-            producer.kill()
-            producer.wait()
-    for name in NAMES:
-        assert start(name, 1).wait(60) == 0
-    check(daemon.database, ledgers, delivered=True)
-    assert all(len(acked(ledger)) > 10 for ledger in ledgers.values())
-    assert all(published(ledger) for ledger in ledgers.values())
-    assert daemon.stop() == 0
-    daemon.start()
-    wait_for(lambda: daylogs.are_marked(daemon.database), "the day logs have caught up", 60)
-    assert daemon.stop() == 0
-    daylogs.assert_the_logs_have_everything(daemon.data_dir, tmp_path / "new.db")
+@pytest.mark.timeout(often(300, 3_000))
+def test_whatever_is_killed_acked_is_stored_once_and_published_arrives(zygote, tmp_path, attack):
+    attack.on(
+        "P1, P2, P3, P6",
+        "SIGKILL of daemon, producers, backups: in start, recovery, migration, commit, checkpoint, rotation, "
+        "backup, thumbnail, log append, catch-up, mark, and at random moments",
+        "kills",
+    )
+    tally = Tally()
+    for number in range(CAMPAIGNS):
+        plan = PLANS[number % len(PLANS)]
+        home = tmp_path / str(number)
+        home.mkdir()
+        campaign = Campaign(zygote, home, attack.random(number), plan, tally)
+        try:
+            campaign.run(KILLS)
+        except Broken as error:
+            pytest.fail(f"campaign {number}, {plan}, {home}: {error}")
+        finally:
+            campaign.close()
+            attack.runs = tally.kills
+        shutil.rmtree(home)
+    chosen, random = sum(tally.points.values()), sum(tally.moments.values())
+    attack.note = (
+        f"{chosen:,} at {len(tally.points)} chosen points, {random:,} at random moments; {tally.events:,} events"
+    )
+    print("chosen points:", dict(tally.points.most_common()), "random moments:", dict(tally.moments))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("promise", "sabotage", "protection"), WITHOUT, ids=[name for _, name, _ in WITHOUT])
+def test_the_machine_sees_what_is_lost_without(promise, sabotage, protection, zygote, tmp_path, attack):
+    attack.without(promise, protection, "kills")
+    tally = Tally()
+    for number in range(CONTROL_CAMPAIGNS):
+        home = tmp_path / str(number)
+        home.mkdir()
+        campaign = Campaign(zygote, home, attack.random(number), PLANS[0], tally, sabotage)
+        try:
+            campaign.run(CONTROL_KILLS)
+        except Broken as error:
+            attack.caught += 1
+            print(error)
+            break
+        finally:
+            campaign.close()
+            attack.runs = tally.kills
+    assert attack.caught, f"not seen in {tally.kills} kills"

@@ -17,6 +17,7 @@ from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION, Stop, WriteRefused
 from sightlogd.files.daylog import DayLogs
 from sightlogd.files.days import Days
 from sightlogd.lock import Lock
+from sightlogd.purge import finish, unfinished
 from sightlogd.storage import Storage
 from sightlogd.store import Store
 
@@ -85,6 +86,8 @@ def _run(config: Config, options: argparse.Namespace) -> int:
         store = Store(config.data_dir, config.store.synchronous)
         days, storage = Days(config.zone()), Storage(config.data_dir, config.storage)
         budget = Budget(config, store, DayLogs(config.data_dir, days, terminal.tell, storage.grew), storage, days)
+        if not request.dry_run:
+            _finish_interrupted(config, store, days, terminal)
         for _ in budget.recount():
             pass
         with contextlib.suppress(OSError, WriteRefused):  # told by then
@@ -94,3 +97,14 @@ def _run(config: Config, options: argparse.Namespace) -> int:
     finally:
         lock.close()
     return terminal.exit_code
+
+
+def _finish_interrupted(config: Config, store: Store, days: Days, terminal: _Terminal) -> None:
+    """Days on their way out when a daemon, or this command, was killed. Raises Stop."""
+    for leaving in unfinished(config.data_dir):
+        try:
+            for _ in finish(leaving, store, days):
+                pass
+            terminal.tell(f"removed what was left of {leaving.day}: its removal had been interrupted")
+        except (OSError, WriteRefused) as error:  # another day may make the room that it takes
+            terminal.tell(f"cannot go on with the removal of {leaving.day}: {error}")
