@@ -32,7 +32,7 @@ class Written:
         self.records: dict[Position, tuple[bytes, bytes]] = {}
         self.entries: dict[str, list[tuple[Position, int, int]]] = {}
         for _ in range(choose.choice([1, 2, 3])):
-            spool = Spool(directory, "s", 1 << 17)
+            spool = Spool(directory, "s", 1 << 20)
             for _ in range(choose.choice([1, 5, 12])):
                 batch = [
                     (choose.randbytes(choose.choice([1, 90, 900])), choose.randbytes(choose.choice([0, 0, 3_000])))
@@ -97,7 +97,7 @@ def test_a_damaged_spool_gives_every_readable_record_as_it_was_and_counts_the_ot
                     if position not in broken:
                         break
                     uncountable += 1
-        spool = Spool(directory, "s", 1 << 17)
+        spool = Spool(directory, "s", 1 << 20)
         found: dict[Position, tuple[bytes, bytes]] = {}
         after = START
         while chunk := spool.read_after(after, choose.choice([1, 7, 1_000]), 1 << 20):
