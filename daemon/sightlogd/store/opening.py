@@ -132,6 +132,8 @@ def _connect(path: Path, synchronous: Synchronous) -> apsw.Connection:
         connection.close()  # SQLite would go on reading only, whatever becomes of the permission
         raise PermissionError(errno.EACCES, "the file may only be read", str(path))
     connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+    # Where the database is refused, closing it must not move the WAL into it; Store.close does where it is sound.
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     # Both stay after a clean stop, so that readers without write permission find them.
     on = ctypes.c_int(1)
     connection.file_control("main", apsw.SQLITE_FCNTL_PERSIST_WAL, ctypes.addressof(on))
