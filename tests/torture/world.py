@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,13 +57,18 @@ def simulated(clock: Clock, draw: random.Random) -> Iterator[Path]:
 
 
 def run(
-    seed: int, *, wild: bool, often: Sequence[str] = (), daemon: type[Daemon] = Daemon, sensor: type[Sensor] = Sensor
+    seed: int,
+    *,
+    wild: bool,
+    odds: Mapping[str, float] | None = None,
+    daemon: type[Daemon] = Daemon,
+    sensor: type[Sensor] = Sensor,
 ) -> World:
-    """Raises AssertionError for a promise that was broken, with the way to repeat it. `often`: what fails for sure."""
+    """Raises AssertionError for a promise that was broken, with the way to repeat it. `odds`: not those drawn."""
     draw, clock = random.Random(seed), Clock()
     with simulated(clock, draw) as directory:
         world = World(draw, directory, clock, wild=wild, daemon=daemon, sensor=sensor)
-        world.odds |= {fault: ODDS[fault] for fault in often}
+        world.odds |= odds or {}
         try:
             world.run()
         except Exception as error:
