@@ -274,8 +274,10 @@ class Spool:
 
         Of every life of this spool that published behind a record that is left, a segment is left too.
         """
-        own = {self.epoch, self._identity.epoch_before, *(segment.epoch for segment in self._segments)}
-        return settled.epoch not in own and any(self._acked < segment.last < settled for segment in self._segments)
+        if settled.epoch in (self.epoch, self._identity.epoch_before):
+            return False
+        left = [segment.last for segment in list(self._segments)]
+        return settled.epoch not in {last.epoch for last in left} and any(self._acked < last < settled for last in left)
 
     # -- reading and dropping -----------------------------------------------------------------------------------------
 

@@ -89,6 +89,7 @@ class Sensor(Publisher):
             self._link.acked <= self.world.store.durable[self.producer_id] and self.is_dropped_only_what_is_durable(),
             f"{self.label}: acked what was never stored",
         )
+        self.world.acked[self.producer_id] = max(self.world.acked[self.producer_id], self._spool._acked)
         # After receiving, the loop looks at once for more to send.
         self.sleeps_until = now + self._timeout(now, self._stuck) / 1000
         if not self._stuck:
@@ -124,12 +125,15 @@ class Producer:
 
     position: Position = START
     settled: list[str] = field(default_factory=list)
+    positions: list[Position] = field(default_factory=list)
+    """Of those that are settled, in the same order."""
     exceptions: list[tuple[Position, str, str]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=lambda: {STORED: 0, DUPLICATE: 0, REJECTED: 0})
     missing: int = 0
 
     def copy(self) -> Producer:
-        return Producer(self.position, [*self.settled], [*self.exceptions], {**self.counts}, self.missing)
+        lists = [*self.settled], [*self.positions], [*self.exceptions]
+        return Producer(self.position, *lists, {**self.counts}, self.missing)
 
 
 class Store:
@@ -164,6 +168,7 @@ class Store:
                 known = event_id in self.events
                 must(not (known and event_id in producer.settled), f"{event_id} was stored already")
                 producer.settled.append(event_id)
+                producer.positions.append(Position(parcel.first.epoch, seq))
                 status = DUPLICATE if known else status_of(event_id)
                 self.events.setdefault(event_id, status)
                 producer.counts[status] += 1
