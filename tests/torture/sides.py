@@ -233,7 +233,8 @@ class Daemon:
             self.receive(connection.route, frames)
         if self.batch.due(now):
             self.commit()
-        if not self.world.accounts_are_off:
+        # Where a message can be lost, what a new life told of its damaged spool may come with the next one only.
+        if not (self.world.accounts_are_off or (self.world.wild and self.world.damaged)):
             self.check_accounts()
 
     def receive(self, route: bytes, frames: list[bytes]) -> None:
