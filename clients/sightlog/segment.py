@@ -101,14 +101,24 @@ class Segment:
         while offset < size:
             offset += os.pwrite(fd, os.pread(fd, min(_WINDOW_BYTES, size - offset), offset), offset)
 
-    def scan(self) -> None:
-        """Read to the end to learn `next_seq` and `lost`."""
+    def scan(self, before: int | None = None) -> None:
+        """Read to the end to learn `next_seq` and `lost`.
+
+        `before` is where the next segment of the same life begins: what stands here under such numbers was refused to
+        its publisher when the disk failed, and could not be taken back.
+        """
         offset = 0
         while offset < self.size:
             entries, beyond = self.read(offset, self.next_seq - 1)
-            for entry in (entry for entry in entries if entry.seq >= self.next_seq):
-                self.lost += entry.seq - self.next_seq
-                self.next_seq = entry.seq + 1
+            for entry in entries:
+                if before is not None and entry.seq >= before:
+                    self.torn += self.size - offset
+                    self.size = offset
+                    return
+                offset = entry.end
+                if entry.seq >= self.next_seq:
+                    self.lost += entry.seq - self.next_seq
+                    self.next_seq = entry.seq + 1
             if not entries and beyond > offset and beyond == self.size:
                 self.lost += 1  # at least
                 self.next_seq += 1

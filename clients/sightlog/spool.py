@@ -20,14 +20,15 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from .errors import InvalidRecord, SpoolDamaged, SpoolFull, SpoolInUse
 from .identity import begin_life, make_directories, sync_directory
+from .playback import Chunk, Playback
 from .segment import HEAD_BYTES, Segment
-from .wire import MESSAGE_IMAGES_MAX, START, Position, Told
+from .wire import START, Position, Told
 
 log = logging.getLogger("sightlog.spool")
 
@@ -44,24 +45,6 @@ def default_spool_dir() -> Path:
     return (Path(state) if state else Path.home() / ".local" / "state") / "sightlog" / "spool"
 
 
-class Chunk(NamedTuple):
-    """Consecutive records of one epoch, read back for sending."""
-
-    first: Position
-    records: list[bytes]
-    images: list[bytes]
-    bytes: int
-
-
-@dataclass(slots=True)
-class _Cursor:
-    """Where reading stands: all entries of `segment` before `offset` are at or below `after`."""
-
-    segment: Segment
-    offset: int
-    after: Position
-
-
 class Spool:
     """One producer's spool. `append` may be called by one thread while another reads and drops.
 
@@ -73,7 +56,6 @@ class Spool:
         self.bytes_max = bytes_max
         self.segment_bytes_max = min(SEGMENT_BYTES_MAX, max(bytes_max // 16, 4096))
         self._fd = -1
-        self._cursor: _Cursor | None = None
         self._acked = START
         self._unsynced_since: float | None = None
         self._unsynced_until = START
@@ -81,6 +63,7 @@ class Spool:
         self._write_lock = threading.Lock()
         self._lock_fd = -1
         self._segments: list[Segment] = []
+        self._playback = Playback(self._segments)
         try:
             make_directories(self.directory)
             self._lock()
@@ -124,11 +107,11 @@ class Spool:
                 epoch, first_seq = (int(part) for part in path.stem.split("-"))
             except ValueError:
                 continue
-            segment = Segment(path, epoch, first_seq, first_seq, path.stat().st_size)
+            self._segments.append(Segment(path, epoch, first_seq, first_seq, path.stat().st_size))
+        for segment, following in zip_longest(self._segments, self._segments[1:]):
             self._bytes += segment.size
-            segment.scan()
+            segment.scan(following.first_seq if following and following.epoch == segment.epoch else None)
             segment.close()
-            self._segments.append(segment)
 
     def _drop_empty(self) -> None:
         """Segments without a record, once the identity has counted what their names tell."""
@@ -318,60 +301,7 @@ class Spool:
 
         When `chunk.first` does not follow `after` directly, there is nothing in between.
         """
-        cursor = self._cursor
-        if cursor is None or cursor.after != after:
-            behind = (segment for segment in list(self._segments) if segment.last > after)
-            segment = next(behind, None)
-            if segment is None:
-                return None
-            cursor = _Cursor(segment, 0, after)
-        first: Position | None = None
-        records: list[bytes] = []
-        images: list[bytes] = []
-        total = carriers = 0
-        full = False
-        while not full:
-            if cursor.offset >= cursor.segment.size:
-                following = None if records else self._following(cursor.segment)
-                if following is None:
-                    break
-                # Looked at once more: a writer may have added to it before it began the next one.
-                if cursor.offset >= cursor.segment.size:
-                    cursor = _Cursor(following, 0, after)
-                continue
-            epoch = cursor.segment.epoch
-            last = cursor.after if first is None else Position(first.epoch, first.seq + len(records) - 1)
-            entries, offset = cursor.segment.read(cursor.offset, last.seq if last.epoch == epoch else 0)
-            for seq, record, image, end in entries:
-                if epoch > after.epoch or seq > after.seq:
-                    size = len(record) + len(image)
-                    if first is None:
-                        first = Position(epoch, seq)
-                    elif (
-                        seq != first.seq + len(records)
-                        or len(records) >= records_max
-                        or total + size > bytes_max
-                        or (image and carriers >= MESSAGE_IMAGES_MAX)
-                    ):
-                        full = True
-                        break
-                    carriers += bool(image)
-                    records.append(record)
-                    images.append(image)
-                    total += size
-                cursor.offset = end
-            else:
-                cursor.offset = offset
-        if first is None:
-            return None
-        cursor.after = Position(first.epoch, first.seq + len(records) - 1)
-        self._cursor = cursor
-        return Chunk(first, records, images, total)
-
-    def _following(self, segment: Segment) -> Segment | None:
-        """The next one; `segment` itself may have been deleted meanwhile."""
-        place = segment.epoch, segment.first_seq
-        return next((other for other in list(self._segments) if (other.epoch, other.first_seq) > place), None)
+        return self._playback.read_after(after, records_max, bytes_max)
 
     def drop_through(self, acked: Position) -> None:
         """Forget the records up to `acked`; delete the segments that hold nothing else."""
@@ -402,8 +332,7 @@ class Spool:
             # Only now, so that a failure above is tried again with the next ack.
             del self._segments[0]
             segment.close()
-            if self._cursor is not None and self._cursor.segment is segment:
-                self._cursor = None
+            self._playback.forget(segment)
 
 
 def _write_all(fd: int, data: bytes) -> None:

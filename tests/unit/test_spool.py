@@ -655,7 +655,7 @@ def test_a_writer_that_goes_on_to_the_next_segment_meanwhile_leaves_nothing_out(
         while len(spool._segments) == before:
             spool.append([(b"two", b"x" * 4_096)])
 
-    spool._segments = Racing(spool._segments, write)
+    spool._segments = spool._playback._segments = Racing(spool._segments, write)
     chunk = spool.read_after(read.first, 10, 1 << 20)
     assert chunk.first == Position(spool.epoch, 2)
 
@@ -669,7 +669,7 @@ def test_a_segment_deleted_while_the_next_one_is_looked_for_is_behind_the_reader
     after = START
     while after < first_segment.last:
         after = spool.read_after(after, 1, 1 << 20).first
-    spool._segments = Racing(spool._segments, lambda: spool.drop_through(after))
+    spool._segments = spool._playback._segments = Racing(spool._segments, lambda: spool.drop_through(after))
     assert spool.read_after(after, 1, 1 << 20).first == Position(spool.epoch, after.seq + 1)
 
 
@@ -705,8 +705,9 @@ def test_the_identity_file_is_complete_at_any_time(open_spool, monkeypatch):
     assert json.loads(before)["producer_id"] == life.producer_id
 
 
+@pytest.mark.parametrize("at_once", [1, 4])
 @pytest.mark.parametrize("before", [0, 2])
-def test_half_an_entry_that_cannot_be_taken_back_is_never_written_behind(tmp_path, monkeypatch, before):
+def test_what_cannot_be_taken_back_is_neither_written_behind_nor_sent(tmp_path, monkeypatch, before, at_once):
     write = os.write
 
     def half(fd, data):
@@ -724,7 +725,7 @@ def test_half_an_entry_that_cannot_be_taken_back_is_never_written_behind(tmp_pat
         patch.setattr(os, "ftruncate", nothing)
         for _ in range(2):
             with pytest.raises(SpoolFull, match="Input/output error"):
-                spool.append([(b"refused", b"")])
+                spool.append([(b"refused", b"")] * at_once)
     for number in range(before, before + 2):
         spool.append([(b"record %d" % number, b"")])
     expected = [b"record %d" % number for number in range(before + 2)]
