@@ -197,7 +197,7 @@ def test_without_a_database_it_says_where_it_looked(idle_daemon, command):
 
 @pytest.mark.parametrize(
     ("content", "code", "said"),
-    [(b"no database at all" * 100, 74, "not a database"), (b"", 78, "not one of sightlog's"), (None, 78, "not one of")],
+    [(b"no database at all" * 100, 74, "not a database"), (b"", 74, "is empty"), (None, 78, "not one of")],
 )
 def test_another_file_in_its_place_is_told(tmp_path, idle_daemon, content, code, said):
     file = tmp_path / "other.db"

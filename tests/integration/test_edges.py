@@ -66,20 +66,6 @@ def test_flush_and_close_are_not_kept_for_the_linger_time(idle_daemon):
         assert receipt.wait(10) == "stored"
 
 
-def test_when_flush_returns_every_receipt_is_settled(idle_daemon, monkeypatch):
-    idle_daemon.start()
-    with idle_daemon.publisher() as publisher:
-        settle, may_settle = publisher._book.settle, threading.Event()
-        monkeypatch.setattr(publisher._book, "settle", lambda *told: may_settle.wait(20) and settle(*told))
-        receipt = publisher.publish(Event("front_door"))
-        assert publisher.flush(0) is False
-        wait_for(lambda: publisher.spooled == 0, "the ack has emptied the spool, and nothing else yet")
-        assert publisher.flush(0) is False
-        may_settle.set()
-        assert publisher.flush(10)
-        assert receipt.status == "stored"
-
-
 def test_many_short_lives_without_a_daemon_are_delivered_without_lingering(idle_daemon):
     for _ in range(20):
         with idle_daemon.publisher() as publisher:

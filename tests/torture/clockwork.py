@@ -145,7 +145,7 @@ class House:
         self.store = Store(config.data_dir, "NORMAL", clock=lambda: self._clocks.daemon)
         storage = Storage(config.data_dir, config.storage)
         self.logs = DayLogs(config.data_dir, days, self._failed, storage.grew)
-        self.logs.repair()
+        self.logs.repair(self.store.forget_logged)
         self.budget = Budget(config, self.store, self.logs, storage, days)
         while self.budget.busy:
             self.budget.step()

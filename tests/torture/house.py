@@ -281,7 +281,7 @@ class House:
                 self.batch()
 
     def expire(self) -> None:
-        self.store.expire_amendments(NOW + timedelta(seconds=1))
+        self.store.expire_amendments(NOW + timedelta(seconds=1), None)
 
     def stop(self) -> None:
         self.ingest._maintenance.finish()

@@ -164,7 +164,7 @@ class Judge:
         """After the work of a start they are what the database is."""
         days = Days(UTC)
         logs = DayLogs(image, days, lambda reason: None, lambda day, count: None)
-        logs.repair()
+        logs.repair(store.forget_logged)
         for leaving in unfinished(image):
             for _ in purge.finish(leaving, store, days):
                 pass

@@ -217,7 +217,7 @@ def test_without_the_check_a_false_ack_is_believed(line, tmp_path, attack, monke
         line.send = lambda _: None  # nobody there: what is published cannot be stored
         with Publisher("ipc:///nowhere", f"sensor-{attack.runs}", tmp_path) as producer:
             receipt = producer.publish_many(Event("door") for _ in range(10))
-            line.queue.append(wire.ack(Position(2**62, 1), []))
+            line.queue.append(wire.ack(Position(producer._spool.epoch, 10), []))
             attack.caught += receipt.wait(20).stored == 10
     assert line.received == set()
     assert attack.caught == attack.runs

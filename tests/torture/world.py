@@ -178,7 +178,7 @@ class World:
         segment = Segment(path, epoch, seq, seq, len(data))
         entries, offset = [], 0
         while offset < segment.size:
-            some, offset = segment.read(offset)
+            some, offset = segment.read(offset, entries[-1].seq if entries else 0)
             entries += some
         segment.close()
         if len(entries) < 2:

@@ -153,7 +153,7 @@ def explained(path: Path) -> Iterator[None]:
     """Turns what SQLite and the system say while opening into a Stop with the next step."""
     try:
         yield
-    except (apsw.NotADBError, apsw.CorruptError, apsw.FormatError) as error:
+    except (apsw.NotADBError, apsw.CorruptError, apsw.FormatError, apsw.SQLError) as error:
         raise damaged(path, error) from error
     except (
         apsw.CantOpenError,
