@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Most tests wait for processes and disks, so more of them than cores.
-PARALLEL := -n $(shell expr 2 \* $$(nproc)) --dist worksteal
+PARALLEL := -n $(shell expr 2 \* $$(nproc)) --dist loadgroup
 RESULTS := $(VENV)/torture.jsonl
 SOURCES := $(shell find clients daemon -name '*.py' -o -name '*.sql' -o -name py.typed) pyproject.toml
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import re
 import sqlite3
 from datetime import timedelta
@@ -14,6 +12,8 @@ import pytest
 
 from sightlog import Reader
 
+# Made once, and not in each worker.
+pytestmark = [pytest.mark.xdist_group("million"), pytest.mark.timeout(300)]
 SHAPE = generated.Shape()
 MIDDLE = generated.moment(SHAPE, SHAPE.events // 2)
 HOUR = {"start": MIDDLE, "end": MIDDLE + timedelta(hours=1)}
@@ -115,24 +115,12 @@ MATCH = re.compile(r"SCAN texts_index VIRTUAL TABLE INDEX \d+:M\d+[<>]*")
 
 
 @pytest.fixture(scope="session")
-def database(tmp_path_factory, worker_id):
-    """Made once: the workers of one run share it."""
-    base = tmp_path_factory.getbasetemp()
-    directory = (base if worker_id == "master" else base.parent) / "million"
-    directory.mkdir(exist_ok=True)
-    path = directory / "events.db"
-    with (directory / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.exists():
-            generated.write(directory / "new.db", SHAPE)
-            for file in directory.glob("new.db*"):
-                file.rename(directory / file.name.replace("new.db", "events.db"))
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        yield path
-        with contextlib.suppress(BlockingIOError):  # the last to use it takes it away
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for file in directory.glob("events.db*"):
-                file.unlink()
+def database(tmp_path_factory):
+    path = tmp_path_factory.mktemp("million") / "events.db"
+    generated.write(path, SHAPE)
+    yield path
+    for file in path.parent.iterdir():
+        file.unlink()
 
 
 @pytest.fixture(scope="module")

@@ -342,15 +342,14 @@ def insert_until_it_is_refused(publisher, published: list[str]) -> None:
         publisher.insert_event(event)
 
 
-@pytest.mark.timeout(900)
-def test_a_disk_filled_and_freed_100_times_loses_nothing_that_was_acked(small_disk):
+def test_a_disk_filled_and_freed_again_and_again_loses_nothing_that_was_acked(small_disk):
     daemon = small_disk.start(
         config="[storage]\nkeep_free_gb = 0.0\nmin_retention_days = 7\n[log]\nslow_commit_ms = 60000"
     )
     filler = daemon.data_dir / "filler"
     published = []
     with daemon.publisher() as publisher:
-        for _ in range(100):
+        for _ in range(10):  # a hundred times: the reliability lab
             fill_the_disk(filler)
             events = [Event("door", llm_description="x" * 2_000) for _ in range(5)]
             receipts = [publisher.publish(event) for event in events]
@@ -360,8 +359,6 @@ def test_a_disk_filled_and_freed_100_times_loses_nothing_that_was_acked(small_di
             filler.unlink()
             assert publisher.flush(40)
             assert all(receipt.status == "stored" for receipt in receipts)
-            if daemon.reader().count_events() > 1_000:
-                break
     assert daemon.stop() == 0
     found = [event.event_id for event in daemon.reader().find_events()]
     assert len(found) == len(set(found))
