@@ -25,7 +25,7 @@ from sightlogd import budget, retention
 from sightlogd.files.days import Days
 from sightlogd.rebuild import rebuild_from_logs
 
-WALKS = often(25, 400)
+WALKS = often(25, 200)
 STEPS = 40
 CONTROL_WALKS_MAX = 60
 ROOM = Path("/dev/shm")

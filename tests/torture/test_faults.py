@@ -273,7 +273,7 @@ def test_whatever_fails_nothing_is_acked_that_is_not_stored_and_work_goes_on(yar
     what = "the disk is full at" if error == FULL else "an I/O error at"
     attack.on("P5", f"{what} one operation, or from it on: {name}", "operations")
     sweep = sweep_of(yard, place, name, {"error": error})
-    sweep.run(attack.random(), often(3, 200))
+    sweep.run(attack.random(), often(3, 40))
     attack.runs = sweep.tried
     attack.note = f"of {len(sweep.recorded)}"
     sweep.assert_nothing_went_wrong()
@@ -381,7 +381,7 @@ def test_a_backup_or_restore_that_fails_leaves_what_was_there_and_succeeds_next_
     backed_up(yard, template)
     operations = record(yard, template, work=work, roots=["data", "backup", "restored"], fault=fault)
     sweep = Sweep(template, fault, operations, lambda home, fault: attempt(yard, home, fault))
-    sweep.run(attack.random(), often(3, 200))
+    sweep.run(attack.random(), often(3, 40))
     attack.runs = sweep.tried
     attack.note = f"of {len(operations)}"
     sweep.assert_nothing_went_wrong()

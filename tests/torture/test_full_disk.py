@@ -89,7 +89,7 @@ def test_without_inodes_no_picture_is_lost_and_what_needs_no_file_goes_on(idle_d
         with load_on(daemon) as load:
             load.start(EVENTS)
             load.end()
-            for number in range(often(2, 30)):
+            for number in range(often(2, 10)):
                 files = take_all_inodes(daemon.data_dir / "filler")
                 assert load.probe.insert_event(Event("probe", event_id=f"plain-{number}")), "it needs no file"
                 with pytest.raises(DatabaseWriteError, match="storage_full"):
@@ -127,7 +127,7 @@ def test_a_card_that_turns_read_only_under_load_loses_nothing_that_was_acked(idl
     with card.inserted(), ended(daemon):
         daemon.start()
         with load_on(daemon) as load:
-            for _ in range(often(1, 20)):
+            for _ in range(often(1, 10)):
                 load.start(EVENTS)
                 load.publish()
                 card.turn_read_only()
@@ -155,7 +155,7 @@ def test_what_is_moved_away_under_load_and_brought_back_has_everything_acked(idl
     daemon.start()
     away = tmp_path / "away"
     with load_on(daemon) as load:
-        for name in drawn(choose, ("", "events.db", "events.db-wal"), often(3, 45)):
+        for name in drawn(choose, ("", "events.db", "events.db-wal"), often(3, 12)):
             load.start(EVENTS)
             (daemon.data_dir / name).rename(away)
             load.publish()
@@ -191,7 +191,7 @@ def test_a_permission_taken_away_under_load_and_given_back_loses_nothing(idle_da
         # A picture that has to be made anew, so that all the directories are there.
         load.publish(thumbnail=png())
         assert load.probe.flush(60)
-        for number, name in enumerate(drawn(choose, ("", "events", "events.db", "incoming"), often(4, 60))):
+        for number, name in enumerate(drawn(choose, ("", "events", "events.db", "incoming"), often(4, 20))):
             load.start(EVENTS)
             path = daemon.data_dir / name
             mode = path.stat().st_mode
@@ -241,7 +241,7 @@ def test_a_spool_on_a_full_disk_refuses_whole_records_and_takes_them_when_there_
     accepted: list[str] = []
     with small_file_system(tmp_path / "small", "2m"):
         filler = tmp_path / "small/filler"
-        for number in range(often(4, 60)):
+        for number in range(often(4, 20)):
             publisher = Publisher(daemon.endpoint, "camera", tmp_path / "small")
             fill_but(filler, choose.randrange(60_000))
             refused = publish_until_it_is_refused(publisher, accepted, choose)

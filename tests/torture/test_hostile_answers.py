@@ -21,7 +21,7 @@ from sightlog.wire import START, Limits, Position
 from sightlogd.decoder import EventRecord
 from sightlogd.session import Sessions
 
-ANSWERS = often(4_000, 60_000)
+ANSWERS = often(4_000, 30_000)
 LIMITS = Limits(400, 1 << 20)
 
 

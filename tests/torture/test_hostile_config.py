@@ -10,7 +10,7 @@ import verbs
 from lab import often
 from mutations import NASTY_TEXTS
 
-FILES = often(100, 8_000)
+FILES = often(100, 3_000)
 GROUP = 400
 CONFIG = (Path(__file__).parents[2] / "config.toml").read_text(encoding="utf-8")
 VALUES = [

@@ -16,7 +16,7 @@ from lab import often
 
 from sightlog import Event, Observation
 
-DAMAGES = often(6, 150)
+DAMAGES = often(6, 60)
 GROUP = 30
 READING = (
     ("sightlog", "events"),

@@ -22,7 +22,7 @@ from sightlog.spool import Spool
 from sightlog.wire import START, Position
 
 SPOOLS = often(40, 3_000)
-STORES = often(1, 25)
+STORES = often(1, 10)
 
 
 class Written:

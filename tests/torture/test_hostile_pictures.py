@@ -16,7 +16,7 @@ from test_hostile_socket import resident
 from sightlog import Event
 from sightlogd.files.reencode import MEMORY_BYTES_MAX
 
-PICTURES = often(90, 2_000)
+PICTURES = often(90, 1_000)
 WAITING_MAX = 100
 GROWTH_BYTES_MAX = 64 << 20
 

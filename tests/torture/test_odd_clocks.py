@@ -22,7 +22,7 @@ from lab import often
 
 from sightlog import Event, identity
 
-ROUNDS = often(10, 120)
+ROUNDS = often(10, 60)
 WRAPPED = str(Path(__file__).with_name("odd_clock.py"))
 PRODUCERS = {"right": timedelta(0), "behind": -YEARS}
 COMMAND = Path(sys.executable).with_name("sightlogd")
@@ -188,7 +188,7 @@ def amended(site: Site) -> bool:
 @pytest.mark.timeout(60 + ROUNDS * 2)
 def test_an_amendment_waits_for_its_event_however_the_clock_is_set(site, attack):
     attack.on("P8", "the clock set while amendments wait for their events", "amendments")
-    for _ in range(often(3, 40)):
+    for _ in range(often(3, 20)):
         assert amended(site)
         attack.runs += 1
 

@@ -58,7 +58,7 @@ def attack_images(attack: Attack, memory: Path, count: int, prepare: Callable[[H
 def test_a_power_cut_takes_nothing_that_was_acked(memory, attack, part):
     """Batches, thumbnails, day logs, checkpoints, purges, stops and kills; the database begins with nothing."""
     attack.on("P1, P3", "power cut in the life of a daemon: database, thumbnails, day logs", "crash images")
-    attack_images(attack, memory, often(2_400, 20_000), as_it_is, part)
+    attack_images(attack, memory, often(2_400, 12_000), as_it_is, part)
 
 
 @pytest.mark.timeout(often(600, 7_200))

@@ -115,7 +115,7 @@ def look_at(data_dir: Path, possible: list[dict[str, Position]]) -> None:
 @pytest.mark.timeout(often(600, 7_200))
 def test_a_power_cut_leaves_the_backup_that_was_made(memory, attack):
     attack.on("P8", "power cut while a backup is made, and after it", "crash images")
-    for number in range(often(1, 20)):
+    for number in range(often(1, 5)):
         house = backups(memory, attack, number)
         judge = Judge(house.recorder.log)
         for moment, image in cuts(house.recorder.log, attack.random(number, "cuts"), often(25, 200), memory):
@@ -126,7 +126,7 @@ def test_a_power_cut_leaves_the_backup_that_was_made(memory, attack):
 @pytest.mark.timeout(often(600, 7_200))
 def test_a_restore_that_a_power_cut_ended_can_be_run_again(memory, attack):
     attack.on("P8", "power cut while a backup is restored, and after it", "crash images")
-    for number in range(often(1, 20)):
+    for number in range(often(1, 5)):
         choose = attack.random(number, "cuts")
         log = backups(memory, attack, number).recorder.log
         [positions] = [what.positions for _, what in marks(log) if isinstance(what, Made)][-1:]

@@ -90,7 +90,7 @@ def losses(
 @pytest.mark.parametrize("schema", ["", "schema_001.db"])
 def test_a_failed_fsync_and_a_power_cut_after_the_restart_lose_nothing(memory, attack, schema):
     attack.on("P1, P5", f"an fsync fails, restart, power cut ({schema or 'a new database'})", "positions")
-    for key in range(often(1, 10)):
+    for key in range(often(1, 4)):
         attack.runs += sum(1 for _ in losses(attack, memory, key, is_of_the_database, often(8, 1_000), schema))
     attack.note = f"{IMAGES} crash images each"
 
@@ -98,7 +98,7 @@ def test_a_failed_fsync_and_a_power_cut_after_the_restart_lose_nothing(memory, a
 @pytest.mark.timeout(often(600, 7_200))
 def test_a_failed_fsync_of_a_day_log_or_a_picture_and_a_power_cut_lose_nothing(memory, attack):
     attack.on("P1, P5", "an fsync of a day log or a picture fails, power cut", "positions")
-    for key in range(often(1, 6)):
+    for key in range(often(1, 4)):
         attack.runs += sum(1 for _ in losses(attack, memory, key, is_beside_it, often(8, 1_000)))
     attack.note = f"{IMAGES} crash images each"
 

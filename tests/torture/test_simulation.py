@@ -23,7 +23,7 @@ from sightlog.spool import Spool
 from sightlog.wire import Position
 from sightlogd.session import Answer, Parcel, Session, Sessions
 
-WORLDS = often(500, 15_000)
+WORLDS = often(500, 10_000)
 CONTROL_WORLDS_MAX = 400
 CAUGHT_ENOUGH = often(1, 20)
 FOR_COPIES = {"copied spool": 0.3, "producer": 0.2, "cut": 0.3, "restore": 0.0}

@@ -70,6 +70,14 @@ def test_an_hour_that_comes_again_behind_midnight_is_of_the_new_day():
     assert days.day_of("2010-11-07T03:31:00.000Z") == "2010-11-07"
 
 
+def test_a_day_whose_midnight_no_clock_showed_begins_where_clocks_went_forward():
+    """In Toronto, 1919-03-30 23:30 was followed by 1919-03-31 00:30."""
+    days = Days(ZoneInfo("America/Toronto"))
+    assert days.day_of("1919-03-31T04:29:59.000Z") == "1919-03-30"
+    assert days.day_of("1919-03-31T04:30:00.000Z") == "1919-03-31"
+    assert days.range_of("1919-03-31")[0] == days.range_of("1919-03-30")[1] == "1919-03-31T04:30:00.000Z"
+
+
 @pytest.mark.parametrize("moment", ["0001-01-01T00:00:00.000Z", "9999-12-31T23:59:59.999Z"])
 @pytest.mark.parametrize("zone", ["Pacific/Apia", "America/Sao_Paulo"])
 def test_the_ends_of_time_have_a_day_too(zone, moment):

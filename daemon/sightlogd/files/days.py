@@ -63,9 +63,20 @@ class Days:
     def _midnight(self, day: date) -> str:
         try:
             midnight = datetime(day.year, day.month, day.day, tzinfo=self._zone)
-            return format_time(midnight.astimezone(UTC))
+            first = midnight.astimezone(UTC)
+            earliest = midnight.replace(fold=1).astimezone(UTC)
+            if earliest < first:  # no clock showed it: they were set forward over it, or from it on
+                return format_time(self._first_of(day, earliest, first))
+            return format_time(first)
         except (OverflowError, ValueError):  # year 0: which of them depends on whose zone it is
             return f"{day.isoformat()}T00:00:00.000Z"
+
+    def _first_of(self, day: date, low: datetime, high: datetime) -> datetime:
+        """The second between these from which on clocks show that day."""
+        while (seconds := int((high - low).total_seconds())) > 1:
+            middle = low + timedelta(seconds=seconds // 2)
+            low, high = (low, middle) if middle.astimezone(self._zone).date() >= day else (middle, high)
+        return high
 
 
 def is_day(name: str) -> bool:
