@@ -6,7 +6,6 @@ lasts: the next one reads it off the segments, of which the newest stays, empty 
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import secrets
@@ -17,12 +16,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from .directories import sync_directory
 from .errors import SpoolDamaged
 from .segment import Segment
 
 EPOCH_MAX: Final = 2**62
-CANNOT_SYNC: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL)
-"""A directory that one may use and not read, or of a file system that has nothing to make durable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,25 +124,3 @@ def _write(directory: Path, identity: Identity) -> None:
         os.fsync(file.fileno())
     os.replace(temporary, path)
     sync_directory(directory)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in it durable. Raises OSError."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def make_directories(path: Path) -> None:
-    """`path`, and what is missing above it; durable: what is synced in it would go with its name. Raises OSError."""
-    if not path.is_dir():
-        make_directories(path.parent)
-        path.mkdir(mode=0o750, exist_ok=True)
-    # Also of one that is there: a life that was killed may have made it, and not got here.
-    try:
-        sync_directory(path.parent)
-    except OSError as error:
-        if error.errno not in CANNOT_SYNC:
-            raise

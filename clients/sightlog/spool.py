@@ -24,8 +24,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
+from .directories import make_directories, sync_directory
 from .errors import InvalidRecord, SpoolDamaged, SpoolFull, SpoolInUse
-from .identity import begin_life, make_directories, sync_directory
+from .identity import begin_life
 from .playback import Chunk, Playback
 from .segment import HEAD_BYTES, Segment
 from .wire import START, Position, Told

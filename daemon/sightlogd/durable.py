@@ -7,14 +7,13 @@ import os
 from pathlib import Path
 from typing import Final
 
-DIRECTORY_MODE: Final = 0o750
+from sightlog import directories
+
 FILE_MODE: Final = 0o640
 UMASK: Final = 0o027
 """Of whatever makes files in the data directory."""
 BLOCK_BYTES: Final = 4_096
 """What a file takes on its disk is a multiple of this."""
-CANNOT_SYNC: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL)
-"""A directory that one may use and not read, or of a file system that has nothing to make durable."""
 
 
 def blocks(size: int) -> int:
@@ -78,20 +77,10 @@ def write_again(path: Path) -> int:
 
 
 def make_directories(path: Path) -> None:
-    """`path`, and what is missing above it; durable. Raises OSError."""
-    if path.is_dir():
-        if path in _made:
-            return
-    else:
-        make_directories(path.parent)
-        path.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
-    # Also of one that is there: a life that was killed may have made it, and not got here.
-    try:
-        sync(path.parent)
-    except OSError as error:
-        if error.errno not in CANNOT_SYNC:
-            raise
-    _made.add(path)
+    """`path`, and what is missing above it; durable, which takes an fsync once in a process. Raises OSError."""
+    if path not in _made or not path.is_dir():
+        directories.make_directories(path)
+        _made.add(path)
 
 
 _made: Final[set[Path]] = set()

@@ -81,14 +81,15 @@ class Fault:
 # -- below SQLite ----------------------------------------------------------------------------------------------------
 
 
-def _refuse(fault: Fault, what: str) -> apsw.Error:
+def _refuse(fault: Fault, what: str, path: str) -> apsw.Error:
     if fault.error == "full":
         return apsw.FullError("database or disk is full")
     if what in ("open", "create"):
         return apsw.CantOpenError("unable to open database file")
     error = apsw.IOError("disk I/O error")
     error.extendedresult = _SQLITE[what]
-    fault.synced_in_vain |= what == "sync"
+    # A database that is being made is written over itself at the end (durable.write_again), whatever SQLite was told.
+    fault.synced_in_vain |= what == "sync" and not Path(path).name.startswith("events.new")
     return error
 
 
@@ -105,7 +106,7 @@ class _File(apsw.VFSFile):
             return work()
         if fault.takes_effect(what):
             work()
-        raise _refuse(fault, what)
+        raise _refuse(fault, what, self._path)
 
     def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
         return self._do("read", lambda: super(_File, self).xRead(amount, offset))
@@ -114,7 +115,7 @@ class _File(apsw.VFSFile):
         if self._fault.fails("sqlite", "write", self._path):
             if part := self._fault.part(data):
                 super().xWrite(part, offset)
-            raise _refuse(self._fault, "write")
+            raise _refuse(self._fault, "write", self._path)
         super().xWrite(data, offset)
 
     def xTruncate(self, size: int) -> None:  # noqa: N802
@@ -136,14 +137,14 @@ class _Vfs(apsw.VFS):
         path = name.filename() if isinstance(name, apsw.URIFilename) else name
         what = "create" if path and flags[0] & apsw.SQLITE_OPEN_CREATE and not os.path.exists(path) else "open"
         if path and self._fault.concerns(path) and self._fault.fails("sqlite", what, path):
-            raise _refuse(self._fault, what)
+            raise _refuse(self._fault, what, path)
         return _File(self._fault, name, flags)
 
     def xDelete(self, name: str, syncdir: bool) -> None:  # noqa: N802
         if os.path.exists(name) and self._fault.fails("sqlite", "delete", name):
             if self._fault.takes_effect("delete"):
                 super().xDelete(name, syncdir)
-            raise _refuse(self._fault, "delete")
+            raise _refuse(self._fault, "delete", name)
         super().xDelete(name, syncdir)
 
 

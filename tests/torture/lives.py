@@ -202,7 +202,8 @@ def back_up(request: dict[str, Any], _fault: faults.Fault) -> dict[str, Any]:
 def restore(request: dict[str, Any], _fault: faults.Fault) -> dict[str, Any]:
     home = Path(request["home"])
     target = home / request.get("to", "restored")
-    target.mkdir(exist_ok=True)
+    if not target.is_dir():
+        target.mkdir()
     put_back = Restore(home / "backup", target, lambda _: None)
     try:
         put_back.run()

@@ -331,6 +331,7 @@ def backed_up(yard: Yard, home: Path) -> None:
     assert yard.ask(home, "backup")["code"] == 0
     shutil.copy(home / "data/events.db", home / "then.db")
     assert yard.ask(home, events=EVENTS + 2)["code"] == 0
+    (home / "restored").mkdir()  # as an owner does
 
 
 def restored(yard: Yard, home: Path, to: str) -> dict[str, Any]:

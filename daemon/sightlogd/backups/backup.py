@@ -164,7 +164,10 @@ class Backup:
 
     def _entry_of(self, place: Path) -> Entry:
         there = place.stat()
-        digest = files.hash_of(place, there.st_size) or hashlib.sha256().hexdigest()
+        try:
+            digest = files.hash_of(place, there.st_size) or hashlib.sha256().hexdigest()
+        except files.Unreadable as error:
+            raise Stop(EXIT_IO_ERROR, f"cannot read {place}: {error}. {KEPT}. Look at that disk") from error
         self._report.copied += 1
         self._report.copied_bytes += there.st_size
         return Entry(DATABASE, there.st_size, there.st_mtime_ns, digest)

@@ -223,6 +223,8 @@ class Thumbnails:
                 self._drop(event_id, str(error))
                 self._forget(event_id)
             except (OSError, WriteRefused) as error:
+                # The row may have its path all the same, and nobody else would log that.
+                self._logs.behind |= isinstance(error, WriteRefused)
                 self._fail(f"cannot store a re-encoded picture: {error}", now, event_id)
 
     def _publish(self, event_id: str) -> None:

@@ -69,7 +69,7 @@ def migrate(connection: apsw.Connection, migrations: list[Migration], now: Calla
             if violations:
                 raise apsw.ConstraintError(f"it leaves {len(violations)} rows that refer to nothing")
             connection.execute("COMMIT")
-        except (apsw.FullError, apsw.IOError, apsw.BusyError):
+        except (apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.BusyError):
             raise  # not the migration's fault; closing the connection rolls it back
         except apsw.Error as error:
             if connection.in_transaction:

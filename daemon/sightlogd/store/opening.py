@@ -121,7 +121,8 @@ def create(path: Path, now: Callable[[], str], fill: Callable[[apsw.Connection],
         fill(connection)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.close()
-    durable.sync(new)
+    # Not only an fsync: while it makes a WAL database of it, SQLite keeps a failed one to itself.
+    durable.write_again(new)
     os.replace(new, path)
     durable.sync(path.parent)
 
