@@ -12,7 +12,14 @@ ROOT = Path(__file__).parents[2]
 PLACES = ("clients/sightlog", "clients/sensors", "daemon")
 LINES_MAX = 400
 PROSE_MAX = 125
-TEXTS = ("README.md", "CHANGELOG.md", "clients/README.md", "daemon/README.md", "systemd/README.md")
+TEXTS = (
+    "README.md",
+    "CHANGELOG.md",
+    "clients/README.md",
+    "daemon/README.md",
+    "systemd/README.md",
+    "tests/torture/README.md",
+)
 FILES = sorted(str(path.relative_to(ROOT)) for place in PLACES for path in (ROOT / place).rglob("*.py"))
 
 # What may be imported only here. A folder stands for the files in it.
