@@ -81,7 +81,7 @@ class Database:
                     self._connection.execute(statement)
                 return int(self._connection.execute(statements[-1]).fetchone()[0])
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_RECOVERY or time.monotonic() >= deadline:
+                if not _is_unmade(error) or time.monotonic() >= deadline:
                     raise
             time.sleep(RECOVERY_SECONDS * random.random())  # others who read let go of it too, at another moment
             self._connection.close()
@@ -116,7 +116,7 @@ class Database:
         try:
             yield
         except sqlite3.OperationalError as error:
-            if "locked" in str(error) or error.sqlite_errorcode == sqlite3.SQLITE_READONLY_RECOVERY:
+            if "locked" in str(error) or _is_unmade(error):
                 raise NotNow(f"{self.path} is being recovered by another process. Try again") from error
             if "unable to open" in str(error) or "readonly" in str(error):
                 raise DatabaseNotFound(
@@ -200,6 +200,11 @@ class Database:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _is_unmade(error: sqlite3.OperationalError) -> bool:
+    # The module's own errors (a text that is not UTF-8) have no code.
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY_RECOVERY
 
 
 def _file_of(path: Path) -> tuple[int, int] | None:

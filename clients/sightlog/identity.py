@@ -21,6 +21,7 @@ from .errors import SpoolDamaged
 from .segment import Segment
 
 EPOCH_MAX: Final = 2**62
+EPOCHS_MAX: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,9 @@ class Identity:
     published: int | None = 0
     lost: dict[str, int] = field(default_factory=dict)
     fenced: bool = False
-    epoch_before: int = 0
-    """Of the life before this one."""
+    epochs_before: list[int] = field(default_factory=list)
+    """Of the life before this one, and of those behind the oldest segment that was left: a power cut can take back that
+    one was removed, and take away the segments of lives behind it."""
 
     @property
     def lost_records(self) -> int:
@@ -79,7 +81,9 @@ def begin_life(directory: Path, name: str, segments: Sequence[Segment]) -> Ident
     epoch = time.time_ns() // 1_000_000
     if epoch <= last_epoch:
         epoch = last_epoch + 1 + secrets.randbits(30)
-    identity = Identity(producer_id, name, epoch, published, lost, epoch_before=last.epoch if last else 0)
+    oldest = min((segment.epoch for segment in segments), default=last_epoch)
+    before = [*[e for e in last.epochs_before if e > oldest][-EPOCHS_MAX:], last.epoch] if last else []
+    identity = Identity(producer_id, name, epoch, published, lost, epochs_before=before)
     _write(directory, identity)
     return identity
 
@@ -98,6 +102,7 @@ def _read(directory: Path) -> Identity | None:
             None if published is None else _count(published),
             {str(stem): _count(count) for stem, count in stored.get("lost", {}).items()},
             bool(stored.get("fenced")),
+            [_count(epoch) for epoch in stored.get("epochs_before", [])],
         )
     except FileNotFoundError:
         return None

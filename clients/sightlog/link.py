@@ -147,10 +147,10 @@ class Link:
 
     def check(self, reply: Reply, epoch: int) -> None:
         """Raises ProtocolError for an answer that settles what was never sent. `epoch` is this life's: of the lives
-        before it the daemon may know more than the spool does, and a welcome tells."""
+        before it the daemon may have more than this one sent, and tells in a welcome, or in an ack right behind it."""
         if not isinstance(reply, (Ack, Welcome)) or reply.last <= max(self._reached, self.acked):
             return
-        if isinstance(reply, Ack) or reply.last.epoch >= epoch:
+        if reply.last.epoch >= epoch:
             sent = max(self._reached, self.acked)
             raise ProtocolError(
                 f"the daemon settles records up to {reply.last.epoch}/{reply.last.seq}, and what was sent ends at "

@@ -393,8 +393,8 @@ class Publisher:
                 log.warning("%s: the daemon cannot write now: %s", self.producer, reply.reason)
                 self._book.busy(reply.reason)
             elif self._link.phase in (Phase.FENCED, Phase.REFUSED):
-                if self._link.phase is Phase.FENCED:
-                    self._spool.fence()
                 failure = failure_of(self._link.phase, self._link.refusal or "")
                 log.error("%s: %s", self.producer, failure)
                 self._book.fail(failure)
+                if self._link.phase is Phase.FENCED:
+                    self._spool.fence()

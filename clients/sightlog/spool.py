@@ -216,25 +216,32 @@ class Spool:
         with self._write_lock:
             since, self._unsynced_since = self._unsynced_since, None
             written = [segment for segment in self._segments if segment.synced < segment.size]
-        for segment in written:
-            size = segment.size
-            try:
-                fd = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC)
-            except FileNotFoundError:
-                continue  # acked meanwhile
-            try:
-                if segment.doubtful:
-                    segment.write_again(fd, size)
-                os.fdatasync(fd)
-                segment.synced, segment.doubtful = size, False
-            except OSError:
-                segment.doubtful = True
-                self._unsynced_since = since
-                raise
-            finally:
-                os.close(fd)
-        if written:
-            sync_directory(self.directory)
+        try:
+            if written:
+                sync_directory(self.directory)  # first: what is synced is not looked at again
+            for segment in written:
+                self._sync_segment(segment)
+        except OSError:
+            self._unsynced_since = since
+            raise
+
+    @staticmethod
+    def _sync_segment(segment: Segment) -> None:
+        size = segment.size
+        try:
+            fd = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return  # acked meanwhile
+        try:
+            if segment.doubtful:
+                segment.write_again(fd, size)
+            os.fdatasync(fd)
+            segment.synced, segment.doubtful = size, False
+        except OSError:
+            segment.doubtful = True
+            raise
+        finally:
+            os.close(fd)
 
     def close(self) -> None:
         """Let another process have the spool. What is not acked stays; idempotent."""
@@ -258,7 +265,7 @@ class Spool:
 
         Of every life of this spool that published behind a record that is left, a segment is left too.
         """
-        if settled.epoch in (self.epoch, self._identity.epoch_before):
+        if settled.epoch == self.epoch or settled.epoch in self._identity.epochs_before:
             return False
         left = [segment.last for segment in list(self._segments)]
         return settled.epoch not in {last.epoch for last in left} and any(self._acked < last < settled for last in left)

@@ -41,5 +41,5 @@ class Waiting:
         """Behind the last `look`."""
         steady = timedelta(seconds=now - self._since)
         if steady >= most:
-            return Outside(wall - most, wall)
+            return Outside(wall - most, wall + timedelta(seconds=SET_SECONDS))
         return Outside(wall - most) if not self._was_set and steady >= AFTER_START else Outside()

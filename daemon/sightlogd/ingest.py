@@ -223,8 +223,13 @@ class Ingest:
         """All messages that are there, until the batch is full."""
         while not self._batch.full and (message := self._doors.receive()) is not None:
             route, frames = message
-            answer = self._sessions.receive(route, frames)
             now = time.monotonic()
+            try:
+                answer = self._sessions.receive(route, frames)
+            except WriteRefused as error:  # what is stored of a producer cannot be told
+                self._warn("hello", str(error))
+                self._send(route, wire.busy(str(error), RETRY_SECONDS))
+                continue
             if answer.warning:
                 self._warn("message", answer.warning)
             self._metrics.resent += answer.resent

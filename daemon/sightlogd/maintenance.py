@@ -13,7 +13,7 @@ from .budget import Budget
 from .changes import Changes, EventStored, ObservationStored
 from .config import Config
 from .control import Client, PurgeRequest
-from .errors import EXIT_TRY_AGAIN, STORAGE_FULL, STORAGE_LIMIT, WriteRefused
+from .errors import EXIT_IO_ERROR, EXIT_TRY_AGAIN, STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
 from .files import catchup
 from .files.daylog import DayLogs
 from .files.days import Days
@@ -62,13 +62,29 @@ class Maintenance:
             lambda: store.wal_bytes,
             show,
         )
-        self.logs.doubtful = store.recovered_bytes > 0
-        torn = self.logs.repair(store.forget_logged)
+        # Or the life before could not make them durable, and stopped cleanly all the same.
+        self.logs.doubtful = store.recovered_bytes > 0 or store.log_marks()["event"] < store.last_id()
+        torn = self.logs.repair(self._forget_logged)
         if torn:
             log.warning("cut off torn lines of day logs", days=torn)
         self._round_at = time.monotonic() + ROUND_SECONDS
         self._catching_up: Iterator[int] | None = catchup.catch_up(store, self.logs)
         self._caught_up = 0
+
+    def _forget_logged(self) -> None:
+        """At the start. Raises Stop."""
+        try:
+            try:
+                self._store.forget_logged()
+            except WriteRefused as error:
+                if error.code != STORAGE_FULL:
+                    raise
+                self.budget.disk_full()
+                self._store.forget_logged()
+        except WriteRefused as error:
+            raise Stop(
+                EXIT_IO_ERROR, f"a day log lost lines, and that cannot be noted: {error}. Start again"
+            ) from error
 
     def _log_failed(self, reason: str) -> None:
         self._metrics.file_write_failed()

@@ -40,8 +40,14 @@ def test_nothing_is_too_old_in_the_first_hour():
 def test_when_the_clock_was_set_everything_waits_its_full_time_again(by):
     assert looked((2, by), until=25.9) == Outside()
     now = NOON + timedelta(hours=26) + by
-    assert looked((2, by), until=26) == Outside(now - DAY, now)
+    assert looked((2, by), until=26) == Outside(now - DAY, now + timedelta(minutes=1))
     assert looked((2, by), (20, -by), until=43.9) == Outside()
+
+
+def test_what_came_just_before_a_correction_waits_on():
+    by = timedelta(seconds=-30)
+    received = NOON + timedelta(hours=26, seconds=-5)
+    assert looked((26, by), until=26).after > received
 
 
 def test_a_clock_that_is_only_corrected_goes_on():

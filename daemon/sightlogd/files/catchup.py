@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from sightlogd import purge
 from sightlogd.changes import AmendmentKept
 from sightlogd.decoder import AmendmentRecord, decode_record
 from sightlogd.store import Store
@@ -75,13 +76,19 @@ class _Comparison:
         self._day = ""
         self._replay = Replay()
         self._entries: set[str] = set()
+        # Of a removal that failed half-way rows are there, and its folder is gone: it is not to come back.
+        self._leaving = {day.day: day.up_to_id for day in purge.unfinished(store.path.parent)}
+
+    def _is_leaving(self, day: str, row_id: int) -> bool:
+        return row_id <= self._leaving.get(day, 0)
 
     def compare(self, rows: Sequence[EventRow]) -> Iterator[int]:
         """In slices; yields how many lines each added."""
         by_day: dict[str, list[int]] = {}
         for row in rows:
-            line = line_of_row(row)
-            by_day.setdefault(self._logs.day_of(line.recorded_at), []).append(row.columns[0])
+            day = self._logs.day_of(line_of_row(row).recorded_at)
+            if not self._is_leaving(day, row.columns[0]):
+                by_day.setdefault(day, []).append(row.columns[0])
         for day, ids in by_day.items():
             if day != self._day:
                 yield from self._read(day)
@@ -99,8 +106,11 @@ class _Comparison:
     def compare_observations(self, rows: Sequence[tuple[Any, ...]]) -> Iterator[int]:
         """In slices; yields how many lines each added."""
         by_day: dict[str, list[ObservationLine]] = {}
-        for line in map(line_of_observation, rows):
-            by_day.setdefault(self._logs.day_of(line.recorded_at), []).append(line)
+        for row in rows:
+            line = line_of_observation(row)
+            day = self._logs.day_of(line.recorded_at)
+            if not self._is_leaving(day, row[0]):
+                by_day.setdefault(day, []).append(line)
         for day, lines in by_day.items():
             if day != self._day:
                 yield from self._read(day)

@@ -112,6 +112,8 @@ class DayLogs:
         self.behind = False
         self.doubtful = False
         """An fsync may have failed since the store marked how far the logs are durable."""
+        self._rewritten: set[str] = set()
+        """Days that no failed fsync is behind any more."""
         self.unmarked = False
         """Something was written since the store marked how far the logs are durable."""
 
@@ -218,9 +220,13 @@ class DayLogs:
                 for log in logs:
                     log.sync()
             except OSError:
-                self.doubtful = True
+                self._doubt()
                 raise
             durable.sync(self._data_dir / EVENTS / day)
+
+    def _doubt(self) -> None:
+        self.doubtful = True
+        self._rewritten.clear()
 
     def repair(self, before_loss: Callable[[], None]) -> list[str]:
         """Cut off torn last lines in all day folders; returns the days that had one. O(days).
@@ -258,12 +264,17 @@ class DayLogs:
     def lines_to_keep(self, day: str) -> list[Line]:
         """The same, durable by now: what an earlier life wrote may be in the page cache alone. Raises OSError."""
         folder = self._data_dir / EVENTS / day
-        keep = durable.write_again if self.doubtful else durable.sync
-        for name in (JSON_NAME, TEXT_NAME):
+        keep = durable.write_again if self.doubtful and day not in self._rewritten else durable.sync
+        try:
+            for name in (JSON_NAME, TEXT_NAME):
+                with contextlib.suppress(FileNotFoundError):
+                    keep(folder / name)
             with contextlib.suppress(FileNotFoundError):
-                keep(folder / name)
-        with contextlib.suppress(FileNotFoundError):
-            durable.sync(folder)
+                durable.sync(folder)
+        except OSError:
+            self._doubt()
+            raise
+        self._rewritten.add(day)
         return self.lines_of(day)
 
     def persons_of(self, day: str) -> list[PersonLine]:

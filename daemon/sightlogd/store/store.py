@@ -336,7 +336,8 @@ class Store:
     # -- looking up --------------------------------------------------------------------------------------------------
 
     def stored_of(self, producer_id: str) -> Position:
-        """The last position settled of a producer; START for one never heard of."""
+        """The last position settled of a producer; START for one never heard of. Raises WriteRefused, Stop."""
+        self._check_files()  # a welcome is an ack too
         return self._read(lookups.stored_of, producer_id) or START
 
     def producers(self, count_max: int) -> list[tuple[str, str, Settled]]:
