@@ -39,7 +39,12 @@ def assert_every_text_can_be_found(connection: sqlite3.Connection) -> None:
 
 def check(database: Path, ledgers: dict[str, Path], *, delivered: bool) -> None:
     """acked ⊆ stored, each once and whole, in the order of publishing; with `delivered`, published ⊆ stored too."""
-    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+    # Closed also when it fails: what it holds open cannot be unmounted.
+    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        _check(connection, ledgers, delivered=delivered)
+
+
+def _check(connection: sqlite3.Connection, ledgers: dict[str, Path], *, delivered: bool) -> None:
     connection.execute("BEGIN")
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
@@ -78,4 +83,3 @@ def check(database: Path, ledgers: dict[str, Path], *, delivered: bool) -> None:
             assert all(row[1] == name for row in rows if row[0] in position), f"{name}: an amendment is missing"
     left = connection.execute("SELECT count(*) FROM dead_letters").fetchone()[0]
     assert left == 0
-    connection.close()

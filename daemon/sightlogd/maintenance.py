@@ -62,8 +62,8 @@ class Maintenance:
             lambda: store.wal_bytes,
             show,
         )
-        # Or the life before could not make them durable, and stopped cleanly all the same.
-        self.logs.doubtful = store.recovered_bytes > 0 or store.log_marks()["event"] < store.last_id()
+        # A clean stop too may have been behind an fsync that failed. What is marked is not written again.
+        self.logs.doubtful = True
         torn = self.logs.repair(self._forget_logged)
         if torn:
             log.warning("cut off torn lines of day logs", days=torn)

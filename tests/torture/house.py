@@ -265,7 +265,10 @@ class House:
     def look_after_the_logs(self) -> None:
         """As the loop does now and then."""
         if self.logs.behind:
-            self.catch_up()
+            try:
+                self.catch_up()
+            except OSError:
+                self.logs.behind = True
         else:
             self.mark()
 
@@ -369,6 +372,10 @@ class House:
                     raise
                 self._end_somehow()
                 self._start_at_last()
+            if self.choose.random() < 0.1:  # another process, and the page cache still lies
+                self._stop_or_kill()
+                self._start_at_last()
+                self.logs.behind = True  # the loop begins with catching up
         self.kill()
 
     def _start_at_last(self) -> None:
@@ -382,6 +389,18 @@ class House:
             else:
                 return
         raise AssertionError("it does not start")
+
+    def _stop_or_kill(self) -> None:
+        if self.choose.random() < 0.3:
+            self.kill()
+            return
+        self.ingest.close()
+        try:
+            self.store.close()
+        except Stop as stop:
+            if stop.exit_code != EXIT_IO_ERROR:
+                raise
+        self._lock.close()
 
     def _end_somehow(self) -> None:
         """An interpreter that ends may close the database, or not get there."""

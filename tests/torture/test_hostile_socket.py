@@ -9,6 +9,7 @@ import threading
 import corpus as recorded
 import daylogs
 import ledger
+import msgpack
 import pytest
 import zmq
 from lab import often
@@ -21,6 +22,8 @@ from sightlog.wire import Position
 FRAMES = often(3_000, 100_000)
 GROWTH_BYTES_MAX = 96 << 20
 SEND_MS = 20_000
+UNKNOWN_PROTOCOL = 987_654
+"""No mutation's: its refusal tells that all before it was read."""
 
 
 def resident(pid: int, which: str = "VmRSS") -> int:
@@ -94,9 +97,13 @@ def test_a_real_daemon_outlives_mutated_messages_and_its_honest_producer_loses_n
                     peer.greeted = False
             while dealer.poll(0):
                 dealer.recv_multipart()
+            if number % 100 == 99:
+                has_read_all(dealer)
             if number == FRAMES // 5:
                 before = resident(daemon.process.pid)
             attack.runs += 1
+        for dealer in sockets:
+            has_read_all(dealer)
         honest.ended.set()
         honest.join(120)
         assert not honest.is_alive()
@@ -123,6 +130,15 @@ def test_a_real_daemon_outlives_mutated_messages_and_its_honest_producer_loses_n
     assert unexplained == 0
     attack.note = f"memory grew by {grown >> 20} MB, {buried:,} dead letters"
     daylogs.assert_the_logs_have_everything(daemon.data_dir, tmp_path / "new.db")
+
+
+def has_read_all(dealer: zmq.Socket) -> None:
+    """Waits: what a socket that is closed has not sent yet would be lost, and nothing said of it."""
+    header = msgpack.unpackb(wire.hello("asks", "asks", 1, Position(1, 1))[0])
+    dealer.send(msgpack.packb({**header, "protocol": UNKNOWN_PROTOCOL}))
+    dealer.setsockopt(zmq.RCVTIMEO, SEND_MS)
+    while str(UNKNOWN_PROTOCOL).encode() not in dealer.recv_multipart()[0]:
+        pass
 
 
 def connected(context: zmq.Context, endpoint: str) -> zmq.Socket:

@@ -29,6 +29,7 @@ def test_a_soak_loses_nothing_and_nothing_grows(tmp_path, attack):
         soak.close()
     attack.runs = soak.kills + soak.purges
     assert not soak.failures
+    assert found, "growth was not judged"
     assert soak.acked > SECONDS * 10
     plot(soak.summary(), found, tmp_path / "soak.png")
     attack.note = "; ".join(f"{one.bound.what} {one.grew:+.1f} {one.bound.unit}".strip() for one in found[:2])
