@@ -22,6 +22,7 @@ from sightlogd.decoder import Refusal
 from sightlogd.metrics import Metrics
 from sightlogd.session import Answer, Sessions
 from sightlogd.store import Store
+from sightlogd.store.settled import DEAD_LETTERS_MAX
 
 GOOD = {
     "kind": "event", "event_id": "", "site": "default", "camera_id": "neighbour",
@@ -120,6 +121,7 @@ class Stage:
         buried = one("SELECT coalesce(max(id), 0) FROM dead_letters")
         assert buried >= self.letters + self.exceptions + expired, "something refused is no dead letter"
         assert one("SELECT count(*) FROM dead_letters WHERE reason = ''") == 0
+        assert one("SELECT count(*) FROM dead_letters") <= DEAD_LETTERS_MAX
         counted = one("SELECT total(stored + duplicates + rejected) FROM producers")
         assert counted == self.taken, "records that no producer's counters have"
         connection.close()
