@@ -84,8 +84,8 @@ class Database:
                 if not _is_unmade(error) or time.monotonic() >= deadline:
                     raise
             time.sleep(RECOVERY_SECONDS * random.random())  # others who read let go of it too, at another moment
-            self._connection.close()
-            self._connection = self._connect()
+            closed, self._connection = self._connection, self._connect()
+            closed.close()
             self._vectors = None
             self._reopened += 1
 

@@ -98,8 +98,8 @@ class Segment:
     def write_again(self, fd: int, size: int) -> None:
         """What is behind `synced`, up to `size`, so that an fsync covers it once more. Raises OSError."""
         offset = self.synced
-        while offset < size:
-            offset += os.pwrite(fd, os.pread(fd, min(_WINDOW_BYTES, size - offset), offset), offset)
+        while data := os.pread(fd, min(_WINDOW_BYTES, size - offset), offset):
+            offset += os.pwrite(fd, data, offset)
 
     def scan(self, before: int | None = None) -> None:
         """Read to the end to learn `next_seq` and `lost`.

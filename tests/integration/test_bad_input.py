@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 import uuid
 
@@ -177,3 +178,22 @@ def test_records_before_hello_are_answered_by_a_request_for_one(daemon):
     peer = Peer(daemon)
     assert peer.ask(wire.records(Position(1, 1), [event()], [b""], flush=True)) == wire.Resync(None)
     peer.close()
+
+
+def test_records_that_a_hello_skips_are_counted_as_missing(daemon, peer):
+    peer.send(event(), event())
+    assert isinstance(peer.ask(wire.hello(peer.producer_id, "peer", 1, Position(1, 8))), wire.Welcome)
+    peer.seq = 8
+    peer.send(event())
+    connection = sqlite3.connect(f"file:{daemon.database}?mode=ro", uri=True)
+    query = "SELECT stored, missing FROM producers WHERE producer_id = ?"
+    assert connection.execute(query, (peer.producer_id,)).fetchone() == (3, 5)
+    connection.close()
+
+
+def test_a_request_to_the_control_socket_that_never_ends_is_cut_off(daemon):
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(20)
+        client.connect(str(daemon.data_dir / "control.sock"))
+        client.sendall(b"x" * 4_096)
+        assert b"exit_code" in client.makefile("rb").read()

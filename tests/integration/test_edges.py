@@ -53,6 +53,14 @@ def test_a_publisher_without_a_daemon_sleeps(idle_daemon):
         publisher.close(timeout=0)
 
 
+def test_without_a_daemon_what_is_spooled_is_synced_within_seconds(idle_daemon):
+    with idle_daemon.publisher() as publisher:
+        publisher.publish(Event("front_door"))
+        assert publisher._spool.unsynced_since is not None
+        wait_for(lambda: publisher._spool.unsynced_since is None, "it survives a power cut")
+        publisher.close(timeout=0)
+
+
 def test_flush_and_close_are_not_kept_for_the_linger_time(idle_daemon):
     idle_daemon.start(config="[ingest]\nlinger_ms = 60000\n")
     with idle_daemon.publisher() as publisher:

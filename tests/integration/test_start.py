@@ -13,7 +13,7 @@ from pathlib import Path
 import apsw
 import pytest
 from backups import verify
-from conftest import AS_NOBODY, NOBODY, Daemon, open_to_all
+from conftest import AS_NOBODY, NOBODY, Daemon, open_to_all, wait_for
 
 from sightlog import DatabaseDamaged, DatabaseNotFound, Event, Reader, SchemaMismatch
 
@@ -109,6 +109,7 @@ def test_a_wal_beside_an_empty_database_is_not_deleted_by_those_who_read(daemon)
 def test_a_wal_without_its_database_is_refused(daemon):
     with daemon.publisher() as publisher:
         publisher.insert_event(Event("front_door"))
+    wait_for(lambda: list(daemon.data_dir.glob("events/*/events.log")), "its day has a folder")  # behind the ack
     daemon.kill()
     daemon.database.unlink()
     code, said = fails_to_start(daemon)

@@ -38,7 +38,8 @@ def answer_of(program: str, image_seconds: float) -> Answer:
         decoder.close()
 
 
-def test_a_decoder_that_wants_to_go_on_is_given_time():
+def test_a_decoder_that_wants_to_go_on_is_given_time(monkeypatch):
+    monkeypatch.setattr(child, "STARVED_TIMES", 1_000)  # however busy this machine is
     assert answer_of(SPINS.format(0.5), 0.05) == Answer(Outcome.DONE, "")
 
 

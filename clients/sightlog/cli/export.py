@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from sightlog.directories import sync_directory
 from sightlog.errors import UsageError
 
 from .filters import Filters, add_filters, filters_of
@@ -120,7 +121,7 @@ def _write(lines: Iterable[str], target: Path, *, replace: bool) -> bool:
             part.replace(target)
         else:
             _give_name(part, target)
-        _sync_directory(target.parent)
+        sync_directory(target.parent)  # a power cut may take the new name back until then
         return True
     except FileExistsError as error:
         raise UsageError(
@@ -141,15 +142,6 @@ def _give_name(part: Path, target: Path) -> None:
         # which a kill between the two leaves behind.
         target.touch(exist_ok=False)
         part.replace(target)
-
-
-def _sync_directory(directory: Path) -> None:
-    """A power cut may take the new name back until then."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # -- progress --------------------------------------------------------------------------------------------------------
