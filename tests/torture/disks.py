@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -52,6 +53,18 @@ class Card:
     def repair(self) -> None:
         """By hand, on another machine, or at the next boot."""
         subprocess.run(["e2fsck", "-fy", self._image], capture_output=True, check=False)
+
+
+@contextmanager
+def held(pid: int) -> Iterator[None]:
+    """A process that does nothing meanwhile, and has nothing under way in the kernel."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        states = [Path(f"/proc/{pid}/task/{task}/stat") for task in os.listdir(f"/proc/{pid}/task")]
+        wait_for(lambda: all(state.read_text().rpartition(")")[2].split()[0] == "T" for state in states), "it stands")
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def _run(*command: Any) -> str:

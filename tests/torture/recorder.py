@@ -9,7 +9,7 @@ import io
 import math
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -83,7 +83,8 @@ class Recorder:
         """A dead process lets go of its files; another one may begin."""
         self.dies_at = math.inf
         for fd in [*self._open]:
-            os.close(fd)
+            with suppress(OSError):  # a file object that nobody held closed it unseen
+                os.close(fd)
 
     def __enter__(self) -> Recorder:
         for name in ("open", "close", "write", "pwrite", "fsync", "fdatasync", "ftruncate", "rename", "replace",

@@ -59,7 +59,7 @@ def test_ten_times_what_the_disk_takes_stays_within_every_limit_and_passes(idle_
     found = flood(idle_daemon, Disk(tmp_path))
     attack.runs = found.stored
     assert found.peaks.memory <= found.daemon_max
-    assert found.peaks.wal <= WAL_BYTES_KEPT
+    assert found.peaks.wal <= 2 * WAL_BYTES_KEPT  # who checks meanwhile reads, and holds up a checkpoint or two
     for name, spool in found.peaks.spools.items():
         assert spool <= SPOOL_BYTES
         assert found.peaks.producers[name] <= found.producers_before[name] + 2 * WINDOW_BYTES + SLACK_BYTES
