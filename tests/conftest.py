@@ -102,6 +102,7 @@ class Daemon:
     ) -> Daemon:
         file = self.home / "config.toml"
         file.write_text(self.settings + config)
+        file.chmod(0o644)  # whatever the umask is: some daemons run as another user
         command = [sys.executable, *program, "run", "--config", str(file), "--data-dir", str(self.data_dir)]
         ready = self._count_ready()
         with open(self.log, "ab") as log:
@@ -145,6 +146,15 @@ class Daemon:
         for reader in self._readers:
             reader.close()
         self._socket_dir.cleanup()
+
+
+@pytest.fixture(autouse=True)
+def own_umask() -> Iterator[None]:
+    """Commands that a test runs in this process set theirs, and tests behind it would make files nobody may read."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture

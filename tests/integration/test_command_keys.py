@@ -211,7 +211,6 @@ def test_another_user_may_neither_make_keys_nor_drop_connections(remote):
     anybodys.mkdir()
     anybodys.chmod(0o777)
     config = remote.daemon.home / "config.toml"
-    config.chmod(0o644)  # whatever the umask is
     main = f"{AS_NOBODY}\nsys.argv[0] = 'sightlogd'\nsys.exit(sightlogd.__main__.main())"
     common = ["--config", config, "--data-dir", remote.daemon.data_dir]
     for verb in (["new", "yard", "--output", anybodys / "yard"], ["revoke", "front"], ["allow", "x", "k" * 40]):
