@@ -189,7 +189,8 @@ def test_a_line_that_cannot_be_read_is_damage_and_a_torn_end_is_not(stopped):
     whole = log.read_text()
     log.write_text(whole + '{"kind":"event","id":9')
     assert verify(stopped.data_dir).returncode == 0
-    for line in (b"what is this\n", b'{"kind":"event","event_id":"\xff"}\n', b"[" * 10_000 + b"\n"):
+    flipped = whole.splitlines()[0].replace("T", "D", 1).encode()
+    for line in (b"what is this\n", b'{"kind":"event","event_id":"\xff"}\n', b"[" * 10_000 + b"\n", flipped + b"\n"):
         log.write_bytes(line + whole.encode())
         found = verify(stopped.data_dir)
         assert found.returncode == 74

@@ -25,8 +25,8 @@ class Bound(NamedTuple):
 
 BOUNDS = (
     Bound("the daemon's memory", "daemon", "memory", "MB", 6),
-    # It keeps the logs of the last eight days open, two each, and a purge closes them.
-    Bound("the daemon's descriptors", "daemon", "descriptors", "", 6),
+    # It keeps the logs of the last eight days open, two each, and a purge closes them: in a short soak that is a slope.
+    Bound("the daemon's descriptors", "daemon", "descriptors", "", 18),
     Bound("the daemon's threads", "daemon", "threads", "", 0.5),
     Bound("a sensor's memory", "sensor", "memory", "MB", 4),
     Bound("a sensor's descriptors", "sensor", "descriptors", "", 2),

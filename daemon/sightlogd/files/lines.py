@@ -30,6 +30,7 @@ from sightlogd.decoder import (
     EventRecord,
     ObservationRecord,
     PersonRecord,
+    check_time,
 )
 
 Metadata = dict[str, str | int | float | bool]
@@ -134,6 +135,9 @@ AMENDABLE: tuple[str, ...] = tuple(
 )
 """Fields that an amendment may set."""
 
+MOMENT_CHARS = 24
+"""2026-11-20T10:00:00.000Z"""
+
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Line)
 
@@ -147,7 +151,17 @@ def decode_line(line: bytes) -> Line:
         decoded: Line = _decoder.decode(line)
     except DECODE_ERRORS as error:
         raise msgspec.DecodeError(str(error)) from error
+    for moment in _moments(decoded):
+        # A bit that flipped: whoever asks which day that is would stumble.
+        if len(moment) != MOMENT_CHARS or check_time("", moment):
+            raise msgspec.ValidationError(f"{moment!r:.80} is no time")
     return decoded
+
+
+def _moments(line: Line) -> tuple[str, ...]:
+    if isinstance(line, AmendmentLine):
+        return (line.at,) if line.recorded_at is None else (line.at, line.recorded_at)
+    return (line.created_at if isinstance(line, PersonLine) else line.recorded_at,)
 
 
 def boxes(detections: Sequence[DetectionRecord]) -> list[Box]:
