@@ -55,8 +55,14 @@ def said(daemon, text: str) -> list[str]:
 
 
 def taken(daemon) -> int:
-    """Bytes, as du counts them."""
-    done = subprocess.run(["du", "-s", "-B1", daemon.data_dir], capture_output=True, text=True, check=True)
+    """Bytes, as du counts them; it fails when a file goes while it looks, as they do here."""
+    command = ["du", "-s", "-B1", daemon.data_dir]
+    done = wait_for(
+        lambda: (
+            (tried := subprocess.run(command, capture_output=True, text=True, check=False)).returncode == 0 and tried
+        ),
+        "du sees a whole tree",
+    )
     return int(done.stdout.split()[0])
 
 
