@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgpack
@@ -26,7 +27,6 @@ from .records import (
     TEXT_CHARS_MAX,
     Amendment,
     Detection,
-    Embedding,
     Event,
     Observation,
     Person,
@@ -139,13 +139,11 @@ def _metadata_value(field: str, key: str, value: object) -> str | int | float | 
     raise InvalidRecord(f"{field}[{key!r:.80}]={value!r:.80}: expected text, a finite number, True or False")
 
 
-def _embedding(_field: str, value: Embedding) -> bytes:
-    return embedding.pack(value)
-
-
-def _bbox(box: object) -> tuple[float, float, float, float]:
+def _bbox(box: Any) -> tuple[float, float, float, float]:
     try:
-        x1, y1, x2, y2 = map(to_number, box)  # type: ignore[call-overload]
+        x1, y1, x2, y2 = box
+        if not type(x1) is type(y1) is type(x2) is type(y2) is float:
+            x1, y1, x2, y2 = to_number(x1), to_number(y1), to_number(x2), to_number(y2)
     except (TypeError, ValueError):
         x1 = y1 = x2 = y2 = math.nan
     low, high = -COORDINATE_MAX, COORDINATE_MAX
@@ -163,14 +161,20 @@ def _detections(detections: Sequence[Detection]) -> list[tuple[Any, ...]]:
     for detection in detections:
         if not isinstance(detection, Detection):
             raise InvalidRecord(f"detections: expected Detection objects, got {type(detection).__name__}")
-        label, confidence = _name("label", detection.label), _fraction("confidence", detection.confidence)
-        box = detection.bbox
+        label, confidence, box = detection.label, detection.confidence, detection.bbox
+        # Looked at here what needs no call: a busy sensor has thousands a second.
+        if type(label) is not str or label not in _known_names:
+            label = _name("label", label)
+        if type(confidence) is not float or not 0.0 <= confidence <= 1.0:
+            confidence = _fraction("confidence", confidence)
         packed.append((label, confidence) if box is None else (label, confidence, _bbox(box)))
     return packed
 
 
 def format_time(moment: datetime) -> str:
     """As `utc_text` does. Raises InvalidRecord for a datetime without a time zone."""
+    if type(moment) is datetime and moment.tzinfo is UTC:
+        return f"{moment.isoformat('T', 'milliseconds')[:23]}Z"
     if not isinstance(moment, datetime) or moment.utcoffset() is None:
         raise InvalidRecord(f"{moment!r:.80}: expected a datetime with a time zone, e.g. datetime.now(timezone.utc)")
     try:
@@ -179,34 +183,14 @@ def format_time(moment: datetime) -> str:
         raise InvalidRecord(f"{moment!r:.80}: outside the years 1 to 9999 in UTC") from error
 
 
-_Check = Callable[[str, Any], Any]
-_EMBEDDING: Final[tuple[tuple[str, _Check], ...]] = (
-    ("embedding", _embedding),
-    ("embedding_model", _name),
-    ("embedding_version", _name),
-)
-_LATER: Final[tuple[tuple[str, _Check], ...]] = (
-    ("recording_id", check_id),
-    ("motion_confidence", _fraction),
-    ("person_name", _name),
-    ("face_confidence", _fraction),
-    ("face_distance", _distance),
-    ("unlock_granted", _flag),
-    ("door_action", _door_action),
-    ("image_path", _name),
-    ("llm_description", _text),
-    ("alert_sent", _flag),
-    ("metadata", _metadata),
-    *_EMBEDDING,
-)
-"""The optional fields that an event and an amendment share."""
-_OF_OBSERVATION: Final[tuple[tuple[str, _Check], ...]] = (
-    ("event_id", check_id),
-    ("metadata", _metadata),
-    *_EMBEDDING,
-)
+class _Packer(threading.local):
+    """One a thread: making one takes longer than packing a record with it."""
 
-_pack = msgpack.packb  # a shared Packer is not safe in threads where msgpack has no C extension
+    def __init__(self) -> None:
+        self.pack = msgpack.Packer().pack
+
+
+_packer = _Packer()
 
 
 def _encode_event(event: Event) -> dict[str, Any]:
@@ -244,7 +228,7 @@ def _encode_person(person: Person) -> dict[str, Any]:
 def _encode_observation(observation: Observation) -> dict[str, Any]:
     if observation.id is not None or observation.created_at is not None:
         raise InvalidRecord("id and created_at are set by the daemon; leave them out")
-    return {
+    packed: dict[str, Any] = {
         "kind": "observation",
         "observation_id": check_id("observation_id", observation.observation_id),
         "site": _repeated_id("site", observation.site),
@@ -252,15 +236,53 @@ def _encode_observation(observation: Observation) -> dict[str, Any]:
         "content": _text("content", observation.content),
         "source": _name("source", observation.source),
     }
+    if observation.event_id is not None:
+        packed["event_id"] = check_id("event_id", observation.event_id)
+    if observation.metadata is not None:
+        packed["metadata"] = _metadata("metadata", observation.metadata)
+    _add_embedding(packed, observation)
+    return packed
 
 
-def _add_optional(packed: dict[str, Any], record: Record, checks: Sequence[tuple[str, _Check]]) -> None:
-    for field, check in checks:
-        value = getattr(record, field)
-        if value is not None:
-            packed[field] = check(field, value)
-    if "embedding" not in packed and ("embedding_model" in packed or "embedding_version" in packed):
+def _add_later(packed: dict[str, Any], r: Event | Amendment) -> None:
+    """The optional fields that an event and an amendment share. In full: a loop over names takes three times as long,
+    and most records have few of them."""
+    if r.detections:
+        packed["detections"] = _detections(r.detections)
+    if r.recording_id is not None:
+        packed["recording_id"] = check_id("recording_id", r.recording_id)
+    if r.motion_confidence is not None:
+        packed["motion_confidence"] = _fraction("motion_confidence", r.motion_confidence)
+    if r.person_name is not None:
+        packed["person_name"] = _name("person_name", r.person_name)
+    if r.face_confidence is not None:
+        packed["face_confidence"] = _fraction("face_confidence", r.face_confidence)
+    if r.face_distance is not None:
+        packed["face_distance"] = _distance("face_distance", r.face_distance)
+    if r.unlock_granted is not None:
+        packed["unlock_granted"] = _flag("unlock_granted", r.unlock_granted)
+    if r.door_action is not None:
+        packed["door_action"] = _door_action("door_action", r.door_action)
+    if r.image_path is not None:
+        packed["image_path"] = _name("image_path", r.image_path)
+    if r.llm_description is not None:
+        packed["llm_description"] = _text("llm_description", r.llm_description)
+    if r.alert_sent is not None:
+        packed["alert_sent"] = _flag("alert_sent", r.alert_sent)
+    if r.metadata is not None:
+        packed["metadata"] = _metadata("metadata", r.metadata)
+    _add_embedding(packed, r)
+
+
+def _add_embedding(packed: dict[str, Any], r: Event | Amendment | Observation) -> None:
+    if r.embedding is not None:
+        packed["embedding"] = embedding.pack(r.embedding)
+    elif r.embedding_model is not None or r.embedding_version is not None:
         raise InvalidRecord("embedding_model and embedding_version say what an embedding is of; give the embedding too")
+    if r.embedding_model is not None:
+        packed["embedding_model"] = _name("embedding_model", r.embedding_model)
+    if r.embedding_version is not None:
+        packed["embedding_version"] = _name("embedding_version", r.embedding_version)
 
 
 def encode_record(record: Record) -> tuple[bytes, bytes]:
@@ -283,17 +305,14 @@ def encode_record(record: Record) -> tuple[bytes, bytes]:
         packed = _encode_person(record)
     elif isinstance(record, Observation):
         packed = _encode_observation(record)
-        _add_optional(packed, record, _OF_OBSERVATION)
     else:
         raise InvalidRecord(f"expected an Event, Amendment, Person or Observation, got {type(record).__name__}")
     if isinstance(record, (Event, Amendment)):
-        if record.detections:
-            packed["detections"] = _detections(record.detections)
-        _add_optional(packed, record, _LATER)
+        _add_later(packed, record)
         if len(packed) == 3:
             raise InvalidRecord("the amendment changes nothing; give at least one field")
     try:
-        encoded: bytes = _pack(packed)
+        encoded: bytes = _packer.pack(packed)
     except UnicodeEncodeError as error:
         raise InvalidRecord(f"{error.object[:40]!r}: not valid Unicode text") from error
     if len(encoded) > RECORD_BYTES_MAX:

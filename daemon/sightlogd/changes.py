@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 from .decoder import AmendmentRecord, EventRecord, ObservationRecord, PersonRecord
 
 
-class EventStored(NamedTuple):
-    row: tuple[Any, ...]
+class EventsStored(NamedTuple):
+    """All events of a transaction."""
+
+    rows: list[tuple[Any, ...]]
     """The columns of `events` in their order; `metadata`, the last one, is JSON text."""
-    record: EventRecord
+    records: list[EventRecord]
+    """What each row was made of."""
 
 
 class Subject(NamedTuple):
@@ -60,5 +63,7 @@ class ObservationStored(NamedTuple):
     at: str
 
 
-Change = EventStored | EventAmended | ThumbnailSet | AmendmentKept | PersonStored | ObservationStored
+LaterChange = EventAmended | ThumbnailSet | AmendmentKept | PersonStored | ObservationStored
+"""What comes behind the new events of its transaction."""
+Change = EventsStored | LaterChange
 Changes = Sequence[Change]

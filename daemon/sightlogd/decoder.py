@@ -271,9 +271,9 @@ def _check_metadata(metadata: dict[str, str | int | float | bool]) -> str | None
 
 
 def _check_embedding(r: EventRecord | AmendmentRecord | ObservationRecord) -> str | None:
+    if r.embedding is None and r.embedding_model is None and r.embedding_version is None:
+        return None
     if r.embedding is None:
-        if r.embedding_model is None and r.embedding_version is None:
-            return None
         return "embedding_model and embedding_version: there is no embedding"
     if len(r.embedding) % 4 or not all(map(math.isfinite, array("f", r.embedding))):
         return "embedding: expected finite numbers, each as 4 bytes of float32"
@@ -282,27 +282,29 @@ def _check_embedding(r: EventRecord | AmendmentRecord | ObservationRecord) -> st
 
 def _check_later(r: EventRecord | AmendmentRecord) -> str | None:
     """The optional fields that an event and an amendment share."""
-    if r.llm_description is not None and "\0" in r.llm_description:
-        return "llm_description: NUL"
+    # Of a batch of thousands most have none of them, and a call costs more than a look.
     return (
-        (_check_id("recording_id", r.recording_id) if r.recording_id is not None else None)
-        or _check_name("person_name", r.person_name)
-        or _check_name("image_path", r.image_path)
-        or (_check_labels(r.detections) if r.detections else None)
+        (_check_labels(r.detections) if r.detections else None)
+        or (_check_id("recording_id", r.recording_id) if r.recording_id is not None else None)
+        or (_check_name("person_name", r.person_name) if r.person_name is not None else None)
+        or (_check_name("image_path", r.image_path) if r.image_path is not None else None)
+        or ("llm_description: NUL" if r.llm_description is not None and "\0" in r.llm_description else None)
         or (_check_metadata(r.metadata) if r.metadata is not None else None)
         or _check_embedding(r)
     )
 
 
 def _check_event(r: EventRecord) -> str | None:
-    reason = _check_id("event_id", r.event_id) or check_time("recorded_at", r.recorded_at)
-    if reason is None and not (r.site in _known_ids and r.camera_id in _known_ids and r.event_type in _known_ids):
+    if not (_is_id(r.event_id) and r.site in _known_ids and r.camera_id in _known_ids and r.event_type in _known_ids):
         reason = (
-            _check_repeated_id("site", r.site)
+            _check_id("event_id", r.event_id)
+            or _check_repeated_id("site", r.site)
             or _check_repeated_id("camera_id", r.camera_id)
             or _check_repeated_id("event_type", r.event_type)
         )
-    return reason or _check_later(r)
+        if reason:
+            return reason
+    return check_time("recorded_at", r.recorded_at) or _check_later(r)
 
 
 def _check_amendment(r: AmendmentRecord) -> str | None:
@@ -353,7 +355,6 @@ def site_of(packed: bytes) -> str | None:
 
 
 _CHECKS: dict[type, Any] = {
-    EventRecord: _check_event,
     AmendmentRecord: _check_amendment,
     PersonRecord: _check_person,
     ObservationRecord: _check_observation,
@@ -368,5 +369,5 @@ def decode_record(packed: bytes) -> Decoded:
         record = _record.decode(packed)
     except DECODE_ERRORS as error:
         return Refusal(f"{error}"[:REASON_CHARS_MAX])
-    reason = _CHECKS[type(record)](record)
+    reason = _check_event(record) if type(record) is EventRecord else _CHECKS[type(record)](record)
     return record if reason is None else Refusal(reason)

@@ -10,7 +10,7 @@ import structlog
 
 from . import purge_command
 from .budget import Budget
-from .changes import Changes, EventStored, ObservationStored
+from .changes import Changes, EventsStored, ObservationStored
 from .config import Config
 from .control import Client, PurgeRequest
 from .errors import EXIT_IO_ERROR, EXIT_TRY_AGAIN, STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
@@ -99,7 +99,7 @@ class Maintenance:
     def stored(self, records: int, changes: Changes) -> None:
         """So many more records, and what they changed."""
         self.logs.write(changes)
-        self.budget.events_total += sum(type(change) is EventStored for change in changes)
+        self.budget.events_total += sum(len(change.rows) for change in changes if type(change) is EventsStored)
         self.budget.observations_total += sum(type(change) is ObservationStored for change in changes)
         self._unchecked += records
         if self._unchecked >= self._check_interval:

@@ -18,7 +18,7 @@ import msgspec
 
 from sightlog.wire import Position
 from sightlogd import durable
-from sightlogd.changes import Change, EventAmended, EventStored, ObservationStored, ThumbnailSet
+from sightlogd.changes import Change, EventAmended, EventsStored, LaterChange, ObservationStored, ThumbnailSet
 from sightlogd.decoder import Refusal
 from sightlogd.session import Parcel
 
@@ -32,6 +32,7 @@ from .lines import (
     PersonLine,
     decode_line,
     encode_lines,
+    event_line,
     line_of,
     unstored_line,
 )
@@ -124,7 +125,13 @@ class DayLogs:
 
     def write(self, changes: Iterable[Change]) -> None:
         """What a committed transaction changed."""
-        self.write_lines([(_moment(change), line_of(change)) for change in changes])
+        lines: list[tuple[str, Line]] = []
+        for change in changes:
+            if isinstance(change, EventsStored):
+                lines += [(row[4], event_line(row, record)) for row, record in zip(*change, strict=True)]
+            else:
+                lines.append((_moment(change), line_of(change)))
+        self.write_lines(lines)
 
     def write_unstored(self, parcels: Sequence[Parcel], now: str) -> None:
         """What came while the database cannot be written. Producers send it again and again: once each is enough."""
@@ -149,11 +156,9 @@ class DayLogs:
         local, debug = self._days.local, self._debug_line
         for moment, line in lines:
             day, time = local(moment)
-            if isinstance(line, AmendmentLine):
-                time = local(line.at)[1]
             some, entries = by_day[day]
             some.append(line)
-            entries.append(prose.entry(line, time, debug=debug))
+            entries.append(prose.entry(line, local(line.at)[1] if type(line) is AmendmentLine else time, debug=debug))
         for day, (some, entries) in by_day.items():
             # Lone surrogates cannot come in: msgpack's text is UTF-8.
             self._append(day, encode_lines(some), "".join(entries).encode())
@@ -311,10 +316,7 @@ class DayLogs:
             self.close(day)
 
 
-def _moment(change: Change) -> str:
-    if isinstance(change, EventStored):
-        moment: str = change.row[4]
-        return moment
+def _moment(change: LaterChange) -> str:
     if isinstance(change, ObservationStored):
         return change.observation.recorded_at
     return change.subject.recorded_at if isinstance(change, (EventAmended, ThumbnailSet)) else change.at

@@ -16,9 +16,8 @@ from msgspec import Struct, structs
 
 from sightlogd.changes import (
     AmendmentKept,
-    Change,
     EventAmended,
-    EventStored,
+    LaterChange,
     ObservationStored,
     PersonStored,
     ThumbnailSet,
@@ -168,16 +167,18 @@ def boxes(detections: Sequence[DetectionRecord]) -> list[Box]:
     return [Box(d.label, d.confidence, d.bbox) for d in detections]
 
 
-def line_of(change: Change) -> Line:
+def event_line(row: Sequence[Any], record: EventRecord) -> EventLine:
+    """Of an event that was stored: its row in `events`, and what that was made of."""
+    found = [Box(d.label, d.confidence, d.bbox) for d in record.detections]
+    # The row as it is, where it can be: a batch has a thousand of them.
+    if record.metadata is None and record.embedding is None:
+        return EventLine(*(*row, found))
+    face = record.embedding, record.embedding_model, record.embedding_version
+    return EventLine(*(*row[:18], record.metadata, found, *face))
+
+
+def line_of(change: LaterChange) -> Line:
     """What is written down of a change."""
-    if isinstance(change, EventStored):
-        record = change.record
-        found = boxes(record.detections) if record.detections else []
-        # The row as it is, where it can be: a batch has a thousand of them.
-        row = change.row if record.metadata is None else (*change.row[:18], record.metadata)
-        if record.embedding is None:
-            return EventLine(*(*row, found))
-        return EventLine(*(*row, found, record.embedding, record.embedding_model, record.embedding_version))
     if isinstance(change, EventAmended):
         subject = change.subject
         return _amendment(

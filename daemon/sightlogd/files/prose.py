@@ -16,7 +16,7 @@ from typing import Final
 
 from sightlog.records import DEFAULT_SITE
 
-from .lines import AmendmentLine, EventLine, Line, ObservationLine, PersonLine
+from .lines import AmendmentLine, EventLine, Line, PersonLine
 
 # Descriptions may have line breaks and terminal codes: an entry is made of lines, and is shown by `cat`.
 _breaks = re.compile(r"[\s\x00-\x1f\x7f]+").sub
@@ -30,21 +30,25 @@ _PERCENT: Final = tuple(f"({number}%)" for number in range(101))
 def entry(line: Line, time: str, *, debug: bool = False) -> str:
     """`time`: the event's own, or when the rest was learnt: YYYY-MM-DD HH:MM:SS."""
     note = "" if line.stored else " (not in the database yet)"
+    if isinstance(line, (EventLine, AmendmentLine)):
+        return _of_event(line, time, note, debug)
     if isinstance(line, PersonLine):
         shown = f" ({line.display_name})" if line.display_name else ""
         return _safe(f"[{time}] PERSON{note}: {line.name}{shown} is known at {line.site}\n") + "\n"
-    if isinstance(line, ObservationLine):
-        text = f"[{time}] OBSERVATION{note} by {line.source}: {_breaks(' ', line.content).strip()}\n"
-        if line.event_id is not None:
-            text += f"  - Event: {line.event_id}\n"
-        return _safe(text) + "\n"
+    text = f"[{time}] OBSERVATION{note} by {line.source}: {_breaks(' ', line.content).strip()}\n"
+    if line.event_id is not None:
+        text += f"  - Event: {line.event_id}\n"
+    return _safe(text) + "\n"
+
+
+def _of_event(line: EventLine | AmendmentLine, time: str, note: str, debug: bool) -> str:
     objects, best, most = "", "", -1.0
     # One loop for the objects and the surest of them: a full batch has thousands.
     for box in line.detections:
-        confidence = box.confidence
-        objects += f", {box.label} {_PERCENT[int(confidence * 100 + 0.5)]}"
+        label, confidence = box.label, box.confidence
+        objects += f", {label} {_PERCENT[int(confidence * 100 + 0.5)]}"
         if confidence > most:
-            best, most = box.label, confidence
+            best, most = label, confidence
     if isinstance(line, EventLine):
         text = f"[{time}] EVENT{note}: {_headline(line, best, most)}\n"
     else:
@@ -54,7 +58,7 @@ def entry(line: Line, time: str, *, debug: bool = False) -> str:
     text += _details(line)
     if debug and line.metadata:
         text += "  - DEBUG: " + ", ".join(f"{_spaced(key)}: {value}" for key, value in line.metadata.items()) + "\n"
-    return _safe(text) + "\n"
+    return (text if text.isascii() else _safe(text)) + "\n"
 
 
 def _safe(text: str) -> str:

@@ -15,13 +15,12 @@ from sightlogd.changes import AmendmentKept, Change, EventAmended, Subject, Thum
 from sightlogd.decoder import AmendmentRecord, Decoded, DetectionRecord, decode_record
 from sightlogd.session import Parcel
 
-from . import settled, texts
+from . import bulk, settled, texts
 from .savepoint import alone
 from .texts import Face
 
 PENDING_AMENDMENTS_MAX: Final = 10_000
 
-INSERT_DETECTION: Final = f"INSERT INTO detections VALUES ({', '.join('?' * 8)})"
 _NO_BOX: Final = (None, None, None, None)
 # None leaves a column as it is.
 _AMEND: Final = """
@@ -74,7 +73,9 @@ class Amendments:
                     there = execute(
                         "SELECT coalesce(max(position) + 1, 0) FROM detections WHERE event_id = ?", (subject.id,)
                     )
-                    self._connection.executemany(INSERT_DETECTION, detection_rows(subject.id, there.get, a.detections))
+                    values: list[Any] = []
+                    add_detections(values, subject.id, there.get, a.detections)
+                    bulk.DETECTIONS.run(self._connection, values)
                 if a.embedding is not None:
                     face = Face(a.embedding, a.embedding_model, a.embedding_version)
                     texts.set_faces(self._connection, [(subject.id, a.site, face)])
@@ -186,5 +187,7 @@ def json_text(metadata: Mapping[str, Any]) -> str:
     return msgspec.json.encode(metadata).decode()
 
 
-def detection_rows(event: int, start: int, detections: Sequence[DetectionRecord]) -> list[tuple[Any, ...]]:
-    return [(event, n, d.label, d.confidence, *(d.bbox or _NO_BOX)) for n, d in enumerate(detections, start)]
+def add_detections(values: list[Any], event: int, start: int, detections: Sequence[DetectionRecord]) -> None:
+    """Their rows, the first at position `start`, one behind the other."""
+    for position, d in enumerate(detections, start):
+        values += (event, position, d.label, d.confidence, *(d.bbox or _NO_BOX))

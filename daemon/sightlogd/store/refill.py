@@ -10,8 +10,7 @@ import apsw
 
 from sightlog.reader import COLUMNS
 
-from . import rows, texts, unlogged
-from .amendments import INSERT_DETECTION
+from . import bulk, texts, unlogged
 from .opening import create, explained
 from .unlogged import EventRow
 
@@ -52,12 +51,12 @@ class Refill:
         return self._connection.execute(query, (row_id,)).get is not None
 
     def _insert(self, event: EventRow) -> None:
-        self._connection.execute(f"{rows.INSERT_EVENT} ON CONFLICT (event_id) DO NOTHING", event.columns)
+        self._connection.execute(f"{bulk.EVENTS.one} ON CONFLICT (event_id) DO NOTHING", event.columns)
         if not self._connection.changes():
             return
         row_id = self._connection.last_insert_rowid()
         self._connection.executemany(
-            INSERT_DETECTION,
+            bulk.DETECTIONS.one,
             [
                 (row_id, position, label, confidence, *(box or (None,) * 4))
                 for position, (label, confidence, box) in enumerate(event.detections)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import apsw
 
 from sightlog.wire import DUPLICATE, REJECTED, STORED
-from sightlogd.changes import Change, EventStored, ObservationStored, PersonStored, ThumbnailSet
+from sightlogd.changes import Change, EventsStored, ObservationStored, PersonStored, ThumbnailSet
 from sightlogd.decoder import AmendmentRecord, EventRecord, ObservationRecord, PersonRecord, Refusal
 from sightlogd.session import DeadLetter, Parcel
 
-from . import settled, texts, unlogged
-from .amendments import INSERT_DETECTION, Amendments, detection_rows, json_text
+from . import bulk, settled, texts, unlogged
+from .amendments import Amendments, add_detections, json_text
 from .savepoint import alone
 from .texts import Face
-
-INSERT_EVENT: Final = f"INSERT INTO events VALUES ({', '.join('?' * 19)})"
 
 
 class Written(NamedTuple):
@@ -32,7 +30,7 @@ class Written(NamedTuple):
 Thumbnails = Mapping[tuple[int, int], str]
 """Paths by the indices of parcel and record."""
 _EventRow = tuple[int, int, EventRecord, tuple[Any, ...]]
-"""A parcel's index, the seq, the record, the row."""
+"""The indices of parcel and record, the record, the row."""
 
 
 class Rows:
@@ -95,22 +93,22 @@ class Rows:
         """Every event, with the id it gets."""
         next_id = self._next_id
         for index, parcel in enumerate(parcels):
-            seq = parcel.first.seq
-            for r in parcel.records:
+            for offset, r in enumerate(parcel.records):
                 if type(r) is EventRecord:
-                    yield index, seq, r, (
+                    yield index, offset, r, (
                         next_id, r.event_id, r.site, r.camera_id, r.recorded_at, r.event_type, r.recording_id,
                         r.motion_confidence, r.person_name, r.face_confidence, r.face_distance, r.unlock_granted,
-                        r.door_action, thumbnails.get((index, seq - parcel.first.seq)), r.image_path,
-                        r.llm_description, r.alert_sent, now, r.metadata and json_text(r.metadata),
+                        r.door_action, thumbnails.get((index, offset)) if thumbnails else None, r.image_path,
+                        r.llm_description, r.alert_sent, now, json_text(r.metadata) if r.metadata else None,
                     )  # fmt: skip
                     next_id += 1
-                seq += 1
 
     def _write_events(self, parcels: Sequence[Parcel], thumbnails: Thumbnails, now: str, written: Written) -> list[str]:
         """Returns the event ids of what was stored."""
-        rows = []
-        detections: list[tuple[Any, ...]] = []
+        stored = EventsStored([], [])
+        rows, records = stored
+        values: list[Any] = []
+        detections: list[Any] = []
         descriptions = []
         faces = []
         cameras = set()
@@ -119,9 +117,10 @@ class Rows:
             self._stored_alone(event_rows, parcels, now, written) if self._one_by_one else event_rows
         ):
             rows.append(row)
-            written.changes.append(EventStored(row, record))
+            records.append(record)
+            values += row
             if record.detections:
-                detections += detection_rows(row[0], 0, record.detections)
+                add_detections(detections, row[0], 0, record.detections)
             if record.llm_description is not None:
                 descriptions.append((row[0], record.site, record.camera_id, record.llm_description))
             if record.embedding is not None:
@@ -130,16 +129,16 @@ class Rows:
             cameras.add((record.site, record.camera_id))
         if not rows:
             return []
-        executemany = self._connection.executemany
+        written.changes.append(stored)
         if not self._one_by_one:
-            executemany(INSERT_EVENT, rows)
-            executemany(INSERT_DETECTION, detections)
+            bulk.EVENTS.run(self._connection, values)
+            bulk.DETECTIONS.run(self._connection, detections)
         texts.index_descriptions(self._connection, descriptions)
         texts.set_faces(self._connection, faces)
         self._next_id = rows[-1][0] + 1
         if not cameras <= self._cameras:
             new = [(site, camera_id, now) for site, camera_id in cameras - self._cameras]
-            executemany("INSERT OR IGNORE INTO cameras VALUES (?, ?, ?)", new)
+            self._connection.executemany("INSERT OR IGNORE INTO cameras VALUES (?, ?, ?)", new)
             self._cameras |= cameras
         return [row[1] for row in rows]
 
@@ -149,13 +148,16 @@ class Rows:
         """Stores event after event; yields those that break no constraint, and settles the others."""
         letters = []
         for event_row in event_rows:
-            index, seq, record, row = event_row
+            index, offset, record, row = event_row
             try:
                 with alone(self._connection, self._one_by_one):
-                    self._connection.execute(INSERT_EVENT, row)
-                    self._connection.executemany(INSERT_DETECTION, detection_rows(row[0], 0, record.detections))
+                    bulk.EVENTS.run(self._connection, row)
+                    detections: list[Any] = []
+                    add_detections(detections, row[0], 0, record.detections)
+                    bulk.DETECTIONS.run(self._connection, detections)
             except apsw.ConstraintError as error:
                 parcel = parcels[index]
+                seq = parcel.first.seq + offset
                 if "events.event_id" in str(error):
                     status, reason = DUPLICATE, f"event {record.event_id} is there already"
                     written.duplicates.append(f"event {record.event_id}")
