@@ -173,9 +173,7 @@ def _detections(detections: Sequence[Detection]) -> list[tuple[Any, ...]]:
 
 def format_time(moment: datetime) -> str:
     """As `utc_text` does. Raises InvalidRecord for a datetime without a time zone."""
-    if type(moment) is datetime and moment.tzinfo is UTC:
-        return f"{moment.isoformat('T', 'milliseconds')[:23]}Z"
-    if not isinstance(moment, datetime) or moment.utcoffset() is None:
+    if not isinstance(moment, datetime) or (moment.tzinfo is not UTC and moment.utcoffset() is None):
         raise InvalidRecord(f"{moment!r:.80}: expected a datetime with a time zone, e.g. datetime.now(timezone.utc)")
     try:
         return utc_text(moment)

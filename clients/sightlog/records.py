@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final, Literal, SupportsFloat
 
 ID_CHARS_MAX: Final = 128
@@ -65,7 +66,16 @@ def now_utc() -> datetime:
 
 def utc_text(moment: datetime) -> str:
     """UTC, ISO 8601, fixed width, milliseconds (cut, not rounded): `2026-11-20T10:00:00.000Z`. Raises OverflowError."""
-    return f"{moment.astimezone(UTC).isoformat(timespec='milliseconds')[:-6]}Z"
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    # Half of what isoformat() takes, which asks the time zone once more.
+    minute = _minute(moment.year, moment.month, moment.day, moment.hour, moment.minute)
+    return f"{minute}{moment.second:02d}.{moment.microsecond // 1000:03d}Z"
+
+
+@lru_cache(maxsize=64)
+def _minute(year: int, month: int, day: int, hour: int, minute: int) -> str:
+    return f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:"
 
 
 @dataclass(frozen=True, slots=True)

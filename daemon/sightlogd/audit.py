@@ -23,10 +23,10 @@ from typing import Any, Final
 from . import purge
 from .files import jpeg
 from .files.catchup import line_of_observation, line_of_row
-from .files.daylog import JSON_NAME, read_lines
+from .files.daylog import JSON_NAME
 from .files.days import EVENTS, Days, HeldFolder, folders
 from .files.lines import EventLine, ObservationLine, PersonLine, Replay
-from .files.loglines import LogLines, numbered
+from .files.loglines import LogLines, numbered, read_lines
 from .files.orphans import ON_ITS_WAY_SECONDS
 from .findings import FINDINGS_MAX, Finding, Kind
 from .store.unlogged import EventRow

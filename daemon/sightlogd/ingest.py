@@ -290,11 +290,11 @@ class Ingest:
         for session, some in exceptions.items():
             self._send(session.route, wire.ack(session.stored, some))
         self._report(batch, reason, took, exceptions, written.duplicates)
-        records = batch.records
+        records, size = batch.records, batch.size
         batch.clear()
         self._store.checkpoint_if_due()
         # Behind the acks: what of this is lost in a crash is found in the database.
-        self._maintenance.stored(records, written.changes)
+        self._maintenance.stored(records, size, written.changes)
         if self._store.wal_is_held_up:
             self._warn_of_holders()
 

@@ -96,9 +96,9 @@ class Maintenance:
         """Before a commit. Raises WriteRefused when there is no room for it."""
         self.budget.admit()
 
-    def stored(self, records: int, changes: Changes) -> None:
-        """So many more records, and what they changed."""
-        self.logs.write(changes)
+    def stored(self, records: int, size: int, changes: Changes) -> None:
+        """So many more records, in messages of `size` bytes, and what they changed."""
+        self.logs.add(changes, size)
         self.budget.events_total += sum(len(change.rows) for change in changes if type(change) is EventsStored)
         self.budget.observations_total += sum(type(change) is ObservationStored for change in changes)
         self._unchecked += records
@@ -124,7 +124,7 @@ class Maintenance:
 
     @property
     def due(self) -> float:
-        if self._catching_up or self.budget.busy:
+        if self._catching_up or self.budget.busy or self.logs.waiting:
             return 0.0
         return min(
             self._round_at, self.thumbnails.deadline, self._reporter.due if self.budget.counted else self._round_at
@@ -132,6 +132,7 @@ class Maintenance:
 
     def step(self, now: float) -> None:
         """One slice of each that is due."""
+        self.logs.write_some()
         self.thumbnails.collect(now)
         if now >= self._round_at:
             self._round_at = now + ROUND_SECONDS

@@ -182,7 +182,7 @@ class House:
         parcel = Parcel(self._session, first, [decode_record(record) for record in packed], packed)
         written = self.store.write([parcel], {}, [])
         assert written.exceptions == [[]]
-        self.logs.write(written.changes)
+        self.logs.add(written.changes, 0)
 
     def may_go(self) -> Iterator[retention.Day]:
         return self.budget.old_days()

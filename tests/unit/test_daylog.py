@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from sightlogd.files import prose
-from sightlogd.files.daylog import repair, whole_entries, whole_lines
 from sightlogd.files.lines import AmendmentLine, Box, EventLine, PersonLine, Replay, decode_line, encode_lines
+from sightlogd.files.tails import repair, whole_entries, whole_lines
 
 EVENT = EventLine(7, "e", "default", "front_door", "2025-11-08T13:32:15.000Z", "motion")
 LINE = encode_lines([EVENT])
@@ -59,7 +59,7 @@ def test_a_torn_entry_is_cut_off_and_whole_ones_stay(tmp_path, torn, count):
 
 
 def test_a_tail_longer_than_what_is_read_at_once_is_cut_off(tmp_path, monkeypatch):
-    monkeypatch.setattr("sightlogd.files.daylog.TAIL_BYTES", 1000)
+    monkeypatch.setattr("sightlogd.files.tails.TAIL_BYTES", 1000)
     assert repaired(tmp_path / "f", LINE * 50 + b"x" * 5500, whole_lines) == LINE * 50
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from sightlogd.files.daylog import whole_size
 from sightlogd.files.days import EVENTS
 from sightlogd.files.orphans import ON_ITS_WAY_SECONDS
+from sightlogd.files.tails import whole_size
 from sightlogd.store.view import View
 
 from . import source

@@ -13,9 +13,10 @@ from typing import Final, NamedTuple
 import msgspec
 
 from sightlogd.errors import EXIT_TRY_AGAIN, Stop
-from sightlogd.files.daylog import JSON_NAME, TEXT_NAME, whole_entries, whole_lines, whole_size
+from sightlogd.files.daylog import JSON_NAME, TEXT_NAME
 from sightlogd.files.days import EVENTS, HeldFolder, folders
 from sightlogd.files.lines import PersonLine, decode_line
+from sightlogd.files.tails import whole_entries, whole_lines, whole_size
 
 LOGS: Final[dict[str, Callable[[bytes], int]]] = {JSON_NAME: whole_lines, TEXT_NAME: whole_entries}
 

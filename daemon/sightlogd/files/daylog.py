@@ -14,15 +14,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from sightlog.wire import Position
 from sightlogd import durable
-from sightlogd.changes import Change, EventAmended, EventsStored, LaterChange, ObservationStored, ThumbnailSet
+from sightlogd.changes import Change, Changes, EventAmended, EventsStored, LaterChange, ObservationStored, ThumbnailSet
 from sightlogd.decoder import Refusal
 from sightlogd.session import Parcel
 
 from . import prose
+from .backlog import Backlog
 from .days import EVENTS, Days, folders
 from .lines import (
     AmendmentLine,
@@ -30,20 +29,21 @@ from .lines import (
     Line,
     ObservationLine,
     PersonLine,
-    decode_line,
     encode_lines,
     event_line,
     line_of,
     unstored_line,
 )
+from .loglines import read_lines
+from .tails import repair, whole_entries, whole_lines
 
 JSON_NAME: Final = "events.json"
 TEXT_NAME: Final = "events.log"
 FILE_MODE: Final = 0o644
+SLICE_RECORDS: Final = 250
+"""Written at once: a millisecond or two, for which an urgent record may have to wait."""
 OPEN_DAYS_MAX: Final = 8
 """Day folders whose files stay open; a spool that comes late writes to old days."""
-TAIL_BYTES: Final = 4 * 1024 * 1024
-"""Read at once when looking for the last whole line: more than the longest line takes."""
 
 
 class _Log:
@@ -108,6 +108,7 @@ class DayLogs:
         self._grew = grew
         self._debug_line = debug_line
         self._open: dict[str, tuple[_Log, _Log]] = {}
+        self._backlog = Backlog()
         self._told: dict[str, Position] = {}
         """By producer: how far its records were written down while the database could not be written."""
         self.behind = False
@@ -116,22 +117,44 @@ class DayLogs:
         self._rewritten: set[str] = set()
         """Days that no failed fsync is behind any more."""
         self.unmarked = False
-        """Something was written since the store marked how far the logs are durable."""
+        """Something was added since the store marked how far the logs are durable."""
 
     def day_of(self, moment: str) -> str:
         return self._days.day_of(moment)
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def write(self, changes: Iterable[Change]) -> None:
-        """What a committed transaction changed."""
+    def add(self, changes: Changes, size: int) -> None:
+        """What a committed transaction changed; `size` bytes of messages. Most of it is written later, by `write_some`.
+
+        Nothing that looks at the files, or lets go of them, misses what waits: it is written before.
+        """
+        self._backlog.add(changes, size)
+        self.unmarked |= bool(self._backlog)
+        while self._backlog.over:
+            self._write(self._backlog.take(SLICE_RECORDS))
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something for `write_some`."""
+        return bool(self._backlog)
+
+    def write_some(self) -> None:
+        """A slice of what waits."""
+        self._write(self._backlog.take(SLICE_RECORDS))
+
+    def _write_all(self) -> None:
+        while self._backlog:
+            self.write_some()
+
+    def _write(self, changes: Iterable[Change]) -> None:
         lines: list[tuple[str, Line]] = []
         for change in changes:
             if isinstance(change, EventsStored):
                 lines += [(row[4], event_line(row, record)) for row, record in zip(*change, strict=True)]
             else:
                 lines.append((_moment(change), line_of(change)))
-        self.write_lines(lines)
+        self._write_lines(lines)
 
     def write_unstored(self, parcels: Sequence[Parcel], now: str) -> None:
         """What came while the database cannot be written. Producers send it again and again: once each is enough."""
@@ -152,6 +175,10 @@ class DayLogs:
 
     def write_lines(self, lines: Sequence[tuple[str, Line]]) -> None:
         """Each with the moment that it is of."""
+        self._write_all()
+        self._write_lines(lines)
+
+    def _write_lines(self, lines: Sequence[tuple[str, Line]]) -> None:
         by_day: defaultdict[str, tuple[list[Line], list[str]]] = defaultdict(lambda: ([], []))
         local, debug = self._days.local, self._debug_line
         for moment, line in lines:
@@ -175,7 +202,7 @@ class DayLogs:
                 self._grew(day, len(data))
             except OSError as error:
                 self._missed(error, log.path)
-                self.close(day)  # opened again, a torn line is cut off
+                self._close(day)  # opened again, a torn line is cut off
                 return
 
     def _missed(self, error: OSError, path: Path | None = None) -> None:
@@ -186,14 +213,14 @@ class DayLogs:
         logs = self._open.pop(day, None)
         if logs is not None and not all(log.is_in_place() for log in logs):
             self._open[day] = logs
-            self.close(day)
+            self._close(day)
             logs = None
             self.behind = True  # what it had since the mark went with it
         if logs is None:
             if len(self._open) >= OPEN_DAYS_MAX:
                 oldest = next(iter(self._open))
                 self._sync_day(oldest)
-                self.close(oldest)
+                self._close(oldest)
             folder = self._data_dir / EVENTS / day
             durable.make_directories(folder)
             first = _Log(folder / JSON_NAME)
@@ -210,6 +237,7 @@ class DayLogs:
 
     def sync(self) -> bool:
         """Make durable what was written; False when that failed. It takes an fsync a file: not for every batch."""
+        self._write_all()
         try:
             for day in list(self._open):
                 self._sync_day(day)
@@ -264,10 +292,12 @@ class DayLogs:
 
     def lines_of(self, day: str) -> list[Line]:
         """All lines of a day that can be read. Raises OSError."""
+        self._write_all()
         return read_lines(self._data_dir / EVENTS / day / JSON_NAME)
 
     def lines_to_keep(self, day: str) -> list[Line]:
         """The same, durable by now: what an earlier life wrote may be in the page cache alone. Raises OSError."""
+        self._write_all()
         folder = self._data_dir / EVENTS / day
         keep = durable.write_again if self.doubtful and day not in self._rewritten else durable.sync
         try:
@@ -284,6 +314,7 @@ class DayLogs:
 
     def persons_of(self, day: str) -> list[PersonLine]:
         """Those of its lines that are about persons, without reading the others closely. Raises OSError."""
+        self._write_all()
         lines = read_lines(self._data_dir / EVENTS / day / JSON_NAME, b'{"kind":"person"')
         return [line for line in lines if isinstance(line, PersonLine)]
 
@@ -293,6 +324,7 @@ class DayLogs:
 
     def entries_of(self, day: str) -> set[str]:
         """All entries of a day's events.log. Raises OSError."""
+        self._write_all()
         try:
             text = (self._data_dir / EVENTS / day / TEXT_NAME).read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
@@ -304,78 +336,25 @@ class DayLogs:
         return prose.entry(line, self._days.local(line.recorded_at)[1], debug=self._debug_line)
 
     def append_text(self, day: str, text: str) -> None:
+        self._write_all()
         self._append(day, b"", text.encode())
 
     def close(self, day: str) -> None:
         """Let go of a day's files."""
+        self._write_all()
+        self._close(day)
+
+    def _close(self, day: str) -> None:
         for log in self._open.pop(day, ()):
             log.close()
 
     def close_all(self) -> None:
+        self._write_all()
         for day in list(self._open):
-            self.close(day)
+            self._close(day)
 
 
 def _moment(change: LaterChange) -> str:
     if isinstance(change, ObservationStored):
         return change.observation.recorded_at
     return change.subject.recorded_at if isinstance(change, (EventAmended, ThumbnailSet)) else change.at
-
-
-def read_lines(path: Path, prefix: bytes = b"") -> list[Line]:
-    """What can be read of an events.json, of the lines that begin so. Raises OSError but for a missing file."""
-    lines = []
-    try:
-        with path.open("rb") as file:
-            for line in file:
-                if not line.startswith(prefix):
-                    continue
-                try:
-                    lines.append(decode_line(line))
-                except msgspec.MsgspecError:
-                    continue
-    except FileNotFoundError:
-        pass
-    return lines
-
-
-def repair(fd: int, whole: Callable[[bytes], int], before_loss: Callable[[], None] | None = None) -> int:
-    """Cut the file back to its last whole line; returns the bytes cut off. `whole` says how much of a tail is whole.
-
-    `before_loss`: to be called when lines without zeros are among them. A bit that flips in a blank makes a zero.
-    """
-    size = os.fstat(fd).st_size
-    keep = whole_size(fd, size, whole)
-    if keep != size:
-        if before_loss is not None and _has_lines(os.pread(fd, size - keep, keep)):
-            before_loss()
-        os.ftruncate(fd, keep)
-    return size - keep
-
-
-def _has_lines(data: bytes) -> bool:
-    return any(line and b"\0" not in line for line in data.split(b"\n")[:-1])
-
-
-def whole_size(fd: int, size: int, whole: Callable[[bytes], int]) -> int:
-    """How many of the first `size` bytes are whole lines."""
-    while size:
-        start = max(0, size - TAIL_BYTES)
-        keep = start + whole(os.pread(fd, size - start, start))
-        if keep == size:
-            break
-        size = keep
-    return size
-
-
-def whole_lines(tail: bytes) -> int:
-    # After a power cut blocks may be there with zeros in them. Any other line stays, also one that only a newer version
-    # understands.
-    zeros = tail.find(b"\0")
-    return tail.rfind(b"\n", 0, zeros if zeros >= 0 else len(tail)) + 1
-
-
-def whole_entries(tail: bytes) -> int:
-    zeros = tail.find(b"\0")
-    end = tail.rfind(b"\n\n", 0, zeros if zeros >= 0 else len(tail))
-    return end + 2 if end >= 0 else 0

@@ -11,8 +11,8 @@ import msgspec
 
 from sightlogd.store.places import Place, Places
 
-from .daylog import TAIL_BYTES, whole_lines, whole_size
 from .lines import EventLine, Line, ObservationLine, PersonLine, Replay, decode_line
+from .tails import TAIL_BYTES, whole_lines, whole_size
 
 
 class LogLines:
@@ -86,3 +86,20 @@ def numbered(file: BinaryIO) -> Iterator[tuple[int, int, Line | None]]:
             yield number, offset, None
         offset += size
         left -= size
+
+
+def read_lines(path: Path, prefix: bytes = b"") -> list[Line]:
+    """What can be read of an events.json, of the lines that begin so. Raises OSError but for a missing file."""
+    lines = []
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                if not line.startswith(prefix):
+                    continue
+                try:
+                    lines.append(decode_line(line))
+                except msgspec.MsgspecError:
+                    continue
+    except FileNotFoundError:
+        pass
+    return lines

@@ -24,7 +24,7 @@ _c1 = re.compile(r"[\x80-\x9f]").sub
 """Controls of eight bits, which names may have and terminals obey."""
 
 
-_PERCENT: Final = tuple(f"({number}%)" for number in range(101))
+_PERCENT: Final = tuple(f"{number}%" for number in range(101))
 
 
 def entry(line: Line, time: str, *, debug: bool = False) -> str:
@@ -46,7 +46,7 @@ def _of_event(line: EventLine | AmendmentLine, time: str, note: str, debug: bool
     # One loop for the objects and the surest of them: a full batch has thousands.
     for box in line.detections:
         label, confidence = box.label, box.confidence
-        objects += f", {label} {_PERCENT[int(confidence * 100 + 0.5)]}"
+        objects += f", {label} ({_PERCENT[int(confidence * 100 + 0.5)]})"
         if confidence > most:
             best, most = label, confidence
     if isinstance(line, EventLine):
@@ -66,11 +66,11 @@ def _safe(text: str) -> str:
 
 
 def _headline(event: EventLine, best: str, confidence: float) -> str:
+    if best and event.event_type == "motion":
+        return f"{_detected(best, event.camera_id, event.site)} (confidence: {_percent(confidence)})"
     place = _place(event.camera_id, event.site)
     if event.event_type != "motion":
         return f"{_named(event.event_type)} at {place}"
-    if best:
-        return f"{_capital(best)} detected at {place} (confidence: {_percent(confidence)})"
     if event.motion_confidence is not None:
         return f"Motion detected at {place} (confidence: {_percent(event.motion_confidence)})"
     return f"Motion detected at {place}"
@@ -102,7 +102,12 @@ def _details(line: EventLine | AmendmentLine) -> str:
 
 
 def _percent(fraction: float) -> str:
-    return _PERCENT[int(fraction * 100 + 0.5)][1:-1]
+    return _PERCENT[int(fraction * 100 + 0.5)]
+
+
+@lru_cache(maxsize=1024)
+def _detected(label: str, camera_id: str, site: str) -> str:
+    return f"{_capital(label)} detected at {_place(camera_id, site)}"
 
 
 @lru_cache(maxsize=1024)

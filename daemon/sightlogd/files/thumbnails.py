@@ -238,7 +238,7 @@ class Thumbnails:
             self._grew(target.parent.name, durable.blocks(target.stat().st_size))
             change = self._store.set_thumbnail(event_id, str(target.relative_to(self._data_dir)))
             if change is not None:
-                self._logs.write([change])
+                self._logs.add([change], 0)
             self._counts.reencoded += 1
         self._forget(event_id)
 

@@ -1,0 +1,60 @@
+"""Changes that are committed and not yet in the day logs, in their order. No I/O.
+
+Producers wait for acks, nobody waits for a line: in a burst the lines come behind it. What may wait is bounded.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from sightlogd.changes import Change, Changes, EventsStored
+
+RECORDS_MAX: Final = 10_000
+BYTES_MAX: Final = 8 * 1024 * 1024
+"""As they were sent; in memory they take about six times as much."""
+
+
+class Backlog:
+    def __init__(self) -> None:
+        self._batches: deque[tuple[deque[Change], int, int]] = deque()
+        self._records = 0
+        self._bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._batches)
+
+    @property
+    def over(self) -> bool:
+        """Whether more waits than may."""
+        return self._records > RECORDS_MAX or self._bytes > BYTES_MAX
+
+    def add(self, changes: Changes, size: int) -> None:
+        """What a transaction changed, and the bytes of the messages it came in."""
+        if changes:
+            count = sum(len(change.rows) if isinstance(change, EventsStored) else 1 for change in changes)
+            self._batches.append((deque(changes), count, size))
+            self._records += count
+            self._bytes += size
+
+    def take(self, limit: int) -> list[Change]:
+        """The oldest, so many records or less; [] when nothing waits."""
+        if not self._batches:
+            return []
+        changes, count, size = self._batches[0]
+        taken: list[Change] = []
+        while changes and limit > 0:
+            change = changes.popleft()
+            if isinstance(change, EventsStored):
+                if len(change.rows) > limit:
+                    changes.appendleft(EventsStored(change.rows[limit:], change.records[limit:]))
+                    change = EventsStored(change.rows[:limit], change.records[:limit])
+                limit -= len(change.rows)
+            else:
+                limit -= 1
+            taken.append(change)
+        if not changes:
+            self._batches.popleft()
+            self._records -= count
+            self._bytes -= size
+        return taken

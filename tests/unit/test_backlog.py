@@ -1,0 +1,65 @@
+"""What waits for the day logs: it comes out in the order it was committed, and its bounds are told."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sightlogd.changes import AmendmentKept, EventsStored
+from sightlogd.files import backlog
+from sightlogd.files.backlog import Backlog
+
+
+def batch(first: int, events: int, others: int) -> list:
+    found: list = [EventsStored([(first + n,) for n in range(events)], [f"record {first + n}" for n in range(events)])]
+    return found[: bool(events)] + [AmendmentKept("p", 1, first + events + n, None, "") for n in range(others)]  # type: ignore[arg-type]
+
+
+def numbers(changes: list) -> list[int]:
+    found = []
+    for change in changes:
+        if isinstance(change, EventsStored):
+            assert change.records == [f"record {row[0]}" for row in change.rows]
+            found += [row[0] for row in change.rows]
+        else:
+            found.append(change.seq)
+    return found
+
+
+@given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 3))), st.lists(st.integers(1, 9), min_size=1))
+def test_everything_comes_out_once_in_order_in_slices_of_any_size(batches, limits):
+    waiting = Backlog()
+    count = 0
+    for events, others in batches:
+        waiting.add(batch(count, events, others), 10)
+        count += events + others
+    found: list[int] = []
+    turn = 0
+    while waiting:
+        taken = numbers(waiting.take(limits[turn % len(limits)]))
+        assert 0 < len(taken) <= limits[turn % len(limits)]
+        found += taken
+        turn += 1
+    assert found == list(range(count))
+    assert waiting.take(1) == []
+
+
+def test_it_tells_when_too_many_records_wait(monkeypatch):
+    monkeypatch.setattr(backlog, "RECORDS_MAX", 5)
+    waiting = Backlog()
+    waiting.add(batch(0, 5, 0), 1)
+    assert not waiting.over
+    waiting.add(batch(5, 1, 0), 1)
+    assert waiting.over
+    waiting.take(5)
+    assert not waiting.over
+
+
+def test_it_tells_when_too_many_bytes_wait():
+    waiting = Backlog()
+    waiting.add(batch(0, 1, 0), backlog.BYTES_MAX)
+    assert not waiting.over
+    waiting.add(batch(1, 1, 0), 1)
+    assert waiting.over
+    waiting.take(1)
+    assert not waiting.over
