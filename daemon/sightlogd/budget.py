@@ -229,7 +229,7 @@ class Budget:
 
     def measure(self) -> StorageStats:
         """Raises OSError, WriteRefused, Stop."""
-        return self._storage.measure(self._store.bytes)
+        return self._storage.measure(self._store.bytes, self._logs.waiting_bytes)
 
     def now(self) -> StorageStats | None:
         """None while it has not counted everything, or cannot. Raises Stop."""

@@ -181,6 +181,7 @@ class Maintenance:
 
     def finish(self) -> None:
         """At a clean stop, behind the last commit."""
+        self.logs.write_all()
         if self.logs.unmarked and not self._catching_up:
             self._attempt(lambda: catchup.mark(self._store, self.logs))
         self._report()

@@ -73,15 +73,16 @@ class Storage:
         """Its folder is gone."""
         self.days.pop(day, None)
 
-    def measure(self, database_bytes: int) -> StorageStats:
-        """O(days). `database_bytes`: what the database needs as of the last commit. Raises OSError."""
+    def measure(self, database_bytes: int, waiting_bytes: int) -> StorageStats:
+        """O(days). `database_bytes`: what the database needs as of the last commit; `waiting_bytes`: what the day logs
+        will grow by. Raises OSError."""
         # Until the next checkpoint the file has not grown yet, or not shrunk yet.
         database = min(database_bytes, allocated(self._data_dir / DATABASE))
         wal = allocated(self._data_dir / f"{DATABASE}-wal")
         self.wal_excess = max(0, wal - WAL_BYTES_KEPT)
         # Room that was given up for a purge is not room for records.
         ballast = allocated(self._ballast)
-        used = sum(self.days.values()) + self._rest + database + wal + max(ballast, self._promised)
+        used = sum(self.days.values()) + waiting_bytes + self._rest + database + wal + max(ballast, self._promised)
         disk = os.statvfs(self._data_dir)
         self.free_bytes = max(0, disk.f_bavail * disk.f_frsize - max(0, self._promised - ballast))
         return measured(used, self._size_limited, self.free_bytes, int(self._limits.keep_free_gb * GB))

@@ -183,6 +183,7 @@ class House:
         written = self.store.write([parcel], {}, [])
         assert written.exceptions == [[]]
         self.logs.add(written.changes, 0)
+        self.logs.write_all()
 
     def may_go(self) -> Iterator[retention.Day]:
         return self.budget.old_days()

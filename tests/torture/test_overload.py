@@ -12,6 +12,7 @@ from lab import often
 from overload import Crowd, Disk, Peaks, check, ending, milliseconds, resident, watching
 
 from sightlog import Event
+from sightlogd.files import backlog
 from sightlogd.store import WAL_BYTES_KEPT
 
 SECONDS = often(3, 120)
@@ -44,9 +45,11 @@ class Found(NamedTuple):
 
     @property
     def daemon_max(self) -> int:
-        """By the configuration: a window a producer, the batch as it came and decoded, and SQLite's cache."""
+        """By the configuration: a window a producer, the batch as it came and decoded, what waits for the day logs, and
+        SQLite's cache."""
         windows = (PRODUCERS + 1) * WINDOW_BYTES
-        return self.daemon_before + windows + 2 * WINDOW_BYTES + SQLITE_CACHE_BYTES + SLACK_BYTES
+        waiting = 2 * backlog.BYTES_MAX
+        return self.daemon_before + windows + 2 * WINDOW_BYTES + waiting + SQLITE_CACHE_BYTES + SLACK_BYTES
 
 
 def offered(crowd: Crowd) -> int:

@@ -11,8 +11,10 @@ from typing import Final
 from sightlogd.changes import Change, Changes, EventsStored
 
 RECORDS_MAX: Final = 10_000
-BYTES_MAX: Final = 8 * 1024 * 1024
-"""As they were sent; in memory they take about six times as much."""
+BYTES_MAX: Final = 4 * 1024 * 1024
+"""As they were sent; in memory small ones take about six times as much."""
+LINES_SHARE: Final = 2
+"""Two logs have each text."""
 
 
 class Backlog:
@@ -20,6 +22,11 @@ class Backlog:
         self._batches: deque[tuple[deque[Change], int, int]] = deque()
         self._records = 0
         self._bytes = 0
+
+    @property
+    def lines_bytes(self) -> int:
+        """About what it will take in the logs."""
+        return LINES_SHARE * self._bytes
 
     def __bool__(self) -> bool:
         return bool(self._batches)

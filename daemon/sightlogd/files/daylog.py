@@ -139,11 +139,17 @@ class DayLogs:
         """Whether there is something for `write_some`."""
         return bool(self._backlog)
 
+    @property
+    def waiting_bytes(self) -> int:
+        """About what the files will grow by."""
+        return self._backlog.lines_bytes
+
     def write_some(self) -> None:
         """A slice of what waits."""
         self._write(self._backlog.take(SLICE_RECORDS))
 
-    def _write_all(self) -> None:
+    def write_all(self) -> None:
+        """Everything that waits."""
         while self._backlog:
             self.write_some()
 
@@ -175,7 +181,7 @@ class DayLogs:
 
     def write_lines(self, lines: Sequence[tuple[str, Line]]) -> None:
         """Each with the moment that it is of."""
-        self._write_all()
+        self.write_all()
         self._write_lines(lines)
 
     def _write_lines(self, lines: Sequence[tuple[str, Line]]) -> None:
@@ -237,7 +243,7 @@ class DayLogs:
 
     def sync(self) -> bool:
         """Make durable what was written; False when that failed. It takes an fsync a file: not for every batch."""
-        self._write_all()
+        self.write_all()
         try:
             for day in list(self._open):
                 self._sync_day(day)
@@ -292,12 +298,12 @@ class DayLogs:
 
     def lines_of(self, day: str) -> list[Line]:
         """All lines of a day that can be read. Raises OSError."""
-        self._write_all()
+        self.write_all()
         return read_lines(self._data_dir / EVENTS / day / JSON_NAME)
 
     def lines_to_keep(self, day: str) -> list[Line]:
         """The same, durable by now: what an earlier life wrote may be in the page cache alone. Raises OSError."""
-        self._write_all()
+        self.write_all()
         folder = self._data_dir / EVENTS / day
         keep = durable.write_again if self.doubtful and day not in self._rewritten else durable.sync
         try:
@@ -314,7 +320,7 @@ class DayLogs:
 
     def persons_of(self, day: str) -> list[PersonLine]:
         """Those of its lines that are about persons, without reading the others closely. Raises OSError."""
-        self._write_all()
+        self.write_all()
         lines = read_lines(self._data_dir / EVENTS / day / JSON_NAME, b'{"kind":"person"')
         return [line for line in lines if isinstance(line, PersonLine)]
 
@@ -324,7 +330,7 @@ class DayLogs:
 
     def entries_of(self, day: str) -> set[str]:
         """All entries of a day's events.log. Raises OSError."""
-        self._write_all()
+        self.write_all()
         try:
             text = (self._data_dir / EVENTS / day / TEXT_NAME).read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
@@ -336,12 +342,12 @@ class DayLogs:
         return prose.entry(line, self._days.local(line.recorded_at)[1], debug=self._debug_line)
 
     def append_text(self, day: str, text: str) -> None:
-        self._write_all()
+        self.write_all()
         self._append(day, b"", text.encode())
 
     def close(self, day: str) -> None:
         """Let go of a day's files."""
-        self._write_all()
+        self.write_all()
         self._close(day)
 
     def _close(self, day: str) -> None:
@@ -349,7 +355,7 @@ class DayLogs:
             log.close()
 
     def close_all(self) -> None:
-        self._write_all()
+        """What waits is left to the next start, as after a crash."""
         for day in list(self._open):
             self._close(day)
 
