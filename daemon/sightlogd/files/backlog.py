@@ -10,7 +10,7 @@ from typing import Final
 
 from sightlogd.changes import Change, Changes, EventsStored
 
-RECORDS_MAX: Final = 10_000
+RECORDS_MAX: Final = 4_000
 BYTES_MAX: Final = 4 * 1024 * 1024
 """As they were sent; in memory small ones take about six times as much."""
 LINES_SHARE: Final = 2
