@@ -29,7 +29,7 @@ class Ingest(Struct, frozen=True, forbid_unknown_fields=True):
     endpoint: str = DEFAULT_ENDPOINT
     batch_records_max: Annotated[int, Meta(ge=1, le=100_000)] = 1_000
     batch_bytes_max: Annotated[int, Meta(ge=65_536, le=67_108_864)] = 4_194_304
-    linger_ms: Annotated[int, Meta(ge=0, le=60_000)] = 250
+    linger_ms: Annotated[int, Meta(ge=0, le=60_000)] = 500
 
 
 class RemoteConfig(Struct, frozen=True, forbid_unknown_fields=True):
