@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from .errors import DatabaseDamaged, DatabaseNotFound, NotNow, SchemaMismatch, SightlogError, UsageError
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 """The newest schema this reader knows. It reads older ones too."""
 BUSY_TIMEOUT_MS: Final = 5_000
 RECOVERY_SECONDS: Final = 0.02
@@ -109,6 +109,7 @@ class Database:
         }
         # Observations, face embeddings, the site of dead letters and the index of texts came together.
         self._has_texts = version >= 3
+        self._has_counts = version >= 4
         self._schema = changes
 
     @contextmanager

@@ -264,9 +264,13 @@ class Reader(Database):
     def count_events(self) -> int:
         """How many events this site has."""
         with self._snapshot() as connection:
-            query = f"SELECT count(*) FROM events {self._by('events_by_time')} WHERE site = ?"
-            count: int = connection.execute(query, (self.site,)).fetchone()[0]
-        return count
+            return self._rows_of(connection, "events")
+
+    def _rows_of(self, connection: rows.Connection, table: str) -> int:
+        if self._has_counts and table in ("events", "observations"):
+            return counting.whole(connection, table, self.site)
+        query = f"SELECT count(*) FROM {table} WHERE site = ?"
+        return int(connection.execute(query, (self.site,)).fetchone()[0])
 
     def counts(self, by: str, start: datetime | None = None, end: datetime | None = None) -> counting.Counts:
         """How many events with start <= recorded_at < end there are of each, as (name, count), in one view.
@@ -350,7 +354,7 @@ class Reader(Database):
             )
             return {
                 "schema_version": get(VERSION).fetchone()[0],
-                **{name: get(f"SELECT count(*) FROM {name} WHERE site = :site", of).fetchone()[0] for name in counted},
+                **{name: self._rows_of(connection, name) for name in counted},
                 "dead_letters": dict(get(letters, of).fetchall()),
             }
 

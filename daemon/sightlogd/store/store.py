@@ -24,7 +24,7 @@ from sightlogd.changes import ThumbnailSet
 from sightlogd.errors import EXIT_IO_ERROR, Stop, WriteRefused
 from sightlogd.session import DeadLetter, Exceptions, Parcel
 
-from . import days, lookups, unlogged
+from . import counts, days, lookups, unlogged
 from .holders import Holder, holders
 from .migrate import RESTORE
 from .opening import BUSY_TIMEOUT_MS, DATABASE, Synchronous, damaged, explained, open_database, reason_of
@@ -158,6 +158,15 @@ class Store:
         with self._transaction():
             days.give_back(self._connection, pages)
         return self._read(days.free_pages)
+
+    def uncounted(self) -> int:
+        """How many ids are behind those that `counts` has."""
+        return self._read(counts.behind, self.last_id())
+
+    def count_up(self, limit: int) -> None:
+        """Count some of them, at most so many. Raises WriteRefused, Stop."""
+        with self._transaction():
+            counts.count_up(self._connection, self.last_id(), limit)
 
     @property
     def bytes(self) -> int:
