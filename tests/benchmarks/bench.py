@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import platform
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -20,10 +21,11 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from sightlog import Detection, Event, Publisher
+from sightlog import Detection, Event, Publisher, SightlogError
 from sightlog.encoder import format_time
 from sightlogd.store.migrate import packaged
 
+Argv = Sequence[str | Path]
 Row = tuple[object, ...]
 Work = Callable[..., Generator[Any, None, None]]
 """Prepares, yields, does what is measured, yields what it found, tidies up."""
@@ -36,6 +38,7 @@ DETECTIONS = (
 EVENTS_SQL = f"INSERT INTO events VALUES ({', '.join('?' * 19)})"
 DETECTIONS_SQL = f"INSERT INTO detections VALUES ({', '.join('?' * 8)})"
 TICKS = os.sysconf("SC_CLK_TCK")
+STOP_SECONDS = 30
 WARM_UP = 1
 """Events in a daemon's database before anything is measured."""
 
@@ -106,22 +109,26 @@ class Spent(NamedTuple):
 class Daemon:
     """sightlogd on `path/data`, with one event stored, and what can be seen of it from outside."""
 
-    def __init__(self, path: Path, config: str = "", prefix: Sequence[str | Path] = (), module: str = "sightlogd"):
+    def __init__(self, path: Path, config: str = "", *, prefix: Argv = (), program: Argv = ("-m", "sightlogd")) -> None:
         path.mkdir(exist_ok=True)
         self.path = path
         self.data = path / "data"
         self.endpoint = f"ipc://{path}/s"
         (path / "config.toml").write_text(config)
-        command = [*prefix, *((sys.executable, "-m", module) if module else ()), "run",
-                   "--config", path / "config.toml", "--data-dir", self.data, "--endpoint", self.endpoint]  # fmt: skip
+        command = [*prefix, sys.executable, *program, "run", "--config", path / "config.toml", "--data-dir", self.data,
+                   "--endpoint", self.endpoint]  # fmt: skip
         with open(path / "log", "wb") as log:
             self.process = subprocess.Popen(command, stderr=log)
-        with Publisher(self.endpoint, "warm-up", path / "spool") as publisher:
-            publisher.insert_event(Event("warm_up"))
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
+        self.pid = self.process.pid
+        try:
+            with Publisher(self.endpoint, "warm-up", path / "spool") as publisher:
+                publisher.insert_event(Event("warm_up"))
+        except SightlogError:
+            self.process.kill()
+            raise
+        if prefix:
+            # A tool in front of the daemon keeps signals to itself.
+            self.pid = _family(self.pid)[1]
 
     def spent(self) -> Spent:
         return Spent(sum(map(_cpu_seconds, _family(self.pid))), written_bytes(self.pid))
@@ -130,10 +137,20 @@ class Daemon:
         """Its share of the machine's memory now, in bytes; children included."""
         return sum(_proportional_set(pid) for pid in _family(self.pid))
 
+    def peak_memory(self) -> int:
+        """Bytes that the daemon itself had resident at most, shared ones included."""
+        return _number_after("VmHWM", Path(f"/proc/{self.pid}/status").read_text()) * 1024
+
     def stop(self) -> Spent:
         """Ends it and returns what its whole life took, with the last checkpoint."""
-        self.process.terminate()
-        _, status, usage = os.wait4(self.pid, 0)
+        os.kill(self.pid, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        while not (ended := os.wait4(self.process.pid, os.WNOHANG))[0]:
+            if time.monotonic() > deadline:
+                os.kill(self.pid, signal.SIGKILL)
+                raise RuntimeError(f"sightlogd did not stop within {STOP_SECONDS} s")
+            time.sleep(0.01)
+        _, status, usage = ended
         self.process.returncode = os.waitstatus_to_exitcode(status)
         if self.process.returncode != 0:
             raise RuntimeError(f"sightlogd ended with {self.process.returncode}: {(self.path / 'log').read_text()}")

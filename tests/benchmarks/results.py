@@ -1,7 +1,7 @@
 """What was measured: figures, the file that keeps them, and the tables and plots made of that file.
 
-`bench.json` is the record, and knows of each section when, how and on what it was measured. `bench.md` and the plots are
-made of it alone, so that one section can be measured anew without the others.
+`bench.json` is the record, and knows of each section when, how and on what it was measured. `bench.md` and the plots
+are made of it alone, so that one section can be measured anew without the others.
 """
 
 from __future__ import annotations
@@ -131,21 +131,15 @@ def markdown(found: Mapping[str, list[Figure]], abouts: Mapping[str, Mapping[str
         lines += ["", f"## {section}", ""]
         own = [f"- {key}: {value}" for key, value in abouts[section].items() if key not in common]
         lines += [*own, ""] if own else []
-        lines += ["| what | unit | median (min to max) | target | |", "|---|---|---|---|---|"]
+        lines += ["| what | unit | median (min to max) | target | | note |", "|---|---|---|---|---|---|"]
         lines += [_row(figure) for figure in figures]
     return "\n".join(lines) + "\n"
 
 
 def _row(figure: Figure) -> str:
-    name = f"{figure.name}; {figure.note}" if figure.note and figure.values else figure.name
-    cells = (name, figure.unit, spread(figure), figure.target or "", _verdict(figure))
+    verdict = f"**{figure.verdict}**" if figure.verdict == "MISSED" else figure.verdict
+    cells = (figure.name, figure.unit, spread(figure), figure.target or "", verdict, figure.note)
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
-
-
-def _verdict(figure: Figure) -> str:
-    if not figure.values:
-        return f"not measured: {figure.note}"
-    return f"**{figure.verdict}**" if figure.verdict == "MISSED" else figure.verdict
 
 
 def spread(figure: Figure) -> str:
