@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import sqlite3
 import threading
 import time
@@ -83,6 +82,8 @@ class Database:
             except sqlite3.OperationalError as error:
                 if not _is_unmade(error) or time.monotonic() >= deadline:
                     raise
+            import random
+
             time.sleep(RECOVERY_SECONDS * random.random())  # others who read let go of it too, at another moment
             closed, self._connection = self._connection, self._connect()
             closed.close()
