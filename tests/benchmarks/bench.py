@@ -128,18 +128,18 @@ class Daemon:
             raise
         if prefix:
             # A tool in front of the daemon keeps signals to itself.
-            self.pid = _family(self.pid)[1]
+            self.pid = family(self.pid)[1]
 
     def spent(self) -> Spent:
-        return Spent(sum(map(_cpu_seconds, _family(self.pid))), written_bytes(self.pid))
+        return Spent(sum(map(cpu_seconds, family(self.pid))), written_bytes(self.pid))
 
     def memory(self) -> int:
         """Its share of the machine's memory now, in bytes; children included."""
-        return sum(_proportional_set(pid) for pid in _family(self.pid))
+        return sum(_proportional_set(pid) for pid in family(self.pid))
 
     def peak_memory(self) -> int:
         """Bytes that the daemon itself had resident at most, shared ones included."""
-        return _number_after("VmHWM", Path(f"/proc/{self.pid}/status").read_text()) * 1024
+        return number_after("VmHWM", Path(f"/proc/{self.pid}/status").read_text()) * 1024
 
     def stop(self) -> Spent:
         """Ends it and returns what its whole life took, with the last checkpoint."""
@@ -171,29 +171,29 @@ def daemon(path: Path, config: str = "", **options: Any) -> Iterator[Daemon]:
             running.stop()
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     found = [pid]
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in task.read_text().split():
-            found += _family(int(child))
+            found += family(int(child))
     return found
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """Its own and those of children that ended."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) / TICKS
 
 
 def written_bytes(pid: int | str = "self") -> int:
-    return _number_after("write_bytes", Path(f"/proc/{pid}/io").read_text())
+    return number_after("write_bytes", Path(f"/proc/{pid}/io").read_text())
 
 
 def _proportional_set(pid: int) -> int:
-    return _number_after("Pss", Path(f"/proc/{pid}/smaps_rollup").read_text()) * 1024
+    return number_after("Pss", Path(f"/proc/{pid}/smaps_rollup").read_text()) * 1024
 
 
-def _number_after(key: str, text: str) -> int:
+def number_after(key: str, text: str) -> int:
     return next(int(line.split()[1]) for line in text.splitlines() if line.startswith(f"{key}:"))
 
 

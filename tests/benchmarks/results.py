@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import curves
+
 Verdict = Literal["met", "MISSED", "not measured", ""]
 DIGITS = 6
 NOT_MEASURED: Verdict = "not measured"
@@ -118,7 +120,11 @@ def render(folder: Path) -> None:
     abouts = {section: kept["about"] for section, kept in load(folder).items()}
     (folder / "bench.md").write_text(markdown(found, abouts), encoding="utf-8")
     for section, figures in found.items():
-        plot(folder / f"{section}.png", [figure for figure in figures if figure.values])
+        measured = [figure for figure in figures if figure.values]
+        if by_size := curves.curves(measured):
+            curves.plot(folder / f"{section}.png", by_size)
+        else:
+            plot(folder / f"{section}.png", measured)
 
 
 def markdown(found: Mapping[str, list[Figure]], abouts: Mapping[str, Mapping[str, str]]) -> str:

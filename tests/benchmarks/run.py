@@ -15,7 +15,7 @@ from pathlib import Path
 import bench
 import results
 
-SECTIONS = ("ingest", "latency", "cost", "peers", "queries", "files", "metrics")
+SECTIONS = ("ingest", "latency", "cost", "costs", "growth", "pi", "peers", "queries", "files", "metrics")
 RESULTS = Path(__file__).parent / "results"
 
 
