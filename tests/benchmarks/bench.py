@@ -135,7 +135,7 @@ class Daemon:
 
     def memory(self) -> int:
         """Its share of the machine's memory now, in bytes; children included."""
-        return sum(_proportional_set(pid) for pid in family(self.pid))
+        return memory(self.pid)
 
     def peak_memory(self) -> int:
         """Bytes that the daemon itself had resident at most, shared ones included."""
@@ -177,6 +177,11 @@ def family(pid: int) -> list[int]:
         for child in task.read_text().split():
             found += family(int(child))
     return found
+
+
+def memory(pid: int) -> int:
+    """Its share of the machine's memory now, in bytes; children included."""
+    return sum(_proportional_set(each) for each in family(pid))
 
 
 def cpu_seconds(pid: int) -> float:

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import bench
 import results
+from served import served
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -44,8 +45,8 @@ def measure(book: results.Book) -> None:
         command(book, home)
 
 
-class Served(Protocol):
-    """A running daemon."""
+class Running(Protocol):
+    """A daemon."""
 
     path: Path
     endpoint: str
@@ -55,7 +56,7 @@ class Served(Protocol):
 
 
 @contextlib.contextmanager
-def sensors(daemon: Served, rate: str, *, is_killed: bool = False) -> Iterator[list[int]]:
+def sensors(daemon: Running, rate: str, *, is_killed: bool = False) -> Iterator[list[int]]:
     """Connected producers that work until the block ends; the list has then how many events of each were acked.
 
     `is_killed`: their daemon will be gone by then, and what they have is of no interest.
@@ -107,10 +108,10 @@ def switches(pid: int) -> dict[str, int]:
 
 
 def resting(book: results.Book, home: Path) -> None:
-    """Idle: first alone, then with producers that are connected and say nothing."""
+    """Idle, under a service manager: first alone, then with producers that are connected and say nothing."""
     seconds = 4.0 if book.quick else 20.0
-    with bench.daemon(home / "idle") as daemon:
-        time.sleep(1.0 if book.quick else 3.0)  # behind what it does at its start
+    with served(home / "idle") as daemon:
+        daemon.settle()
         for who in ("0 producers", f"{SENSORS} idle producers"):
             name = f"wake-ups, {who}"
             with sensors(daemon, "0") if who[0] != "0" else contextlib.nullcontext():
@@ -120,7 +121,7 @@ def resting(book: results.Book, home: Path) -> None:
                     after, took = switches(daemon.pid), time.monotonic() - began
                     woken = {key: (count - before.get(key, 0)) / took for key, count in after.items()}
                     book.value(name, "1/s", sum(woken.values()), target="<= 2")
-                    book.value(f"memory, {who}", "MiB (PSS)", daemon.memory() / 2**20, target="<= 35")
+                    book.value(f"memory, {who}", "MiB (PSS)", bench.memory(daemon.pid) / 2**20, target="<= 35")
                 threads = sorted(((rate, key.partition("/")[0]) for key, rate in woken.items() if rate), reverse=True)
                 book.note(name, "by thread: " + (", ".join(f"{key} {rate:.2f}" for rate, key in threads) or "none"))
 
