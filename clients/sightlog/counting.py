@@ -37,7 +37,7 @@ _GROUPS: Final = {
 
 def whole(connection: Connection, table: str, site: str) -> int:
     """How many rows of events or observations a site has: what the daemon has counted, and the few behind that."""
-    counted_up_to = connection.execute("SELECT last_id FROM counted_up_to WHERE one = 1").fetchone()[0]
+    counted_up_to = connection.execute("SELECT last_id FROM counted WHERE one = 1").fetchone()[0]
     if not counted_up_to:  # perhaps many: an index is smaller than the rows
         query = f"SELECT count(*) FROM {table} INDEXED BY {table}_by_time WHERE site = ?"
         return int(connection.execute(query, (site,)).fetchone()[0])

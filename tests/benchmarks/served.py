@@ -56,7 +56,7 @@ class Served:
     def settle(self) -> float:
         """Waits for the end of what a start has to do; returns the processor's seconds that it took."""
         taken, ends = [self._cpu_seconds()], time.monotonic() + SETTLED_SECONDS
-        while len(taken) < 3 or taken[-1] - taken[-3] > 0.02:
+        while len(taken) < 5 or taken[-1] - taken[-5] > 0.02:
             if time.monotonic() > ends:
                 raise RuntimeError("it does not come to rest")
             time.sleep(0.5)

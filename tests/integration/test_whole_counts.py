@@ -107,7 +107,7 @@ def test_the_daemon_counts_what_an_older_one_left_and_what_comes(daemon):
 def wait_until_counted(daemon) -> None:
     def counted() -> int:
         with apsw.Connection(str(daemon.database), flags=apsw.SQLITE_OPEN_READONLY) as connection:
-            return connection.execute("SELECT last_id FROM counted_up_to").get
+            return connection.execute("SELECT last_id FROM counted").get
 
     wait_for(lambda: counted() >= COUNT_ROWS, "it has counted")
 
@@ -115,7 +115,22 @@ def wait_until_counted(daemon) -> None:
 def test_verify_finds_a_count_that_is_wrong(daemon):
     with daemon.publisher() as publisher:
         publisher.insert_event(Event("door"))
-    change(daemon, "UPDATE counted_up_to SET last_id = 1", "INSERT INTO counts VALUES ('default', 'events', 3)")
+    change(daemon, "UPDATE counted SET last_id = 1", "INSERT INTO counts VALUES ('default', 'events', 3)")
     found = verify(daemon)
     assert found.returncode
     assert "counts has 3 events of site default, and there are 1" in found.stdout + found.stderr
+
+
+def test_the_index_of_texts_is_written_anew_once_a_tenth_of_all_was_removed(store):
+    assert not store.wants_merge
+    removed = store.delete_between(*(bound.format(1) for bound in BOUNDS), store.last_id(), 20)
+    assert 0 < removed <= 20
+    assert not store.wants_merge
+    while store.delete_between(*(bound.format(1) for bound in BOUNDS), store.last_id(), 20):
+        pass
+    assert store.wants_merge
+    assert store.merge_texts(1, begin=True), "it has more than one page"
+    assert store.wants_merge, "whatever ends it there"
+    while store.merge_texts(50, begin=False):
+        pass
+    assert not store.wants_merge

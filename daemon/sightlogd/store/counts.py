@@ -23,7 +23,23 @@ def count_up(connection: apsw.Connection, last_id: int, limit: int) -> None:
             "ON CONFLICT (site, kind) DO UPDATE SET rows = rows + excluded.rows",
             (first, up_to),
         )
-    connection.execute("UPDATE counted_up_to SET last_id = ?", (up_to,))
+    connection.execute("UPDATE counted SET last_id = ?", (up_to,))
+
+
+def removed(connection: apsw.Connection, rows: int) -> None:
+    """So many with their day. Inside somebody else's transaction."""
+    connection.execute("UPDATE counted SET unmerged = unmerged + ?", (rows,))
+
+
+def merged(connection: apsw.Connection) -> None:
+    """The index of texts is without what was removed. Inside somebody else's transaction."""
+    connection.execute("UPDATE counted SET unmerged = 0")
+
+
+def unmerged_share(connection: apsw.Connection, last_id: int) -> float:
+    """Rows whose texts the index may have in vain, as a share of those that are there."""
+    there = int(connection.execute("SELECT coalesce(sum(rows), 0) FROM counts").get) + behind(connection, last_id)
+    return int(connection.execute("SELECT unmerged FROM counted").get) / max(1, there)
 
 
 def wrong(connection: apsw.Connection) -> list[tuple[str, str, int, int]]:
@@ -32,7 +48,7 @@ def wrong(connection: apsw.Connection) -> list[tuple[str, str, int, int]]:
     for table in TABLES:
         there = dict(
             connection.execute(
-                f"SELECT site, count(*) FROM {table} WHERE id <= (SELECT last_id FROM counted_up_to) GROUP BY site"
+                f"SELECT site, count(*) FROM {table} WHERE id <= (SELECT last_id FROM counted) GROUP BY site"
             )
         )
         said = dict(connection.execute("SELECT site, rows FROM counts WHERE kind = ?", (table,)))
@@ -45,4 +61,4 @@ def wrong(connection: apsw.Connection) -> list[tuple[str, str, int, int]]:
 
 
 def _counted_up_to(connection: apsw.Connection) -> int:
-    return int(connection.execute("SELECT last_id FROM counted_up_to").get)
+    return int(connection.execute("SELECT last_id FROM counted").get)
