@@ -38,8 +38,8 @@ WAL_PAGES_CHECKPOINT: Final = 1_000
 """Pages in the WAL (4 MB) at which a checkpoint is due, and again after as many more when readers held it up."""
 WAL_BYTES_ALARM: Final = 64 * 1024 * 1024
 UNMERGED_SHARE: Final = 0.1
-"""Removed rows, of those that are there, whose texts may stay in the index: what the removal of a day costs is not to grow
-with all other days. More: a larger index. Less: it is written anew more often."""
+"""Removed rows, as a share of those that are there, whose texts may stay in the index: what the removal of a day costs
+is not to grow with all other days. More: a larger index. Less: it is written anew more often."""
 
 
 class Store:
