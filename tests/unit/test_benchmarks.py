@@ -97,3 +97,4 @@ def test_what_was_measured_before_a_section_failed_is_kept(tmp_path, monkeypatch
     monkeypatch.setattr(sys, "argv", ["run.py", "--quick", "--results", str(tmp_path), "ingest"])
     assert run.main() == 1
     assert [figure.name for figure in results.figures_of(tmp_path)["ingest"]] == ["ack"]
+    assert "not to its end" in results.load(tmp_path)["ingest"]["about"]["measured with"]
