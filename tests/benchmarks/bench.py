@@ -90,6 +90,10 @@ def home() -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path)
+        # What removing it costs the file system's journal is not for the next one to pay.
+        parent = os.open(path.parent, os.O_RDONLY)
+        os.fsync(parent)
+        os.close(parent)
 
 
 # -- the daemon ------------------------------------------------------------------------------------------------------
