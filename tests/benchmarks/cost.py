@@ -7,7 +7,6 @@ in runs of their own: bytes handed to `write`, so pages of which only a part is 
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -31,7 +30,9 @@ BATCH = 1_000
 RAW_EVENTS = SLOW_RATE * SLOW_SECONDS
 ACK_SECONDS = 60.0
 CALLS = "fsync,fdatasync,write,pwrite64,writev,pwritev,sync_file_range"
-CALL = re.compile(r"(\w+)\(\d+<([^>]*)>.*= (\d+)$")
+CALL = re.compile(r"(\d+) +(\w+)\(\d+<([^>]*)>")
+ANSWER = re.compile(r"(\d+) .*= (\d+)$")
+"""On a line of its own where another thread's call came between."""
 DATABASE = ("events.db", "events.db-wal", "raw.db", "raw.db-wal")
 TARGET = "<= 0.333"
 
@@ -140,27 +141,30 @@ def raw_calls(count: int) -> Counted:
 
 
 def daemon_calls(rate: int | None, amount: int) -> Counted:
-    """Without those of its start and its end, and with those of its last checkpoint."""
+    """Without those of its start, and with those of its end: the last checkpoint is among them."""
     with bench.home() as home, bench.daemon(home / "daemon", prefix=strace(home / "calls")) as daemon:
         with Publisher(daemon.endpoint, "camera", home / "spool") as publisher:
-            os.truncate(home / "calls", 0)
+            start = (home / "calls").stat().st_size
             count = publish(publisher, rate, amount)
         daemon.stop()
-        return counted(home / "calls", count)
+        return counted(home / "calls", count, start)
 
 
-def counted(log: Path, events: int) -> Counted:
+def counted(log: Path, events: int, start: int = 0) -> Counted:
+    calls: dict[str, tuple[str, str]] = {}
     fsyncs, written = 0, Counter[str]()
-    for line in log.read_text(errors="replace").splitlines():
-        if (call := CALL.search(line.strip("\0"))) is None:
+    for line in log.read_bytes()[start:].decode(errors="replace").splitlines():
+        if begun := CALL.match(line):
+            calls[begun[1]] = (begun[2], begun[3])
+        if (answer := ANSWER.match(line)) is None or answer[1] not in calls:
             continue
-        name, file, answer = call.groups()
+        name, file = calls.pop(answer[1])
         if name in ("fsync", "fdatasync"):
             fsyncs += 1
         elif Path(file).name in DATABASE:
-            written["database"] += int(answer)
+            written["database"] += int(answer[2])
         elif "/events/" in file:
-            written["logs"] += int(answer)
+            written["logs"] += int(answer[2])
     if not written["database"]:
         raise RuntimeError("strace saw no byte written to a database")
     return Counted(fsyncs / events, written["database"] / events, written["logs"] / events)

@@ -85,12 +85,14 @@ def scheduled(publisher: Publisher, rate: int, seconds: int, *, urgent: bool) ->
     collector = threading.Thread(target=collect)
     collector.start()
     began = time.monotonic() + 0.1
-    for number, event in enumerate(events):
-        due = began + number / rate
-        time.sleep(max(0.0, due - time.monotonic()))
-        sent.put((due, publisher.publish(event, urgent=urgent)))
-    sent.put(None)
-    collector.join()
+    try:
+        for number, event in enumerate(events):
+            due = began + number / rate
+            time.sleep(max(0.0, due - time.monotonic()))
+            sent.put((due, publisher.publish(event, urgent=urgent)))
+    finally:
+        sent.put(None)
+        collector.join()
     return waits
 
 

@@ -22,8 +22,8 @@ import peer_servers as servers
 import results
 
 ROUNDS = 3
-SINGLES = 4_800
-BATCHED = 48_000
+SINGLES, PUBLISHED, BATCHED = 4_800, 19_200, 48_000
+"""Events of a peer that takes them one by one, of publish(), and of everybody that takes batches."""
 QUICK_PRODUCERS = (1,)
 ONE_BY_ONE, BATCHES = ">= 10", ">= 3"
 WEAK = "not durable: "
@@ -77,28 +77,31 @@ PEERS = (
 def measure(book: results.Book) -> None:
     book.about["peers"] = versions()
     for turn in range(1 if book.quick else ROUNDS):
-        bench.say(f"peers, round {turn + 1}")
-        ours = {}
-        for way in ingest.TARGETS:
-            for producers in QUICK_PRODUCERS if book.quick else ingest.PRODUCERS:
-                count = (BATCHED if way == "publish_many" else SINGLES * 4) // (10 if book.quick else 1)
-                ours[way, producers] = ingest.published(way, producers, count).speed
-                book.value(f"sightlog, {way}, {ingest.counted(producers)}", "events/s", ours[way, producers])
-        for peer in PEERS:
-            way = "publish_many" if peer.batches else "publish"
-            for producers in QUICK_PRODUCERS if book.quick else peer.producers:
-                name = f"{peer.name}, {ingest.counted(producers)}"
-                ratio = f"sightlog {way} / {name}"
-                try:
-                    speed, locked = speed_of(peer, producers, quick=book.quick)
-                except Exception as error:  # noqa: BLE001 - a peer that does not run is one that was not measured
-                    bench.say(f"{name}: {error}")
-                    book.missing(name, "events/s", str(error).strip().splitlines()[-1])
-                    book.missing(ratio, "ratio", "the peer was not", peer.target)
-                    continue
-                note = f'"database is locked" {locked} times' if locked else peer.note
-                book.value(name, "events/s", speed, note=note)
-                book.value(ratio, "ratio", ours[way, producers] / speed, peer.target)
+        for producers in QUICK_PRODUCERS if book.quick else ingest.PRODUCERS:
+            bench.say(f"peers, round {turn + 1}, {ingest.counted(producers)}")
+            one_round(book, producers)
+
+
+def one_round(book: results.Book, producers: int) -> None:
+    ours = {}
+    for way, count in (("publish", PUBLISHED), ("publish_many", BATCHED)):
+        ours[way] = ingest.published(way, producers, count // (10 if book.quick else 1)).speed
+        book.value(f"sightlog, {way}, {ingest.counted(producers)}", "events/s", ours[way])
+    for peer in PEERS:
+        if producers not in peer.producers:
+            continue
+        name = f"{peer.name}, {ingest.counted(producers)}"
+        way = "publish_many" if peer.batches else "publish"
+        ratio = f"sightlog {way} / {name}"
+        try:
+            speed, locked = speed_of(peer, producers, quick=book.quick)
+        except Exception as error:  # noqa: BLE001 - a peer that does not run is one that was not measured
+            bench.say(f"{name}: {error}")
+            book.missing(name, "events/s", str(error).strip().splitlines()[-1])
+            book.missing(ratio, "ratio", "the peer was not", peer.target)
+            continue
+        book.value(name, "events/s", speed, note=f'"database is locked" {locked} times' if locked else peer.note)
+        book.value(ratio, "ratio", ours[way] / speed, peer.target)
 
 
 def speed_of(peer: Peer, producers: int, *, quick: bool) -> tuple[float, int]:

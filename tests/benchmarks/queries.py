@@ -141,7 +141,7 @@ def following(book: results.Book, path: Path, idle_seconds: float) -> None:
                 if len(arrived) == WAKE_UPS:
                     return
 
-        thread = threading.Thread(target=follow, args=(reader.last_id(),))
+        thread = threading.Thread(target=follow, args=(reader.last_id(),), daemon=True)
         thread.start()
         began = time.process_time()
         time.sleep(idle_seconds)

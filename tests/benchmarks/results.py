@@ -17,6 +17,8 @@ import curves
 
 Verdict = Literal["met", "MISSED", "not measured", ""]
 DIGITS = 6
+LOG_SCALE_FROM = 50
+"""Where the largest bar of a panel is that many times the smallest, which would be a hair otherwise."""
 NOT_MEASURED: Verdict = "not measured"
 
 
@@ -190,6 +192,11 @@ def plot(file: Path, figures: list[Figure]) -> None:
         axis.set_xlabel(unit, fontsize=8)
         axis.tick_params(axis="x", labelsize=8)
         axis.invert_yaxis()
-        axis.set_xlim(left=0)
+        medians = [figure.median for figure in panel]
+        if min(medians) > 0 and max(medians) > LOG_SCALE_FROM * min(medians):
+            axis.set_xscale("log")
+        else:
+            axis.set_xlim(left=0)
+    drawing.suptitle(f"{file.stem}: stroke = target, green = met, red = missed", fontsize=9)
     drawing.savefig(file, dpi=110)
     pyplot.close(drawing)

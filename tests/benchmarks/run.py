@@ -23,15 +23,14 @@ def measure(section: str, *, quick: bool, folder: Path) -> None:
     book = results.Book(section, quick=quick)
     began = time.monotonic()
     bench.say(f"{section} …")
+    ended = "not to its end"
     try:
         importlib.import_module(section).measure(book)
+        ended = "to its end"
     finally:
+        command = f"run.py {'--quick ' if quick else ''}{section}"
         took = time.monotonic() - began
-        about = (
-            bench.about()
-            | book.about
-            | {"measured with": f"run.py {'--quick ' if quick else ''}{section}, {took:.0f} s"}
-        )
+        about = bench.about() | book.about | {"measured with": f"{command}, {ended}, {took:.0f} s"}
         results.merge(folder, book.figures, about)
         bench.say(f"{section}: {len(book.figures)} figures in {took:.0f} s")
 

@@ -5,14 +5,26 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import bench
+import cost
 import pytest
 import results
 import run
 from results import Book, Figure
 
 BENCHMARKS = Path(run.__file__).parent
+CALLS = """
+11 pwrite64(5</data/events.db-wal>, ""..., 4096, 0) = 4096
+11 fdatasync(5</data/events.db-wal> <unfinished ...>
+12 write(7</data/events/2026-11-28/events.json>, ""..., 600 <unfinished ...>
+11 <... fdatasync resumed>) = 0
+12 <... write resumed>) = 600
+12 write(2</log>, ""..., 80) = 80
+11 pwrite64(4</data/events.db>, ""..., 4096, 0) = -1 ENOSPC (No space left on device)
+"""
 ABOUT = {"processor": "a fast one", "date": "2026-11-28"}
 
 
@@ -97,3 +109,30 @@ def test_what_was_measured_before_a_section_failed_is_kept(tmp_path, monkeypatch
     monkeypatch.setattr(sys, "argv", ["run.py", "--quick", "--results", str(tmp_path), "ingest"])
     assert run.main() == 1
     assert [figure.name for figure in results.figures_of(tmp_path)["ingest"]] == ["ack"]
+    assert "not to its end" in results.load(tmp_path)["ingest"]["about"]["measured with"]
+
+
+def test_a_figure_of_events_that_are_not_all_there_is_refused():
+    with pytest.raises(RuntimeError, match="raw: 2 published, 1 stored"):
+        bench.check("raw", 1, 2)
+
+
+def failing(number: int) -> Iterator[None]:
+    if number == 1:
+        raise OSError("the disk is gone")
+    yield
+    yield
+
+
+def test_a_producer_that_fails_fails_the_measuring():
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        bench.together(2, failing)
+
+
+def test_calls_are_counted_by_file_though_threads_interrupt_each_other(tmp_path):
+    (tmp_path / "calls").write_text("11 fsync(5</data/lock>) = 0" + CALLS)
+    counted = cost.counted(tmp_path / "calls", 2, start=len("11 fsync(5</data/lock>) = 0"))
+    assert counted == cost.Counted(fsyncs=0.5, database=2048.0, logs=300.0)
+    (tmp_path / "calls").write_text("")
+    with pytest.raises(RuntimeError, match="no byte"):
+        cost.counted(tmp_path / "calls", 2)
