@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # Most tests wait for processes and disks, so more of them than cores.
 PARALLEL := -n $(shell expr 2 \* $$(nproc)) --dist loadgroup
 RESULTS := $(VENV)/torture.jsonl
+COMPILE := $(VENV)/lock/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --upgrade
 SOURCES := $(shell find clients daemon -name '*.py' -o -name '*.sql' -o -name py.typed) pyproject.toml
 
 .PHONY: help demo test test-system lint unit torture soak bench lock clean install uninstall wheels
@@ -33,11 +35,8 @@ torture: $(VENV)/installed ## every promise attacked, the long runs (up to 30 mi
 soak: $(VENV)/installed ## 50 events/s, readers, kills and purges; nothing may be lost, nothing grow: make soak [HOURS=0.1]
 	PYTHONPATH=tests $(BIN)/python tests/torture/soak.py $(HOURS)
 
-bench: $(VENV)/installed ## ratios against raw SQLite, in one run
-	$(BIN)/python tests/benchmarks/ingest.py
-	$(BIN)/python tests/benchmarks/queries.py
-	$(BIN)/python tests/benchmarks/files.py
-	$(BIN)/python tests/benchmarks/metrics.py
+bench: $(VENV)/installed $(VENV)/peers ## everything against raw SQLite and others, half an hour: make bench [QUICK=1] [SECTIONS=…]
+	$(BIN)/python tests/benchmarks/run.py $(if $(QUICK),--quick --results $(VENV)/bench) $(SECTIONS)
 
 test-system: $(VENV)/installed ## the service under a booted systemd, in a container: needs root and systemd-container
 	$(BIN)/python -m pytest tests/system
@@ -53,8 +52,8 @@ wheels: ## what an install needs that has no network: make wheels [WHEELS=folder
 
 lock: ## pin every dependency anew
 	$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip -q install uv
-	$(VENV)/lock/bin/uv pip compile -q --universal --python-version 3.11 --all-extras --generate-hashes \
-		--no-emit-index-url --no-header --upgrade -o requirements.lock pyproject.toml
+	$(COMPILE) --extra dev -o requirements.lock pyproject.toml
+	$(COMPILE) --extra bench -c requirements.lock -o requirements-bench.lock pyproject.toml
 
 clean:
 	rm -rf $(VENV) build dist demo-data
@@ -63,6 +62,10 @@ $(VENV)/dependencies: requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sightlog needs Python 3.11 or newer: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip -q --disable-pip-version-check install --require-hashes -r requirements.lock
+	@touch $@
+
+$(VENV)/peers: requirements-bench.lock $(VENV)/dependencies
+	$(BIN)/pip -q --disable-pip-version-check install --require-hashes -r requirements-bench.lock
 	@touch $@
 
 # The wheel is what users get, so it is what is tested.

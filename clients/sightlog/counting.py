@@ -35,6 +35,20 @@ _GROUPS: Final = {
 }
 
 
+def whole(connection: Connection, table: str, site: str) -> int:
+    """How many rows of events or observations a site has: what the daemon has counted, and the few behind that."""
+    counted_up_to = connection.execute("SELECT last_id FROM counted WHERE one = 1").fetchone()[0]
+    if not counted_up_to:  # perhaps many: an index is smaller than the rows
+        query = f"SELECT count(*) FROM {table} INDEXED BY {table}_by_time WHERE site = ?"
+        return int(connection.execute(query, (site,)).fetchone()[0])
+    query = (
+        "SELECT coalesce((SELECT rows FROM counts WHERE site = :site AND kind = :table), 0) "
+        f"+ (SELECT count(*) FROM {table} NOT INDEXED WHERE id > :counted AND site = :site)"
+    )
+    of = {"site": site, "table": table, "counted": counted_up_to}
+    return int(connection.execute(query, of).fetchone()[0])  # type: ignore[arg-type]
+
+
 def counts(connection: Connection, by: str, site: str, times: Span, hint: Hint) -> Counts:
     """Days in their order, all others the largest first. Raises UsageError for what cannot be counted by."""
     bounds = (site, times.low[0], times.high[0])

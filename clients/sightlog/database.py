@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import sqlite3
 import threading
 import time
@@ -15,7 +14,7 @@ from urllib.parse import quote
 
 from .errors import DatabaseDamaged, DatabaseNotFound, NotNow, SchemaMismatch, SightlogError, UsageError
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 """The newest schema this reader knows. It reads older ones too."""
 BUSY_TIMEOUT_MS: Final = 5_000
 RECOVERY_SECONDS: Final = 0.02
@@ -83,6 +82,8 @@ class Database:
             except sqlite3.OperationalError as error:
                 if not _is_unmade(error) or time.monotonic() >= deadline:
                     raise
+            import random
+
             time.sleep(RECOVERY_SECONDS * random.random())  # others who read let go of it too, at another moment
             closed, self._connection = self._connection, self._connect()
             closed.close()
@@ -109,6 +110,7 @@ class Database:
         }
         # Observations, face embeddings, the site of dead letters and the index of texts came together.
         self._has_texts = version >= 3
+        self._has_counts = version >= 4
         self._schema = changes
 
     @contextmanager

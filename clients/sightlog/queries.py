@@ -6,7 +6,6 @@ import re
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from .encoder import format_time, to_number
 from .errors import UsageError
 from .records import DOOR_ACTIONS, INTEGER_MAX
 
@@ -15,7 +14,7 @@ Place = tuple[str, int]
 
 _FIRST: Final[Place] = ("", 0)
 _LAST: Final[Place] = ("~", 0)
-_cursor = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)/(\d{1,19})", re.ASCII).fullmatch
+_CURSOR: Final = r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)/(\d{1,19})"
 AT_LOCK: Final = "(unlock_granted IS NOT NULL OR door_action IN ('unlocked', 'locked'))"
 """The condition of events_at_lock, word for word: SQLite takes a partial index only where it finds that again."""
 
@@ -53,10 +52,14 @@ def events_filter(
     """The events that pass all filters given. Raises UsageError for filters that contradict or mean nothing."""
     if stranger and person is not None:
         raise UsageError(f"stranger=True and person={person!r:.80}: an event has one or the other; give one of them")
+    sure = 0.0
     if min_confidence is not None:
+        from .encoder import to_number  # as in `times`
+
         if label is None:
             raise UsageError("min_confidence is of a detection: give its label too")
-        if not 0 <= to_number(min_confidence) <= 1:
+        sure = to_number(min_confidence)
+        if not 0 <= sure <= 1:
             raise UsageError(f"min_confidence={min_confidence!r:.80}: expected a number from 0 to 1")
     if door_action is not None and door_action not in DOOR_ACTIONS:
         raise UsageError(f"door_action={door_action!r:.80}: expected one of {', '.join(DOOR_ACTIONS)}")
@@ -79,7 +82,7 @@ def events_filter(
         conditions.append(
             (
                 "EXISTS (SELECT 1 FROM detections WHERE event_id = events.id AND label = ? AND confidence >= ?)",
-                (label, 0.0 if min_confidence is None else to_number(min_confidence)),
+                (label, sure),
             )
         )
     drive = next(
@@ -112,6 +115,10 @@ def observations_filter(*, event_id: str | None = None, source: str | None = Non
 
 def times(start: datetime | None, end: datetime | None) -> Span:
     """All places with start <= recorded_at < end. Raises InvalidRecord for a time without a zone."""
+    if start is None and end is None:
+        return ALWAYS
+    from .encoder import format_time  # with msgpack, and many who read give no times
+
     # No row has the id 0: its place is in front of all that happened in that millisecond.
     return Span(
         _FIRST if start is None else (format_time(start), 0),
@@ -130,7 +137,7 @@ def narrowed(span: Span, *, after: str | None, before: str | None, newest_first:
 
 def place_of(cursor: str) -> Place:
     """The place that `Event.cursor` names. Raises UsageError."""
-    found = _cursor(cursor) if isinstance(cursor, str) else None
+    found = re.fullmatch(_CURSOR, cursor, re.ASCII) if isinstance(cursor, str) else None
     if found is None or int(found[2]) > INTEGER_MAX:
         raise UsageError(
             f"{cursor!r:.80} is no cursor: expected what Event.cursor gives, e.g. 2026-11-20T10:00:00.000Z/17"

@@ -11,14 +11,18 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from . import counting, queries, rows, search, similarity, words
+from . import queries, rows
 from .database import VERSION, Database
-from .encoder import format_time
 from .errors import DatabaseNotFound, SchemaMismatch, UsageError
-from .hits import SearchHit, SimilarHit
-from .records import DEFAULT_SITE, Embedding, Event, Observation
+from .records import DEFAULT_SITE, Embedding, Event, Observation, utc_text
+
+if TYPE_CHECKING:
+    from .counting import Counts
+    from .hits import SearchHit, SimilarHit
+
+# What only some calls need is imported by them: a command that lists events is a start of Python each time.
 
 FOLLOW_SECONDS: Final = 0.07
 
@@ -81,6 +85,8 @@ class Reader(Database):
 
     def get_events_by_timerange(self, start: datetime, end: datetime, limit: int = 100, offset: int = 0) -> list[Event]:
         """Events with start <= recorded_at < end, newest first. Both need a time zone, else InvalidRecord."""
+        from .encoder import format_time
+
         span = queries.Span((format_time(start), 0), (format_time(end), 0))
         return self._page(self._events, queries.events_filter(), span, _count("limit", limit), _count("offset", offset))
 
@@ -153,7 +159,7 @@ class Reader(Database):
             if len(page) < size:
                 return
             left, offset = None if left is None else left - size, 0
-            place = (format_time(page[-1].recorded_at), page[-1].id or 0)
+            place = (utc_text(page[-1].recorded_at), page[-1].id or 0)
             span = queries.beyond(span, place, newest_first=newest_first)
 
     def _page(
@@ -207,6 +213,9 @@ class Reader(Database):
 
         Raises SchemaMismatch when the database has no index of texts yet.
         """
+        from . import search, words
+        from .hits import SearchHit
+
         times = queries.times(since, until)
         _count("limit", limit)
         if not isinstance(text, str):
@@ -232,6 +241,9 @@ class Reader(Database):
         near to anything. It looks at every embedding of the model: 50 ms on a PC for 16,000 of 64 numbers with
         sqlite-vec (`pip install sightlog[vec]`) or NumPy, seven times that without.
         """
+        from . import similarity
+        from .hits import SimilarHit
+
         query = similarity.vector_of(embedding)
         _count("k", k)
         with self._snapshot() as connection:
@@ -264,16 +276,24 @@ class Reader(Database):
     def count_events(self) -> int:
         """How many events this site has."""
         with self._snapshot() as connection:
-            query = f"SELECT count(*) FROM events {self._by('events_by_time')} WHERE site = ?"
-            count: int = connection.execute(query, (self.site,)).fetchone()[0]
-        return count
+            return self._rows_of(connection, "events")
 
-    def counts(self, by: str, start: datetime | None = None, end: datetime | None = None) -> counting.Counts:
+    def _rows_of(self, connection: rows.Connection, table: str) -> int:
+        from . import counting
+
+        if self._has_counts and table in ("events", "observations"):
+            return counting.whole(connection, table, self.site)
+        query = f"SELECT count(*) FROM {table} WHERE site = ?"
+        return int(connection.execute(query, (self.site,)).fetchone()[0])
+
+    def counts(self, by: str, start: datetime | None = None, end: datetime | None = None) -> Counts:
         """How many events with start <= recorded_at < end there are of each, as (name, count), in one view.
 
         By "day" (local ones with events, as YYYY-MM-DD, in their order), or, the largest first, by "camera", "person"
         (None is a stranger), "type", or "label" (events that have a detection of it).
         """
+        from . import counting
+
         times = queries.times(start, end)
         with self._snapshot() as connection:
             return counting.counts(connection, by, self.site, times, self._by)
@@ -350,7 +370,7 @@ class Reader(Database):
             )
             return {
                 "schema_version": get(VERSION).fetchone()[0],
-                **{name: get(f"SELECT count(*) FROM {name} WHERE site = :site", of).fetchone()[0] for name in counted},
+                **{name: self._rows_of(connection, name) for name in counted},
                 "dead_letters": dict(get(letters, of).fetchall()),
             }
 

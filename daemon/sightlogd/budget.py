@@ -29,6 +29,8 @@ RECOUNT_SECONDS: Final = 6 * 3_600.0
 RETRY_SECONDS: Final = 60.0
 """After a removal that failed, or when nothing may go: until it is looked at again."""
 QUEUE_MAX: Final = 8
+COUNT_ROWS: Final = 10_000
+"""That many rows not counted yet are: more make `sightlog status` slower, and each count is an fsync."""
 REPEAT_SECONDS: Final = 3_600.0
 """A state of the storage that lasts is told once in this time."""
 
@@ -100,6 +102,8 @@ class Budget:
             self._recount_at = now + RECOUNT_SECONDS
             self._failed = False
             self._work = self._look_at_everything()
+        if self._work is None:
+            self._work = self._count_up()
         self._storage.recount_rest()
         self.check()
 
@@ -130,6 +134,14 @@ class Budget:
         self.removing = False
         for day in sorted(self._storage.days):
             yield from orphans.settle(self._data_dir, day, self._days, self._store, self._logs, self._orphans_settled)
+        yield from self._count_up()
+
+    def _count_up(self) -> Iterator[None]:
+        """What each site has, for those who want to know. Few rows wait for others."""
+        while self._store.uncounted() >= COUNT_ROWS:
+            self._store.count_up(COUNT_ROWS)
+            self._store.checkpoint_if_due()
+            yield
 
     def _orphans_settled(self, text: str) -> None:
         log.warning(text)

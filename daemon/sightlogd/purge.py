@@ -2,7 +2,7 @@
 
 The folder is renamed to `trash/DAY.ID` first: that is the durable word that the day goes, with the events up to ID;
 what comes for that day afterwards stays. Then its files go (on a full disk only that makes room), then the rows, then
-the index of texts is written anew without them, and the database's file shrinks.
+the index of texts is written anew without them, once that is a tenth of all, and the database's file shrinks.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ def finish(leaving: Leaving, store: Store, days: Days) -> Iterator[None]:
         yield
     # Without room for that the index stays as it is until the next day goes: nothing else may wait for it.
     with contextlib.suppress(WriteRefused):
-        yield from _merge_texts(store)
+        if store.wants_merge:
+            yield from _merge_texts(store)
     leaving.folder.rmdir()
     durable.sync(leaving.folder.parent)
     pace, left = Pace(50), -1

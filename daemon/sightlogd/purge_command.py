@@ -22,9 +22,14 @@ class Asker(Protocol):
 
 def purge(request: PurgeRequest, budget: Budget, asker: Asker) -> Iterator[None]:
     """In slices. Raises what `Budget.purge` does; the asker knows by then."""
+    days: tuple[Day, ...] = ()
+    refusal = None
     if request.before is not None:
-        days = tuple(day for day in budget.old_days(force=request.force) if day.name < request.before)
-        refusal = None
+        for day in budget.old_days(force=request.force):
+            if day.name >= request.before:
+                break
+            days += (day,)
+            yield  # it has counted all that day's rows
     else:
         plan = budget.plan(force=request.force)
         days, refusal = plan.days, plan.refusal

@@ -1,14 +1,11 @@
 """What the day logs cost a batch, and how long a purge holds up a commit.
 
-    python tests/benchmarks/files.py [--events N]
-
 The append is timed beside a raw commit of the same events, in turns. For the purge, one producer inserts event after
-event while the daemon removes a day of N events with pictures, and before it.
+event while the daemon removes a day of events with pictures, and before it.
 """
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import time
@@ -16,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import bench
+import results
 
 from sightlog import Event, Publisher
 from sightlog.encoder import encode_record
@@ -26,15 +24,16 @@ from sightlogd.files.days import Days
 
 BATCHES = (1, 10, 100, 1_000)
 ROUNDS = 30
+OLD_EVENTS = 20_000
 PICTURE = bytes.fromhex("ffd8ffe000104a46494600010100000100010000") + bytes(3_000) + b"\xff\xd9"
 
 
-def append_ms(home: Path, count: int) -> tuple[list[float], list[float]]:
+def append_ms(home: Path, count: int, rounds: int) -> tuple[list[float], list[float]]:
     """Of appends and of raw commits, in turns."""
     connection = bench.raw_connection(home / f"raw{count}.db")
     logs = DayLogs(home / f"data{count}", Days(None), print, lambda *_: None)
     appends, commits = [], []
-    for turn in range(ROUNDS):
+    for turn in range(rounds):
         events = bench.events(count)
         found, boxes = bench.rows(events, 1 + turn * count)
         changes = [
@@ -65,9 +64,9 @@ def acks_ms(publisher: Publisher, until: subprocess.Popen[bytes] | float) -> lis
 def purge_ms(home: Path, count: int) -> tuple[list[float], list[float], str]:
     """Of acks before and during the removal of a day, and what the removal said."""
     path = home / "purge"
-    with bench.daemon(path, "[storage]\nmin_retention_days = 0\n") as endpoint:
+    with bench.daemon(path, "[storage]\nmin_retention_days = 0\n") as daemon:
         old = datetime.now(UTC) - timedelta(days=3)
-        with Publisher(endpoint, "bulk", path / "spool") as publisher:
+        with Publisher(daemon.endpoint, "bulk", path / "spool") as publisher:
             for start in range(0, count, 500):
                 publisher.insert_events(
                     [
@@ -75,34 +74,31 @@ def purge_ms(home: Path, count: int) -> tuple[list[float], list[float], str]:
                         for _ in range(min(500, count - start))
                     ]
                 )
-        with Publisher(endpoint, "steady", path / "spool") as publisher:
+        with Publisher(daemon.endpoint, "steady", path / "spool") as publisher:
             before = acks_ms(publisher, 3.0)
-            command = [Path(sys.executable).with_name("sightlogd"), "purge", "--data-dir", path / "data", "--before"]
+            command = [Path(sys.executable).with_name("sightlogd"), "purge", "--data-dir", daemon.data, "--before"]
             process = subprocess.Popen([*command, f"{datetime.now():%Y-%m-%d}"], stdout=subprocess.PIPE)  # noqa: DTZ005
             during = acks_ms(publisher, process)
             assert process.stdout is not None
             return before, during, process.stdout.read().decode().splitlines()[0]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--events", type=int, default=20_000, metavar="N")
-    options = parser.parse_args()
-    print(bench.machine())
+def measure(book: results.Book) -> None:
+    rounds, old = (3, 1_000) if book.quick else (ROUNDS, OLD_EVENTS)
     with bench.home() as home:
-        print(f"append to events.json and events.log, events with 3 detections; {ROUNDS} rounds; median (min to max)")
+        bench.say("files, appending to the day logs")
         for count in BATCHES:
-            appends, commits = append_ms(home, count)
-            ratios = [append / commit for append, commit in zip(appends, commits, strict=True)]
-            print(f"  batch of {count:5}  append ms  {bench.spread(appends):30}  target < 5")
-            print(f"                  / raw commit  {bench.spread(ratios)}")
-        before, during, said = purge_ms(home, options.events)
-    print(f"purge of {options.events} events with pictures: {said}")
+            appends, commits = append_ms(home, count, rounds)
+            name = f"append of {count:,} to events.json and events.log"
+            for append, commit in zip(appends, commits, strict=True):
+                book.value(name, "ms", append, "<= 5")
+                book.value(f"{name} / raw commit", "ratio", append / commit)
+        bench.say("files, purging")
+        before, during, said = purge_ms(home, old)
     for name, values in (("before", before), ("during", during)):
-        shares = ", ".join(f"p{part * 100:g} {bench.percentile(values, part):.2f}" for part in (0.5, 0.95, 0.99))
-        print(f"  insert_event {name:6} ms  {shares}, max {max(values):.2f} ({len(values)} events)")
-    print("  target: no commit held up for more than 50 ms")
-
-
-if __name__ == "__main__":
-    main()
+        note = f"{len(values)} events"
+        for part in (0.5, 0.95, 0.99):
+            what = f"insert_event {name} a purge, p{part * 100:g}"
+            book.value(what, "ms", bench.percentile(values, part), note=note)
+        target = "<= 50" if name == "during" else None
+        book.value(f"insert_event {name} a purge, longest", "ms", max(values), target, f"{note}; {said}")

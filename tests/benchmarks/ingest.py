@@ -1,99 +1,112 @@
-"""Durable ingest, end to end, against raw SQLite in one process: same schema, same rows, same batch size, same disk.
+"""Durable ingest, end to end, against raw SQLite in one process: same schema, same rows, same disk.
 
-    python tests/benchmarks/ingest.py [--events N] [--rounds N]
-
-Rounds are interleaved, so that a noisy neighbour hits both sides.
+The clock runs from the common start of all producers, each a process of its own, to the last ack. Events are made
+before it starts, as the raw rows are. Every run has a fresh database, and ratios are of runs right behind each other,
+so that a noisy neighbour hits both sides.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
+from collections.abc import Generator
 from pathlib import Path
+from typing import NamedTuple
 
 import bench
+import results
 
 from sightlog import Publisher
 
+ROUNDS = 5
+EVENTS = 48_000
 BATCH = 1_000
+PRODUCERS = (1, 3, 8)
+OTHER_BATCHES = (1, 100, 5_000)
+"""Of raw SQLite, to see what a batch is worth."""
+ONE_BY_ONE_SHARE = 16
+"""A commit an event takes that much longer, so fewer of them do."""
+RAW = {"apsw": bench.open_apsw, "sqlite3": bench.open_sqlite3}
+TARGETS = {"publish_many": ">= 0.85", "publish": ">= 0.6"}
+ACK_SECONDS = 60.0
 
 
-def raw_throughput(path: Path, batches: list[list[bench.Event]]) -> float:
-    connection = bench.raw_connection(path)
-    prepared = [bench.rows(batch, 1 + index * BATCH) for index, batch in enumerate(batches)]
-    began = time.perf_counter()
-    for found, boxes in prepared:
+class Published(NamedTuple):
+    speed: float
+    """Events a second."""
+    in_daemon: float
+    """Processor seconds an event."""
+    in_clients: float
+
+
+def measure(book: results.Book) -> None:
+    count, rounds = (4_800, 1) if book.quick else (EVENTS, ROUNDS)
+    book.about["events"] = f"{count:,} with 3 detections a round"
+    for turn in range(rounds):
+        bench.say(f"ingest, round {turn + 1} of {rounds}")
+        one_round(book, count)
+
+
+def one_round(book: results.Book, count: int) -> None:
+    for library in RAW:
+        for batch in OTHER_BATCHES:
+            raw_speed(book, library, batch, count if batch > 1 else count // ONE_BY_ONE_SHARE)
+    for way in TARGETS:
+        for producers in PRODUCERS:
+            name = f"{way}, {counted(producers)}"
+            raw = {library: raw_speed(book, library, BATCH, count) for library in RAW}
+            found = published(way, producers, count)
+            book.value(name, "events/s", found.speed)
+            book.value(f"processor time: {name}, daemon", "µs/event", found.in_daemon * 1e6)
+            book.value(f"processor time: {name}, clients", "µs/event", found.in_clients * 1e6)
+            for library, target in (("apsw", TARGETS[way]), ("sqlite3", ">= 1" if way == "publish_many" else None)):
+                book.value(f"{name} / raw {library}, batches of {BATCH:,}", "ratio", found.speed / raw[library], target)
+
+
+def counted(producers: int) -> str:
+    return f"{producers} producer{'s' * (producers > 1)}"
+
+
+def raw_speed(book: results.Book, library: str, batch: int, count: int) -> float:
+    name = f"raw {library}, batches of {batch:,}"
+    with bench.home() as home:
+        bench.make_database(home / "raw.db")
+        turns = bench.together(1, insert_raw, home / "raw.db", library, batch, count)
+        bench.check(name, bench.count_rows(home / "raw.db", "events"), count)
+    book.value(name, "events/s", count / bench.took(turns))
+    book.value(f"processor time: {name}", "µs/event", turns[0].cpu_seconds / count * 1e6)
+    return count / bench.took(turns)
+
+
+def insert_raw(_: int, path: Path, library: str, batch: int, count: int) -> Generator[None, None, None]:
+    connection = RAW[library](path)
+    batches = bench.prepared(count, batch)
+    yield
+    for found, boxes in batches:
         bench.raw_insert(connection, found, boxes)
-    took = time.perf_counter() - began
+    yield
     connection.close()
-    return len(batches) * BATCH / took
 
 
-def end_to_end_throughput(endpoint: str, spool: Path, batches: list[list[bench.Event]]) -> float:
-    with Publisher(endpoint, "bench", spool) as publisher:
-        publisher.flush(10)
-        began = time.perf_counter()
-        receipts = [publisher.publish_many(batch) for batch in batches]
-        for receipt in receipts:
-            assert receipt.wait(60).stored == BATCH
-        return len(batches) * BATCH / (time.perf_counter() - began)
+def published(way: str, producers: int, count: int) -> Published:
+    with bench.home() as home, bench.daemon(home / "daemon") as daemon:
+        before = daemon.spent()
+        turns = bench.together(producers, publish, daemon.endpoint, home / "spool", way, count // producers)
+        spent = daemon.spent().since(before)
+        bench.check(f"{way}, {counted(producers)}", daemon.stored(), count)
+    in_clients = sum(turn.cpu_seconds for turn in turns)
+    return Published(count / bench.took(turns), spent.cpu_seconds / count, in_clients / count)
 
 
-def raw_latency(path: Path, count: int) -> list[float]:
-    connection = bench.raw_connection(path)
-    taken = []
-    for number, event in enumerate(bench.events(count), 1):
-        found, boxes = bench.rows([event], number)
-        began = time.perf_counter()
-        bench.raw_insert(connection, found, boxes)
-        taken.append(time.perf_counter() - began)
-    connection.close()
-    return taken
-
-
-def end_to_end_latency(endpoint: str, spool: Path, count: int) -> list[float]:
-    taken = []
-    with Publisher(endpoint, "bench", spool) as publisher:
-        publisher.flush(10)
-        for event in bench.events(count):
-            began = time.perf_counter()
-            assert publisher.insert_event(event)
-            taken.append(time.perf_counter() - began)
-    return taken
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--events", type=int, default=50_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    ratios, raws, ours = [], [], []
-    p50s, p99s, raw_p50, our_p50 = [], [], [], []
-    for _ in range(options.rounds):
-        with bench.home() as home:
-            batches = [bench.events(BATCH) for _ in range(options.events // BATCH)]
-            raws.append(raw_throughput(home / "raw.db", batches))
-            raw = raw_latency(home / "single.db", 500)
-            with bench.daemon(home / "daemon") as endpoint:
-                ours.append(end_to_end_throughput(endpoint, home / "spool", batches))
-                single = end_to_end_latency(endpoint, home / "spool", 500)
-        ratios.append(ours[-1] / raws[-1])
-        raw_p50.append(bench.percentile(raw, 0.5) * 1000)
-        our_p50.append(bench.percentile(single, 0.5) * 1000)
-        p50s.append(our_p50[-1] / raw_p50[-1])
-        p99s.append(bench.percentile(single, 0.99) / bench.percentile(raw, 0.99))
-    print(bench.machine())
-    print(
-        f"{options.rounds} rounds of {options.events} events with 3 detections, batches of {BATCH}; median (min to max)"
-    )
-    print(f"raw executemany          events/s  {bench.spread(raws)}")
-    print(f"publish_many to ack      events/s  {bench.spread(ours)}")
-    print(f"  ratio                            {bench.spread(ratios)}   target >= 0.6")
-    print(f"raw single commit        ms        {bench.spread(raw_p50)}")
-    print(f"urgent event to ack      ms        {bench.spread(our_p50)}")
-    print(f"  ratio p50                        {bench.spread(p50s)}   target <= 3")
-    print(f"  ratio p99                        {bench.spread(p99s)}")
-
-
-if __name__ == "__main__":
-    main()
+def publish(number: int, endpoint: str, spool: Path, way: str, count: int) -> Generator[None, None, None]:
+    """Everything published without a pause, then every ack awaited."""
+    with Publisher(endpoint, f"producer{number}", spool) as publisher:
+        events = bench.events(count)
+        publisher.flush(ACK_SECONDS)
+        yield
+        if way == "publish_many":
+            batches = [publisher.publish_many(events[start : start + BATCH]) for start in range(0, count, BATCH)]
+            stored = sum(receipt.wait(ACK_SECONDS).stored for receipt in batches)
+        else:
+            receipts = [publisher.publish(event) for event in events]
+            stored = sum(receipt.wait(ACK_SECONDS) == "stored" for receipt in receipts)
+        yield
+        bench.check("acks", stored, count)

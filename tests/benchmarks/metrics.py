@@ -1,16 +1,12 @@
 """What the metrics cost the daemon: CPU seconds of their code at 50 events a second, in the daemon's own process.
 
-    python tests/benchmarks/metrics.py [--seconds N] [--interval N]
-
 The daemon is the product's, with every call into the metrics wrapped in a clock of its thread's CPU time from outside
-(`python tests/benchmarks/metrics.py timed FILE run …`), which adds to what is measured.
+(`python tests/benchmarks/metrics.py FILE run …`), which adds to what is measured.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -18,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import bench
+import results
 
 from sightlog import Publisher
 
 EVENTS_A_SECOND = 50
 SENSORS = 4
-TARGET = 0.01
+SECONDS, INTERVAL = 20, 1
+DEFAULT_INTERVAL = 60
+FLUSH_SECONDS = 10.0
 
 
 def run_timed(file: Path, arguments: list[str]) -> int:
@@ -53,49 +52,41 @@ def run_timed(file: Path, arguments: list[str]) -> int:
     return code
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=int, default=20)
-    parser.add_argument("--interval", type=int, default=1, help="metrics_interval; 60 is the default of the daemon")
-    options = parser.parse_args()
+def measure(book: results.Book) -> None:
+    seconds = 4 if book.quick else SECONDS
+    book.about["load"] = f"{EVENTS_A_SECOND} events/s from {SENSORS} sensors, a snapshot every {INTERVAL} s"
     with bench.home() as home:
-        endpoint = f"ipc://{home}/s"
-        (home / "config.toml").write_text(f"[metrics]\nmetrics_interval = {options.interval}\n")
-        command = [sys.executable, __file__, "timed", home / "times", "run", "--config", home / "config.toml",
-                   "--data-dir", home / "data", "--endpoint", endpoint]  # fmt: skip
-        with open(home / "log", "wb") as log:
-            daemon = subprocess.Popen(command, stderr=log)
-        sensors = [Publisher(endpoint, f"camera{n}", home / "spool") for n in range(SENSORS)]
-        for sensor in sensors:
-            assert sensor.insert_event(bench.events(1)[0])
-        began = time.perf_counter()
-        for number in range(options.seconds * EVENTS_A_SECOND):
-            sensor = sensors[number % SENSORS]
-            sensor.publish(bench.events(1)[0])
-            sensor.telemetry(frames_processed=1, motion_detected=1, events_created=1, inference_ms={"hog": 12.5})
-            time.sleep(max(0.0, began + (number + 1) / EVENTS_A_SECOND - time.perf_counter()))
-        took = time.perf_counter() - began
-        for sensor in sensors:
-            sensor.close()
-        daemon.terminate()
-        assert daemon.wait() == 0, (home / "log").read_text()
+        config = f"[metrics]\nmetrics_interval = {INTERVAL}\n"
+        with bench.daemon(home / "daemon", config, program=(__file__, home / "times")) as daemon:
+            took = load(daemon.endpoint, home / "spool", seconds)
+        bench.check("metrics", daemon.stored(), seconds * EVENTS_A_SECOND)
         found = json.loads((home / "times").read_text())
-    taken = sum(found["taken"].values())
-    print(bench.machine())
-    print(f"{took:.0f} s of {EVENTS_A_SECOND} events/s from {SENSORS} sensors, a snapshot every {options.interval} s")
-    for name, seconds in found["taken"].items():
+    for name, spent in found["taken"].items():
         calls = found["calls"][name]
-        print(f"{name:<12} {calls:>5} calls  {seconds / max(1, calls) * 1e6:8.0f} µs each")
-    print(f"metrics      CPU of one core  {taken / took:.3%}   target < {TARGET:.0%}")
-    print(
-        f"             of the daemon's  {taken / found['cpu']:.1%}   ({found['cpu']:.2f} CPU seconds, start included)"
-    )
-    report, calls = found["taken"]["report"], found["calls"]["report"]
-    rest = (taken - report) / took
-    print(f"             at the default of a snapshot every 60 s  {rest + report / calls / 60:.3%}")
+        book.value(f"a call of {name}", "µs", spent / calls * 1e6, note=f"{calls} calls")
+    taken, report = sum(found["taken"].values()), found["taken"]["report"]
+    usual = (taken - report) / took + report / found["calls"]["report"] / DEFAULT_INTERVAL
+    book.value(f"metrics, a snapshot every {INTERVAL} s", "% of a core", taken / took * 100, "<= 1")
+    book.value(f"metrics, a snapshot every {DEFAULT_INTERVAL} s", "% of a core", usual * 100, "<= 1", "calculated")
+    book.value("metrics", "% of the daemon's CPU time", taken / found["cpu"] * 100, note="start of the daemon included")
+
+
+def load(endpoint: str, spool: Path, seconds: int) -> float:
+    """Returns how long it took."""
+    sensors = [Publisher(endpoint, f"camera{n}", spool) for n in range(SENSORS)]
+    began = time.perf_counter()
+    for number in range(seconds * EVENTS_A_SECOND):
+        sensor = sensors[number % SENSORS]
+        sensor.publish(bench.events(1)[0])
+        sensor.telemetry(frames_processed=1, motion_detected=1, events_created=1, inference_ms={"hog": 12.5})
+        time.sleep(max(0.0, began + (number + 1) / EVENTS_A_SECOND - time.perf_counter()))
+    took = time.perf_counter() - began
+    for sensor in sensors:
+        if not sensor.flush(FLUSH_SECONDS):
+            raise RuntimeError("no acks")
+        sensor.close()
+    return took
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["timed"]:
-        sys.exit(run_timed(Path(sys.argv[2]), sys.argv[3:]))
-    main()
+    sys.exit(run_timed(Path(sys.argv[1]), sys.argv[2:]))

@@ -1,11 +1,7 @@
-"""Reader calls on a million events, and what following them costs.
-
-python tests/benchmarks/queries.py [--events N] [--calls N] [--described SHARE]
-"""
+"""Reader calls on a million events, each with a description, and what following them costs."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 import threading
 import time
@@ -15,6 +11,7 @@ from pathlib import Path
 
 import apsw
 import bench
+import results
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -25,6 +22,7 @@ from sightlog.encoder import format_time
 
 Calls = dict[str, Callable[[], Iterable[object]]]
 SITE = "home"
+CALLS, LONG_CALLS = 200, 10
 IDLE_SECONDS = 20
 WAKE_UPS = 50
 
@@ -41,7 +39,7 @@ def timed(call: Callable[[], Iterable[object]], calls: int) -> tuple[int, list[f
 
 
 def short_ones(reader: Reader, shape: generated.Shape) -> Calls:
-    """Less than 100 rows each. Target: p99 < 5 ms."""
+    """Less than 100 rows each."""
     middle = generated.moment(shape, shape.events // 2)
     cursor = next(reader.find_events(start=middle)).cursor
     days = timedelta(days=shape.days)
@@ -66,7 +64,7 @@ def short_ones(reader: Reader, shape: generated.Shape) -> Calls:
 
 
 def searches(reader: Reader, shape: generated.Shape) -> Calls:
-    """Target: p99 <= 50 ms for the commonest word, with any filter."""
+    """The commonest word, with any filter, and others."""
     middle = generated.moment(shape, shape.events // 2)
     hours, weeks = timedelta(hours=2), timedelta(weeks=8)
     common, rare = generated.COMMONEST, generated.word(2900)
@@ -103,17 +101,33 @@ def long_ones(reader: Reader, shape: generated.Shape) -> Calls:
     return calls
 
 
-def show(title: str, calls: Calls, times: int) -> None:
-    print(title)
+def measure(book: results.Book) -> None:
+    shape = generated.Shape(events=20_000 if book.quick else 1_000_000, described=1.0)
+    calls, long_calls = (20, 2) if book.quick else (CALLS, LONG_CALLS)
+    with bench.home() as home:
+        path = home / "events.db"
+        bench.say(f"queries, making {shape.events:,} events")
+        generated.write(path, shape)
+        size = path.stat().st_size / 1e6
+        book.about["database"] = f"{shape.events:,} events, each with a description, {size:.0f} MB"
+        with Reader(path, SITE) as reader:
+            bench.say("queries, calling")
+            show(book, "", short_ones(reader, shape), calls, "<= 5")
+            show(book, "search: ", searches(reader, shape), calls, "<= 50")
+            show(book, "all of something: ", long_ones(reader, shape), long_calls, None)
+        bench.say("queries, following")
+        following(book, path, IDLE_SECONDS if not book.quick else 2)
+
+
+def show(book: results.Book, group: str, calls: Calls, times: int, target: str | None) -> None:
     for name, call in calls.items():
         rows, taken = timed(call, times)
-        print(
-            f"  {name:38} {rows:4} rows  p50 {bench.percentile(taken, 0.5):8.2f}"
-            f"  p99 {bench.percentile(taken, 0.99):8.2f} ms"
-        )
+        note = f"{rows} rows, {times} calls"
+        book.value(f"{group}{name}, p50", "ms", bench.percentile(taken, 0.5), note=note)
+        book.value(f"{group}{name}, p99", "ms", bench.percentile(taken, 0.99), target, note)
 
 
-def following(path: Path) -> None:
+def following(book: results.Book, path: Path, idle_seconds: float) -> None:
     """CPU of a reader that waits for events, and how long one takes to arrive."""
     writer = apsw.Connection(str(path))
     with Reader(path, SITE) as reader:
@@ -127,11 +141,11 @@ def following(path: Path) -> None:
                 if len(arrived) == WAKE_UPS:
                     return
 
-        thread = threading.Thread(target=follow, args=(reader.last_id(),))
+        thread = threading.Thread(target=follow, args=(reader.last_id(),), daemon=True)
         thread.start()
         began = time.process_time()
-        time.sleep(IDLE_SECONDS)
-        idle = (time.process_time() - began) / IDLE_SECONDS
+        time.sleep(idle_seconds)
+        idle = (time.process_time() - began) / idle_seconds
         taken = []
         for number in range(WAKE_UPS):
             time.sleep(0.013 * (number % 4))
@@ -146,37 +160,6 @@ def following(path: Path) -> None:
             taken.append((arrived[-1] - committed) * 1000)
         thread.join()
     writer.close()
-    print(
-        f"follow: {idle:.2%} of a core while nothing is committed (target < 0.5 %); an event arrives after "
-        f"p50 {bench.percentile(taken, 0.5):.0f} ms, at most {max(taken):.0f} ms (target < 100 ms)"
-    )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--events", type=int, default=generated.Shape().events)
-    parser.add_argument("--calls", type=int, default=200)
-    parser.add_argument("--described", type=float, default=1.0, help="share of events with a description (1)")
-    options = parser.parse_args()
-    shape = generated.Shape(events=options.events, described=options.described)
-    with bench.home() as home:
-        path = home / "events.db"
-        began = time.perf_counter()
-        generated.write(path, shape)
-        size = path.stat().st_size / 1e6
-        print(bench.machine())
-        print(
-            f"{shape.events:,} events, {shape.described:.0%} with a description, {size:.0f} MB, made in "
-            f"{time.perf_counter() - began:.0f} s"
-        )
-        with Reader(path, SITE) as reader:
-            show(
-                f"short ones, {options.calls} calls each (target p99 < 5 ms)", short_ones(reader, shape), options.calls
-            )
-            show(f"search, {options.calls} calls each (target p99 <= 50 ms)", searches(reader, shape), options.calls)
-            show("those that look at all of something, 10 calls each", long_ones(reader, shape), 10)
-        following(path)
-
-
-if __name__ == "__main__":
-    main()
+    book.value("follow, while nothing is committed", "% of a core", idle * 100, "<= 0.5")
+    book.value("follow, commit to arrival, p50", "ms", bench.percentile(taken, 0.5), note=f"{WAKE_UPS} events")
+    book.value("follow, commit to arrival, longest", "ms", max(taken), "<= 100", f"{WAKE_UPS} events")

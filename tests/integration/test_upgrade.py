@@ -14,6 +14,7 @@ import pytest
 from conftest import SMALL_DISK, Daemon, small_file_system
 
 from sightlog import Event
+from sightlog.database import SCHEMA_VERSION
 
 OLD = Path(__file__).parents[1] / "fixtures/schema_002.db"
 
@@ -50,13 +51,13 @@ def old(idle_daemon: Daemon) -> Daemon:
 def test_a_migration_is_undone_when_nothing_was_acked_since(old):
     assert step(old, "check") == (
         0,
-        "the database is changed from schema 2 to 3; a copy is kept until that has worked\n",
+        f"the database is changed from schema 2 to {SCHEMA_VERSION}; a copy is kept until that has worked\n",
     )
     assert step(old, "keep")[0] == 0
     assert files(old) == {"events.db", "events.before-upgrade.db"}
     old.start()
     old.kill()
-    assert schema(old.database) == 3
+    assert schema(old.database) == SCHEMA_VERSION
     assert step(old, "undo") == (0, "the database is again as it was, with schema 2: nothing was acked since\n")
     assert schema(old.database) == 2
     assert files(old) == {"events.db"}
@@ -71,7 +72,7 @@ def test_a_migration_stays_when_a_record_was_acked_since(old):
         publisher.insert_event(Event("front_door"))
     old.kill()
     assert step(old, "undo")[0] == 3
-    assert schema(old.database) == 3
+    assert schema(old.database) == SCHEMA_VERSION
     old.start()
     assert old.reader().count_events() == 3
     assert step(old, "forget") == (0, "")
@@ -122,7 +123,7 @@ def test_nothing_is_copied_or_put_back_under_a_running_daemon(old):
     old.start()
     (old.data_dir / "events.before-upgrade.db").write_bytes(older)
     with closing(sqlite3.connect(old.database)) as connection:
-        connection.execute("DELETE FROM schema_version WHERE version = 3")
+        connection.execute("DELETE FROM schema_version WHERE version = 4")
         connection.commit()
     for name in ("keep", "undo"):
         code, said = step(old, name)

@@ -36,7 +36,7 @@ with Publisher(producer="sender", spool_dir="/srv/pi/spool") as publisher, open(
         time.sleep(0.05)
 """
 GOOD_MIGRATION = {
-    "daemon/sightlogd/migrations/004_more.sql": ("", "ALTER TABLE cameras ADD COLUMN colour TEXT;"),
+    "daemon/sightlogd/migrations/005_more.sql": ("", "ALTER TABLE cameras ADD COLUMN colour TEXT;"),
     "clients/sightlog/database.py": ("SCHEMA_VERSION: Final = 3", "SCHEMA_VERSION: Final = 4"),
 }
 STARTS = "        _report_start(config, store)\n"
@@ -211,8 +211,8 @@ def test_an_upgrade_keeps_what_is_the_owners(machine):
     [
         ({"daemon/sightlogd/ingest.py": ("import structlog\n", "import structlog\nimport nowhere\n")}, "nowhere"),
         (
-            {"daemon/sightlogd/migrations/004_bad.sql": ("", "CREATE TABLE t (x); INSERT INTO nowhere VALUES (1);")},
-            "migration 004_bad.sql failed",
+            {"daemon/sightlogd/migrations/005_bad.sql": ("", "CREATE TABLE t (x); INSERT INTO nowhere VALUES (1);")},
+            "migration 005_bad.sql failed",
         ),
         (
             {**GOOD_MIGRATION, "daemon/sightlogd/service.py": (STARTS, '        raise Stop(74, "not today")\n')},
@@ -227,7 +227,7 @@ def test_a_version_that_does_not_work_is_taken_back(machine, edits, said, reques
     assert done.returncode
     assert said in done.stdout + done.stderr
     assert releases(machine) == ["0.1.0", "0.2.0"]
-    assert schema(machine) == 3
+    assert schema(machine) == 4
     runs(machine, "0.2.0")
     assert (machine.pid == before) is ("loaded" in request.node.name), "what is found before is found without a stop"
 
@@ -237,7 +237,7 @@ def test_an_install_that_was_killed_in_the_middle_is_mended_by_the_next_one(mach
     checkout = edited(machine, "0.4.0", hangs)
     command = [*machine.enter(), "make", "-s", "-C", str(checkout), *INSTALL]
     killed = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(lambda: schema(machine) == 4, "the new version has migrated the database, and hangs", 120)
+    wait_for(lambda: schema(machine) == 5, "the new version has migrated the database, and hangs", 120)
     machine.sh("kill -9 $(pgrep -f '[s]ystemd/install.sh')")
     killed.wait(60)
     assert (machine.root / "opt/sightlog/switching").exists()
@@ -251,13 +251,13 @@ def test_an_install_that_was_killed_in_the_middle_is_mended_by_the_next_one(mach
     assert done.returncode
     assert "could not be put back" in done.stdout
     assert (machine.root / "opt/sightlog/switching").exists()
-    assert schema(machine) == 4
+    assert schema(machine) == 5
     before = min(places)
     before.with_name("aside").rename(before)
     done = make(machine, checkout, *INSTALL)
     assert done.returncode == 0, done
     assert "interrupted" in done.stdout
-    assert "again as it was, with schema 3" in done.stdout
+    assert "again as it was, with schema 4" in done.stdout
     assert releases(machine) == ["0.2.0", "0.5.0"]
     runs(machine, "0.5.0")
     machine.cut_power()

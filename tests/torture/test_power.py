@@ -62,7 +62,7 @@ def test_a_power_cut_takes_nothing_that_was_acked(memory, attack, part):
 
 
 @pytest.mark.timeout(often(600, 7_200))
-@pytest.mark.parametrize("schema", ["schema_001.db", "schema_002.db", "schema_003.db"])
+@pytest.mark.parametrize("schema", ["schema_001.db", "schema_002.db", "schema_003.db", "schema_004.db"])
 def test_a_power_cut_in_a_migration_leaves_the_old_schema_or_the_new(memory, attack, schema):
     attack.on("P1, P8", f"power cut while {schema} is migrated, and after that", "crash images")
     for number in range(often(1, 8)):

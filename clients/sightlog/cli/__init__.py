@@ -22,6 +22,7 @@ from sightlog.errors import (
 )
 
 from .moment import is_ago
+from .options import helper
 from .output import NOBODY_READS, complain
 
 FAILED: Final = 1
@@ -77,7 +78,7 @@ def parser(verbs: Iterable[str] = _VERBS) -> argparse.ArgumentParser:
         prog="sightlog",
         description="What the cameras saw: list it, follow it, add to it.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=helper,
         allow_abbrev=False,
     )
     whole.add_argument("--version", action="version", version=f"sightlog {__version__}")

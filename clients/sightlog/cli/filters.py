@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sightlog.errors import UsageError
 from sightlog.records import DOOR_ACTIONS, Event
 
 
-@dataclass(frozen=True, slots=True)
-class Filters:
+class Filters(NamedTuple):
     """All that is given has to hold. The names are those of `Reader.find_events`, and mean the same."""
 
     camera_id: str | None = None
@@ -26,7 +24,7 @@ class Filters:
 
     def query(self) -> dict[str, Any]:
         """For `Reader.find_events`."""
-        return asdict(self)
+        return self._asdict()
 
     def admit(self, event: Event) -> bool:
         """Whether `find_events` with them would give it: for events that come by `follow`."""
@@ -48,7 +46,7 @@ class Filters:
         )
 
 
-_NAMES: Final = frozenset(field.name for field in fields(Filters))
+_NAMES: Final = frozenset(Filters._fields)
 _UNLOCK: Final = {"granted": True, "refused": False}
 
 

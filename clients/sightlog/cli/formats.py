@@ -11,7 +11,6 @@ from sightlog.records import Event
 from .output import Terminal, json_line, printable
 from .shapes import csv_lines, event_object
 from .short import event_line, event_says
-from .table import event_table
 
 AHEAD: Final = 500
 """Events that are read before the first is printed, where columns have to be in line: a page of the reader."""
@@ -35,6 +34,8 @@ def event_lines(events: Iterable[Event], form: str, terminal: Terminal, ahead: i
     """Lines without their line feed, as they can be printed. For a table at most `ahead` events are read first."""
     match form:
         case "table":
+            from .table import event_table
+
             return event_table(events, terminal, ahead)
         case "cat":
             return map(event_says, events)

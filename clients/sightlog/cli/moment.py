@@ -24,14 +24,14 @@ _SPAN: Final = f"{_AMOUNT}(?: ?{_AMOUNT})*"
 _DAYS: Final = {"yesterday": -1, "today": 0, "tomorrow": 1}
 _WEEKDAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
-_ago = re.compile(f"-{_SPAN}|{_SPAN} ago").fullmatch
-_amounts = re.compile(_AMOUNT).findall
-_clock = re.compile(r"([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?").fullmatch
+# Compiled when a time is given: that takes as long as a query.
+_AGO: Final = f"-{_SPAN}|{_SPAN} ago"
+_CLOCK: Final = r"([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?"
 
 
 def is_ago(text: str) -> bool:
     """Whether `text` is a time that looks like an option: `-2h`."""
-    return text.startswith("-") and _ago(text) is not None
+    return text.startswith("-") and re.fullmatch(_AGO, text) is not None
 
 
 def local(moment: datetime) -> datetime:
@@ -52,10 +52,10 @@ def parse_moment(text: str, now: datetime | None = None) -> datetime:
     try:
         if text.lower() == "now":
             return now
-        if _ago(text):
+        if re.fullmatch(_AGO, text):
             # now's offset is not that of then: `astimezone` finds the one that was in force.
-            return (now - sum((_length(*amount) for amount in _amounts(text)), timedelta())).astimezone()
-        if _clock(text):
+            return (now - sum((_length(*amount) for amount in re.findall(_AMOUNT, text)), timedelta())).astimezone()
+        if re.fullmatch(_CLOCK, text):
             return _local(datetime.combine(now.date(), _time(text)))
         word, space, clock = text.lower().partition(" ")
         at = _time(clock) if space else time.min
@@ -75,7 +75,7 @@ def _length(number: str, unit: str) -> timedelta:
 
 
 def _time(clock: str) -> time:
-    found = _clock(clock)
+    found = re.fullmatch(_CLOCK, clock)
     if found is None:
         raise ValueError(clock)
     hour, minute, second = (int(part or 0) for part in found.groups())

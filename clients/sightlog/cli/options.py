@@ -15,7 +15,7 @@ from sightlog.reader import Reader
 from sightlog.records import DEFAULT_SITE
 
 from .moment import parse_moment
-from .output import complain
+from .output import FALLBACK_WIDTH, complain, terminal
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -32,6 +32,13 @@ CODES: Final = """2 wrong usage, 74 the database is damaged, 75 try again, 77 no
 """The exit codes of every command that reads, but for 0 and 1."""
 
 
+def helper(prog: str) -> argparse.HelpFormatter:
+    """argparse makes one for each option that it is told of, and would load shutil for the width, with bz2 and lzma."""
+    columns = os.environ.get("COLUMNS", "")
+    width = int(columns) if columns.isdecimal() else 0
+    return argparse.RawDescriptionHelpFormatter(prog, width=(width or terminal().width or FALLBACK_WIDTH) - 2)
+
+
 def add_command(
     commands: Commands, name: str, summary: str, text: str, run: Callable[[argparse.Namespace], int]
 ) -> argparse.ArgumentParser:
@@ -41,7 +48,7 @@ def add_command(
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
         epilog=text,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=helper,
         allow_abbrev=False,
     )
     parser.set_defaults(run=run)

@@ -17,6 +17,9 @@ from typing import Any, Final
 NOBODY_READS: Final = 141
 """As a shell reports a program that SIGPIPE ended."""
 
+FALLBACK_WIDTH: Final = 80
+"""Of a terminal that does not say how wide it is."""
+
 Span = tuple[str, str]
 """A text without control characters, and the name of its style."""
 
@@ -51,7 +54,7 @@ def terminal() -> Terminal:
     except OSError:
         width = 0
     colour = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return Terminal(width or 80, colour)
+    return Terminal(width or FALLBACK_WIDTH, colour)
 
 
 def print_lines(lines: Iterable[str], *, flush: bool = False) -> bool:

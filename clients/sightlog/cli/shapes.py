@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from sightlog.encoder import format_time
 from sightlog.reader import COLUMNS
-from sightlog.records import Detection, Event, Observation
+from sightlog.records import Detection, Event, Observation, utc_text
 
 from .output import json_line
 
@@ -38,7 +36,7 @@ def _detection_object(detection: Detection) -> dict[str, Any]:
 
 def _plain(name: str, value: Any) -> Any:
     if isinstance(value, datetime):
-        return format_time(value)
+        return utc_text(value)
     return list(value) if name == "embedding" and value is not None else value
 
 
@@ -52,6 +50,8 @@ class _Line:
 def csv_lines(objects: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """RFC 4180, but for the line feed that ends each: a heading with the first object's names, then a row an object;
     a list or an object in a cell is JSON. Nothing when there are no objects."""
+    import csv
+
     # Lines end in CR LF: whoever prints adds the second half.
     writer = csv.writer(_Line(), lineterminator="\r")
     is_first = True

@@ -24,7 +24,7 @@ from sightlogd.changes import ThumbnailSet
 from sightlogd.errors import EXIT_IO_ERROR, Stop, WriteRefused
 from sightlogd.session import DeadLetter, Exceptions, Parcel
 
-from . import days, lookups, unlogged
+from . import counts, days, lookups, unlogged
 from .holders import Holder, holders
 from .migrate import RESTORE
 from .opening import BUSY_TIMEOUT_MS, DATABASE, Synchronous, damaged, explained, open_database, reason_of
@@ -37,6 +37,9 @@ T = TypeVar("T")
 WAL_PAGES_CHECKPOINT: Final = 1_000
 """Pages in the WAL (4 MB) at which a checkpoint is due, and again after as many more when readers held it up."""
 WAL_BYTES_ALARM: Final = 64 * 1024 * 1024
+UNMERGED_SHARE: Final = 0.1
+"""Removed rows, as a share of those that are there, whose texts may stay in the index: what the removal of a day costs
+is not to grow with all other days. More: a larger index. Less: it is written anew more often."""
 
 
 class Store:
@@ -143,7 +146,14 @@ class Store:
     def delete_between(self, first: str, after: str, up_to_id: int, limit: int) -> int:
         """Some of what is of that time; returns how many rows, 0 when none are left. Raises WriteRefused, Stop."""
         with self._transaction():
-            return days.delete(self._connection, first, after, up_to_id, limit)
+            deleted = days.delete(self._connection, first, after, up_to_id, limit)
+            counts.removed(self._connection, deleted)
+            return deleted
+
+    @property
+    def wants_merge(self) -> bool:
+        """Whether so much was removed that the whole index of texts is worth being written anew."""
+        return self._read(counts.unmerged_share, self.last_id()) >= UNMERGED_SHARE
 
     def merge_texts(self, pages: int, *, begin: bool) -> bool:
         """A part of the index of texts anew, without what was removed; False when nothing is left to do.
@@ -151,13 +161,25 @@ class Store:
         Raises WriteRefused, Stop.
         """
         with self._transaction():
-            return days.merge_texts(self._connection, pages, begin=begin)
+            more = days.merge_texts(self._connection, pages, begin=begin)
+            if not more:
+                counts.merged(self._connection)
+            return more
 
     def give_back(self, pages: int) -> int:
         """Shrink the file by at most so many free pages; returns how many are left. Raises WriteRefused, Stop."""
         with self._transaction():
             days.give_back(self._connection, pages)
         return self._read(days.free_pages)
+
+    def uncounted(self) -> int:
+        """How many ids are behind those that `counts` has."""
+        return self._read(counts.behind, self.last_id())
+
+    def count_up(self, limit: int) -> None:
+        """Count some of them, at most so many. Raises WriteRefused, Stop."""
+        with self._transaction():
+            counts.count_up(self._connection, self.last_id(), limit)
 
     @property
     def bytes(self) -> int:

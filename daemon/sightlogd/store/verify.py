@@ -12,7 +12,7 @@ import apsw
 from sightlogd.errors import EXIT_STORAGE_FULL, Stop
 from sightlogd.findings import FINDINGS_MAX
 
-from . import migrate, unlogged
+from . import counts, migrate, unlogged
 from .opening import explained
 from .view import connect
 
@@ -26,7 +26,7 @@ def verify(path: Path, show: Callable[[str], None]) -> Iterator[str]:
         connection = connect(path)
         migrate.check_schema(connection, migrate.packaged())
         connection.close()
-    for look in (_pages, _references, _marks, _texts):
+    for look in (_pages, _references, _marks, _counts, _texts):
         # One view each: as long as it lasts, the WAL of a running daemon can only grow.
         show(f"database: its {look.__name__.strip('_')}")
         connection = connect(path)
@@ -61,6 +61,11 @@ def _references(connection: apsw.Connection) -> Iterator[str]:
 def _marks(connection: apsw.Connection) -> Iterator[str]:
     for kind in sorted({"event", "person"} - unlogged.marks(connection).keys()):
         yield f"day_log_marks has no row {kind}: somebody changed it by hand"
+
+
+def _counts(connection: apsw.Connection) -> Iterator[str]:
+    for site, kind, said, there in counts.wrong(connection):
+        yield f"counts has {said} {kind} of site {site}, and there are {there}: sightlog status would be wrong"
 
 
 def _texts(connection: apsw.Connection) -> Iterator[str]:
