@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import platform
@@ -17,6 +18,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +26,7 @@ import apsw
 
 from sightlog import Detection, Event, Publisher, SightlogError
 from sightlog.encoder import format_time
+from sightlogd.store import bulk
 from sightlogd.store.migrate import packaged
 
 Argv = Sequence[str | Path]
@@ -245,6 +248,7 @@ def _take_part(barrier: Any, answers: Any, work: Work, number: int, arguments: t
     try:
         steps = work(number, *arguments)
         next(steps)
+        gc.freeze()  # a producer has no thousands of events in hand, nor has who writes rows
         barrier.wait(timeout=60)
         cpu, began = time.process_time(), time.monotonic()
         found = next(steps)
@@ -339,6 +343,14 @@ def raw_insert(connection: apsw.Connection | sqlite3.Connection, found: list[Row
     connection.execute("BEGIN IMMEDIATE")
     connection.executemany(EVENTS_SQL, found)
     connection.executemany(DETECTIONS_SQL, boxes)
+    connection.execute("COMMIT")
+
+
+def insert_many_a_statement(connection: apsw.Connection, found: list[Row], boxes: list[Row]) -> None:
+    """As the daemon does, with nothing around it."""
+    connection.execute("BEGIN IMMEDIATE")
+    bulk.EVENTS.run(connection, list(chain.from_iterable(found)))
+    bulk.DETECTIONS.run(connection, list(chain.from_iterable(boxes)))
     connection.execute("COMMIT")
 
 

@@ -24,7 +24,12 @@ OTHER_BATCHES = (1, 100, 5_000)
 """Of raw SQLite, to see what a batch is worth."""
 ONE_BY_ONE_SHARE = 16
 """A commit an event takes that much longer, so fewer of them do."""
-RAW = {"apsw": bench.open_apsw, "sqlite3": bench.open_sqlite3}
+RAW = {
+    "apsw": (bench.open_apsw, bench.raw_insert),
+    "sqlite3": (bench.open_sqlite3, bench.raw_insert),
+    "apsw, the daemon's statements": (bench.open_apsw, bench.insert_many_a_statement),
+}
+LIBRARIES = ("apsw", "sqlite3")
 TARGETS = {"publish_many": ">= 0.85", "publish": ">= 0.6"}
 ACK_SECONDS = 60.0
 
@@ -46,13 +51,14 @@ def measure(book: results.Book) -> None:
 
 
 def one_round(book: results.Book, count: int) -> None:
-    for library in RAW:
+    for library in LIBRARIES:
         for batch in OTHER_BATCHES:
             raw_speed(book, library, batch, count if batch > 1 else count // ONE_BY_ONE_SHARE)
+    raw_speed(book, "apsw, the daemon's statements", BATCH, count)
     for way in TARGETS:
         for producers in PRODUCERS:
             name = f"{way}, {counted(producers)}"
-            raw = {library: raw_speed(book, library, BATCH, count) for library in RAW}
+            raw = {library: raw_speed(book, library, BATCH, count) for library in LIBRARIES}
             found = published(way, producers, count)
             book.value(name, "events/s", found.speed)
             book.value(f"processor time: {name}, daemon", "µs/event", found.in_daemon * 1e6)
@@ -77,11 +83,12 @@ def raw_speed(book: results.Book, library: str, batch: int, count: int) -> float
 
 
 def insert_raw(_: int, path: Path, library: str, batch: int, count: int) -> Generator[None, None, None]:
-    connection = RAW[library](path)
+    connect, insert = RAW[library]
+    connection = connect(path)
     batches = bench.prepared(count, batch)
     yield
     for found, boxes in batches:
-        bench.raw_insert(connection, found, boxes)
+        insert(connection, found, boxes)
     yield
     connection.close()
 
