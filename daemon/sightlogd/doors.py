@@ -15,6 +15,12 @@ from .remote import Remote
 LOCAL: Final = b"\0"
 """In front of the routes of the local socket. Those of the remote one have 1 to 255, another one each time it opens."""
 
+# As numbers: an operation on an enum takes longer than the call that it is for.
+_EVENTS: Final = int(zmq.EVENTS)
+_POLLIN: Final = int(zmq.POLLIN)
+_NOBLOCK: Final = int(zmq.NOBLOCK)
+_MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
+
 CHECK_SECONDS: Final = 1.0
 """Some thousand connections can come in meanwhile."""
 
@@ -56,9 +62,13 @@ class Doors:
             self._turns.rotate(-1)
             router = self._routers[tag]
             # Asking first is cheaper than the exception of a recv that finds nothing, at the end of every wake-up.
-            if int(router.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-                route, *frames = router.recv_multipart(zmq.NOBLOCK)
-                return tag + route, frames
+            if int(router.getsockopt(_EVENTS)) & _POLLIN:
+                frame = router.recv(_NOBLOCK, copy=False)
+                route, frames = tag + frame.bytes, []
+                while frame.more:
+                    frame = router.recv(_NOBLOCK, copy=False)
+                    frames.append(frame.bytes)
+                return route, frames
         return None
 
     def send(self, route: bytes, frames: list[bytes]) -> bool:
@@ -67,7 +77,10 @@ class Doors:
         if router is None:
             return False
         try:
-            router.send_multipart([route[1:], *frames], zmq.NOBLOCK)
+            router.send(route[1:], _MORE)
+            for frame in frames[:-1]:
+                router.send(frame, _MORE)
+            router.send(frames[-1], _NOBLOCK)
         except zmq.ZMQError:
             return False
         return True
