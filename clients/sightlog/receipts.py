@@ -161,6 +161,8 @@ class ReceiptBook:
         self._spans: list[weakref.ref[BatchReceipt]] = []
         self.acked = START
         """All receipts up to here are settled."""
+        self.waiting: set[object] = set()
+        """Callers that wait for what others hear."""
         self.busy_reason: str | None = None
         self.failure: SightlogError | None = None
         self._denial: str | None = None
@@ -302,12 +304,17 @@ class ReceiptBook:
                 return is_over()
 
         self._drive(position, is_over_now, deadline)
-        with self._lock:
-            while not is_over():
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    return False
-                self._changed.wait(left)
+        me = object()
+        try:
+            self.waiting.add(me)
+            with self._lock:
+                while not is_over():
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        return False
+                    self._changed.wait(left)
+        finally:
+            self.waiting.discard(me)
         return True
 
 
