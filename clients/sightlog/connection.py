@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import select
 import struct
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import zmq
 
@@ -29,14 +31,14 @@ _FAILURES: Final = (
     zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
 
+# As numbers: an operation on an enum takes longer than the call that it is for.
+_EVENTS: Final = int(zmq.EVENTS)
+_POLLIN: Final = int(zmq.POLLIN)
+_POLLOUT: Final = int(zmq.POLLOUT)
+_NOBLOCK: Final = int(zmq.NOBLOCK)
+_MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
+
 _EVENT: Final = struct.Struct("=HI")
-
-
-class Ready(NamedTuple):
-    waker: bool
-    messages: bool
-    news: bool
-    """Of handshakes: call `attend`."""
 
 
 def find_key(endpoint: str, key_file: str | os.PathLike[str] | None) -> KeyFile | None:
@@ -65,10 +67,10 @@ def find_key(endpoint: str, key_file: str | os.PathLike[str] | None) -> KeyFile 
 class Connection:
     """To one daemon, kept up by libzmq. By tcp it is watched, and made anew by `attend` where libzmq gives up.
 
-    One thread uses it. Raises UsageError.
+    One thread at a time uses it. `waker` is a descriptor that may end a wait. Raises UsageError.
     """
 
-    def __init__(self, endpoint: str, key: KeyFile | None) -> None:
+    def __init__(self, endpoint: str, key: KeyFile | None, waker: int) -> None:
         self._endpoint = endpoint
         self._key = key
         self.denied: str | None = None
@@ -76,6 +78,8 @@ class Connection:
         self.retry_at = math.inf
         self._retry_seconds = RETRY_SECONDS
         self._unclear = 0
+        self._epoll = select.epoll()
+        self._epoll.register(waker, select.EPOLLIN)
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
@@ -83,6 +87,7 @@ class Connection:
             self._open()
         except zmq.ZMQError as error:
             self._context.destroy(linger=0)
+            self._epoll.close()
             raise UsageError(f"cannot connect to {endpoint}: {error}. Check the endpoint") from error
 
     def _open(self) -> None:
@@ -98,7 +103,9 @@ class Connection:
             self._use(self._key, socket)
         if self._endpoint.startswith("tcp://"):
             self._monitor = socket.get_monitor_socket(_FAILURES | zmq.EVENT_HANDSHAKE_SUCCEEDED)
-        self._poll()
+        for opened in (socket, self._monitor):
+            if opened is not None:
+                self._epoll.register(opened.fileno(), select.EPOLLIN)
         socket.connect(self._endpoint)
 
     @staticmethod
@@ -112,31 +119,32 @@ class Connection:
         socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, TCP_SILENCE_MS // 1000)
         socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, TCP_PROBE_SECONDS)
 
-    def _poll(self) -> None:
-        self._poller = zmq.Poller()
-        self._flags = zmq.POLLIN
-        for socket in (self._socket, self._monitor):
-            if socket is not None:
-                self._poller.register(socket, zmq.POLLIN)
+    def fileno(self) -> int:
+        """Readable when something happened that `wait` waits for."""
+        return self._epoll.fileno()
 
-    def wait(self, waker: int, timeout_ms: int, *, stuck: bool) -> Ready:
-        """Until the descriptor `waker` or the connection has something; with `stuck`, until it takes messages again."""
-        flags = zmq.POLLIN | (zmq.POLLOUT if stuck else 0)
-        if flags != self._flags and self._socket is not None:
-            self._poller.modify(self._socket, flags)
-            self._flags = flags
-        if waker not in self._poller:
-            self._poller.register(waker, zmq.POLLIN)
-        ready = dict(self._poller.poll(timeout_ms))
-        messages = bool(ready.get(self._socket, 0) & zmq.POLLIN)
-        return Ready(waker in ready, messages, self._monitor in ready)
+    def is_ready(self, *, stuck: bool) -> bool:
+        """Whether there are messages; or with `stuck`, whether it takes some again.
+
+        To be asked before every wait: libzmq's descriptor tells only what this, or sending or receiving, has not seen.
+        """
+        flags = _POLLIN | _POLLOUT if stuck else _POLLIN
+        return self._socket is not None and bool(_events(self._socket) & flags)
+
+    def wait(self, seconds: float) -> None:
+        """Until something happens here, or the waker's descriptor is readable."""
+        self._epoll.poll(max(0.0, seconds))
 
     def send(self, frames: list[bytes]) -> bool:
         """False when it takes no more now, or is not connected."""
-        if self._socket is None:
+        socket = self._socket
+        if socket is None:
             return False
+        *before, last = frames
         try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK)
+            for frame in before:
+                socket.send(frame, _MORE)
+            socket.send(last, _NOBLOCK)
         except zmq.Again:
             return False
         return True
@@ -144,17 +152,17 @@ class Connection:
     def receive(self) -> list[bytes] | None:
         """The next message, if there is one."""
         # Asking first is cheaper than the exception of a recv that finds nothing, at the end of every wake-up.
-        if self._socket is None or not int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        if self._socket is None or not _events(self._socket) & _POLLIN:
             return None
-        return self._socket.recv_multipart(zmq.NOBLOCK)
+        return _receive(self._socket)
 
     def attend(self, now: float) -> None:
         """Hear how handshakes ended, and connect anew when that is due. Look at `denied` for what it changed.
 
         libzmq never tries again after a refusal, and 20 times a second after a handshake that ended without a word.
         """
-        while self._monitor is not None and int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            event, value = _EVENT.unpack(self._monitor.recv_multipart(zmq.NOBLOCK)[0])
+        while self._monitor is not None and _events(self._monitor) & _POLLIN:
+            event, value = _EVENT.unpack(_receive(self._monitor)[0])
             self._ended(event, value, now)
         if now >= self.retry_at:
             self.retry_at = math.inf
@@ -170,18 +178,27 @@ class Connection:
                 return
         self.denied = _explain(event, value, self._endpoint, self._key)
         self._close()
-        self._poll()
         self.retry_at = now + self._retry_seconds
         self._retry_seconds = min(self._retry_seconds * 2, RETRY_SECONDS_MAX)
 
     def _close(self) -> None:
-        if self._socket is None:
-            return
-        if self._monitor is not None:
-            self._socket.disable_monitor()
-            self._monitor.close()
-        self._socket.close()
+        socket, monitor = self._socket, self._monitor
         self._socket = self._monitor = None
+        for closing in (socket, monitor):
+            if closing is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    self._epoll.unregister(closing.fileno())
+        if socket is not None:
+            if monitor is not None:
+                socket.disable_monitor()
+                monitor.close()
+            socket.close()
+
+    def renew(self) -> None:
+        """Give up this connection, and half a message that it may have, for another one."""
+        if self._socket is not None:
+            self._close()
+            self._open()
 
     def close(self, *, linger: bool) -> None:
         """`linger`: give what was sent last a moment to leave."""
@@ -189,6 +206,20 @@ class Connection:
             self._socket.setsockopt(zmq.LINGER, LAST_WORDS_MS)
         self._close()
         self._context.term()
+        self._epoll.close()
+
+
+def _events(socket: zmq.Socket[bytes]) -> int:
+    return int(socket.getsockopt(_EVENTS))
+
+
+def _receive(socket: zmq.Socket[bytes]) -> list[bytes]:
+    frame = socket.recv(_NOBLOCK, copy=False)
+    frames = [frame.bytes]
+    while frame.more:
+        frame = socket.recv(_NOBLOCK, copy=False)
+        frames.append(frame.bytes)
+    return frames
 
 
 def _explain(event: int, value: int, endpoint: str, key: KeyFile | None) -> str:

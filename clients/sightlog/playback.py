@@ -37,7 +37,8 @@ class Playback:
 
     def read_after(self, after: Position, records_max: int, bytes_max: int) -> Chunk | None:
         """See `Spool.read_after`."""
-        cursor = self._cursor
+        # An exception may leave it half way through what nobody got: then the next look begins anew.
+        cursor, self._cursor = self._cursor, None
         if cursor is None or cursor.after != after:
             behind = (segment for segment in list(self._segments) if segment.last > after)
             segment = next(behind, None)
@@ -81,10 +82,11 @@ class Playback:
                 cursor.offset = end
             else:
                 cursor.offset = offset
+        if first is not None:
+            cursor.after = Position(first.epoch, first.seq + len(records) - 1)
+        self._cursor = cursor
         if first is None:
             return None
-        cursor.after = Position(first.epoch, first.seq + len(records) - 1)
-        self._cursor = cursor
         return Chunk(first, records, images, total)
 
     def _following(self, segment: Segment) -> Segment | None:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import threading
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from . import wire
 from .connection import Connection, find_key
+from .delivery import Delivery
+from .driver import Driver
 from .encoder import check_id, encode_record
 from .endpoint import check_endpoint, default_endpoint
 from .errors import (
-    AccessDenied,
     InvalidRecord,
     ProtocolError,
     PublisherClosed,
@@ -24,20 +23,17 @@ from .errors import (
     SightlogError,
     UsageError,
 )
-from .link import IDLE, Link, Phase
-from .receipts import BatchReceipt, InsertResult, Receipt, ReceiptBook, failure_of
+from .link import Link, Phase
+from .receipts import BatchReceipt, InsertResult, Receipt, ReceiptBook
 from .records import Amendment, Event, Person, Record
 from .spool import Spool, default_spool_dir
 from .telemetry import Teller
 from .waker import Waker
-from .wire import START, Ack, Busy, Position, Refused, Welcome
+from .wire import Position
 
 log = logging.getLogger("sightlog.publisher")
 
 SPOOL_BYTES_MAX: Final = 64 * 1024 * 1024
-UNSYNCED_SECONDS_MAX: Final = 1.0
-"""Records that got no ack for this long are made to survive a power cut in the spool."""
-SPOOL_RETRY_SECONDS: Final = 1.0
 INSERT_TIMEOUT: Final = 30.0
 CLOSE_TIMEOUT: Final = 2.0
 
@@ -66,21 +62,20 @@ class Publisher:
         key = find_key(self.endpoint, key_file)
         self._spool = Spool(Path(spool_dir or default_spool_dir()) / producer, producer, spool_bytes_max)
         self._link = Link()
-        self._book = ReceiptBook(self._want)
+        self._book = ReceiptBook(self._ask, self._drive)
         self._teller = Teller(self._link, self._spool)
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._wanted = START
-        """Somebody waits for the ack of all up to here."""
-        self._flushed = START
-        """The daemon was told so."""
         self._closing = False
         self._waker = Waker()
         try:
-            self._connection = Connection(self.endpoint, key)
+            self._connection = Connection(self.endpoint, key, self._waker.fd)
         except UsageError:
             self._spool.close()
+            self._waker.close()
             raise
+        self._delivery = Delivery(producer, self._spool, self._link, self._book, self._teller, self._connection)
+        self._driver = Driver(self._delivery, self._connection, self._waker)
         self._thread = threading.Thread(target=self._run, name=f"sightlog-{producer}", daemon=True)
         self._thread.start()
 
@@ -91,12 +86,8 @@ class Publisher:
 
         Raises InvalidRecord (nothing was spooled), SpoolFull, ProducerFenced, PublisherClosed.
         """
-        encoded = encode_record(record)
-        with self._lock:
-            self._check_usable()
-            receipt = self._book.single(self._spool.next_position)
-            self._append([encoded], urgent, receipt)
-        self._waker.wake()
+        receipt = self._spool_one(record, urgent)
+        self._driver.notice(urgent=urgent)
         return receipt
 
     def publish_many(self, records: Iterable[Record], *, urgent: bool = False) -> BatchReceipt:
@@ -104,6 +95,19 @@ class Publisher:
 
         Raises InvalidRecord for an empty list too.
         """
+        receipt = self._spool_many(records, urgent)
+        self._driver.notice(urgent=urgent)
+        return receipt
+
+    def _spool_one(self, record: Record, urgent: bool) -> Receipt:
+        encoded = encode_record(record)
+        with self._lock:
+            self._check_usable()
+            receipt = self._book.single(self._spool.next_position)
+            self._append([encoded], urgent, receipt)
+        return receipt
+
+    def _spool_many(self, records: Iterable[Record], urgent: bool) -> BatchReceipt:
         encoded = [encode_record(record) for record in records]
         if not encoded:
             raise InvalidRecord("publish_many() got no records")
@@ -112,7 +116,6 @@ class Publisher:
             first = self._spool.next_position
             receipt = self._book.batch(first, Position(first.epoch, first.seq + len(encoded) - 1))
             self._append(encoded, urgent, receipt)
-        self._waker.wake()
         return receipt
 
     def _append(self, encoded: Sequence[tuple[bytes, bytes]], urgent: bool, receipt: Receipt | BatchReceipt) -> None:
@@ -123,7 +126,7 @@ class Publisher:
             self._book.forget(receipt)
             raise
         if urgent:
-            self._wanted = last
+            self._delivery.wanted = last
 
     def insert_event(self, event: Event, timeout: float = INSERT_TIMEOUT) -> bool:
         """Publish and wait for the ack: True for stored, False for a duplicate of a known `event_id`.
@@ -131,7 +134,7 @@ class Publisher:
         Raises RecordRejected, DatabaseWriteError when the daemon says that it cannot write, AckTimeout after `timeout`
         seconds. After the latter two the event is still in the spool and goes on being sent.
         """
-        receipt = self.publish(event, urgent=True)
+        receipt = self._spool_one(event, urgent=True)
         receipt._wait_settled(timeout, busy_raises=True)
         if receipt.status == wire.REJECTED:
             raise RecordRejected(receipt.reason or "")
@@ -145,7 +148,7 @@ class Publisher:
         events = list(events)
         if not events:
             return InsertResult(0, 0, 0, {})
-        receipt = self.publish_many(events, urgent=True)
+        receipt = self._spool_many(events, urgent=True)
         receipt._wait_settled(timeout, busy_raises=True)
         return receipt.wait()
 
@@ -208,11 +211,13 @@ class Publisher:
 
     def flush(self, timeout: float | None = None) -> bool:
         """Block until nothing is spooled any more; False when `timeout` seconds were not enough."""
-        self._check_process()
         epoch, seq = self._spool.next_position
-        self._want(Position(epoch, seq - 1))
         # The spool is empty a moment before the receipts know.
-        return self._book.wait_until(lambda: self._spool.depth() == 0 and self._book.acked >= self._link.acked, timeout)
+        return self._book.wait_until(
+            lambda: self._spool.depth() == 0 and self._book.acked >= self._link.acked,
+            Position(epoch, seq - 1),
+            timeout,
+        )
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Give the daemon `timeout` seconds to take what is spooled; the rest is sent in the next life. Idempotent."""
@@ -226,7 +231,7 @@ class Publisher:
         finally:
             with self._lock:
                 self._closing = True
-            self._waker.wake()
+            self._driver.close()
             self._thread.join()
 
     def __enter__(self) -> Publisher:
@@ -251,24 +256,27 @@ class Publisher:
 
     # -- the thread --------------------------------------------------------------------------------------------------
 
-    def _want(self, position: Position) -> None:
-        if position <= self._wanted:
-            return  # published as urgent: the thread knows
+    def _want(self, position: Position) -> bool:
+        """False when that is known already."""
+        if position <= self._delivery.wanted:
+            return False
         with self._lock:
-            self._wanted = max(self._wanted, position)
-        self._waker.wake()
+            self._delivery.wanted = max(self._delivery.wanted, position)
+        return True
+
+    def _ask(self, position: Position) -> None:
+        if self._want(position):
+            self._waker.wake()
+
+    def _drive(self, position: Position, done: Callable[[], bool], deadline: float | None) -> None:
+        self._check_process()
+        self._want(position)
+        self._driver.drive(done, deadline, others=bool(self._book.waiting))
 
     def _run(self) -> None:
         told = False
         try:
-            while not self._closing:
-                try:
-                    self._serve()
-                except OSError as error:
-                    # A disk's trouble passes: the records are in the spool, and are sent when it can be read again.
-                    log.error("%s: cannot use the spool %s: %s", self.producer, self._spool.directory, error)
-                    select.select([self._waker.fd], [], [], SPOOL_RETRY_SECONDS)
-            told = self._teller.has_news and self._connection.send(self._teller.message(time.monotonic()))
+            told = self._driver.serve()
         except Exception as error:
             # A thread that dies silently would spool for ever: whoever publishes next is told.
             log.exception("%s: the publisher's thread failed; what is published is kept in the spool", self.producer)
@@ -276,125 +284,10 @@ class Publisher:
         finally:
             with self._lock:
                 self._closing = True
+            self._driver.end()
             self._waker.close()
             self._connection.close(linger=told)
             self._spool.close()
             if self._book.failure is None:
                 why = "closed before the ack came. The record is spooled, and is sent when this producer starts again"
                 self._book.fail(PublisherClosed(why))
-
-    def _serve(self) -> None:
-        while not self._closing:
-            now = time.monotonic()
-            stuck = self._send_what_may_be_sent(now)
-            ready = self._connection.wait(self._waker.fd, self._timeout(now, stuck), stuck=stuck)
-            self._waker.clear(readable=ready.waker)
-            if ready.messages:
-                self._receive_all()
-            if ready.news or self._connection.retry_at <= time.monotonic():
-                self._attend()
-            self._sync_if_unacked_for_long()
-
-    def _timeout(self, now: float, stuck: bool) -> int:
-        # Stuck: POLLOUT says when it goes on; the question that is due cannot be asked before.
-        deadline = now + IDLE if stuck else min(self._link.deadline(now), self._teller.due_at())
-        deadline = min(deadline, self._connection.retry_at)
-        if self._spool.unsynced_since is not None:
-            deadline = min(deadline, self._spool.unsynced_since + UNSYNCED_SECONDS_MAX)
-        return max(0, round((deadline - now) * 1000) + 1)
-
-    def _sync_if_unacked_for_long(self) -> None:
-        since = self._spool.unsynced_since
-        if since is not None and time.monotonic() - since >= UNSYNCED_SECONDS_MAX:
-            self._spool.sync()
-
-    def _send_what_may_be_sent(self, now: float) -> bool:
-        """True when the socket takes no more, or is not connected."""
-        link, spool = self._link, self._spool
-        while True:
-            wanted = self._wanted
-            if link.hello_due(now):
-                first = spool.first_after(link.acked)
-                if not self._connection.send(wire.hello(spool.producer_id, self.producer, spool.epoch, first)):
-                    return True
-                link.greeted(first, now)
-                continue
-            if link.ping_due(now):
-                if not self._connection.send(self._ping()):
-                    return True
-                link.pinged(now)
-            if self._teller.due_at() <= now and not self._connection.send(self._teller.message(now)):
-                self._teller.renew()
-                return True
-            records_max, bytes_max = link.room(now)
-            chunk = spool.read_after(link.sent, records_max, bytes_max) if records_max else None
-            if chunk is None:
-                break
-            if not link.continues(chunk.first):
-                if link.hello_due(now):
-                    continue
-                break
-            count = len(chunk.records)
-            last = Position(chunk.first.epoch, chunk.first.seq + count - 1)
-            # What an earlier life left is settled epoch by epoch, each behind the ack of the one before.
-            is_leftover = chunk.first.epoch < spool.epoch
-            flush = chunk.first <= wanted <= last or is_leftover or link.fills(count, chunk.bytes)
-            if not self._connection.send(wire.records(chunk.first, chunk.records, chunk.images, flush=flush)):
-                return True
-            link.transmitted(last, count, chunk.bytes, now)
-            if flush:
-                self._flushed = wanted
-        # Somebody waits for records that were sent without the flag, or for what comes behind them.
-        due = min(wanted, link.sent)
-        if link.phase is Phase.OPEN and link.acked < due and due != self._flushed:
-            if not self._connection.send(self._ping(flush=True)):
-                return True
-            self._flushed = due
-        return False
-
-    def _ping(self, *, flush: bool = False) -> list[bytes]:
-        return wire.ping(self._spool.depth(), self._spool.size, flush=flush)
-
-    def _attend(self) -> None:
-        connection, before = self._connection, self._connection.denied
-        connection.attend(time.monotonic())
-        if connection.denied == before:
-            return
-        if connection.denied is None:
-            log.info("%s: the daemon lets this producer in now", self.producer)
-            self._book.admit()
-            return
-        if before is None:
-            log.error("%s: %s", self.producer, AccessDenied(connection.denied))
-        self._link.lost()
-        self._book.deny(connection.denied)
-
-    def _receive_all(self) -> None:
-        while (frames := self._connection.receive()) is not None:
-            try:
-                reply = wire.decode_reply(frames)
-                self._link.check(reply, self._spool.epoch)
-            except ProtocolError as error:
-                log.error("%s: %s", self.producer, error)
-                self._link.unreadable(time.monotonic())
-                continue
-            if isinstance(reply, (Ack, Welcome)) and self._spool.is_foreign(reply.last):
-                reply = Refused("fenced", "a process with a copy of this spool has published since.")
-            self._link.receive(reply, time.monotonic())
-            if isinstance(reply, (Ack, Welcome)):
-                # In this order: settling wakes those who wait for the spool to be empty.
-                try:
-                    self._spool.drop_through(reply.last)
-                finally:  # stored it is, whatever the spool's disk says
-                    self._book.settle(reply.last, reply.exceptions)
-                if isinstance(reply, Welcome):
-                    self._teller.renew()
-            elif isinstance(reply, Busy):
-                log.warning("%s: the daemon cannot write now: %s", self.producer, reply.reason)
-                self._book.busy(reply.reason)
-            elif self._link.phase in (Phase.FENCED, Phase.REFUSED):
-                failure = failure_of(self._link.phase, self._link.refusal or "")
-                log.error("%s: %s", self.producer, failure)
-                self._book.fail(failure)
-                if self._link.phase is Phase.FENCED:
-                    self._spool.fence()

@@ -14,6 +14,9 @@ from .errors import AccessDenied, AckTimeout, DatabaseWriteError, ProducerFenced
 from .link import Phase
 from .wire import DUPLICATE, REJECTED, START, STORED, Position
 
+Drive = Callable[[Position, Callable[[], bool], float | None], None]
+"""(position, whether it is done, deadline or None)"""
+
 
 @dataclass(frozen=True, slots=True)
 class InsertResult:
@@ -35,8 +38,9 @@ class _Pending:
         self.first = first
         self.last = last
         self._settled = False
-        self._exceptions: list[tuple[int, str, str]] = []
-        self._callbacks: list[Callable[[], None]] = []
+        self._exceptions: dict[int, tuple[str, str]] | None = None
+        """(status, reason) by seq, of those not simply stored."""
+        self._callbacks: list[Callable[[], None]] | None = None
 
     @property
     def settled(self) -> bool:
@@ -44,6 +48,16 @@ class _Pending:
 
     def _wait_settled(self, timeout: float | None, *, busy_raises: bool = False) -> None:
         self._book.wait(self, timeout, busy_raises=busy_raises)
+
+    def _except(self, seq: int, status: str, reason: str) -> None:
+        if self._exceptions is None:
+            self._exceptions = {}
+        self._exceptions[seq] = status, reason
+
+    def _call_back(self) -> None:
+        callbacks, self._callbacks = self._callbacks, None
+        for callback in callbacks or ():
+            callback()
 
     def _await_settled(self) -> Generator[object, None, None]:
         # Woken is not settled: it may be denied, and let in again before the loop comes to this.
@@ -82,11 +96,11 @@ class Receipt(_Pending):
         return self._status() if self._settled else None
 
     def _status(self) -> str:
-        return self._exceptions[0][1] if self._exceptions else STORED
+        return self._exceptions[self.last.seq][0] if self._exceptions else STORED
 
     @property
     def reason(self) -> str | None:
-        return self._exceptions[0][2] if self._exceptions else None
+        return self._exceptions[self.last.seq][1] if self._exceptions else None
 
     def wait(self, timeout: float | None = None) -> str:
         """Block until the daemon settled the record, `timeout` seconds at most; returns the status.
@@ -111,12 +125,13 @@ class BatchReceipt(_Pending):
         return self._result() if self._settled else None
 
     def _result(self) -> InsertResult:
-        statuses = [status for _, status, _ in self._exceptions]
+        exceptions = self._exceptions or {}
+        statuses = [status for status, _ in exceptions.values()]
         return InsertResult(
             stored=self.last.seq - self.first.seq + 1 - len(statuses),
             duplicates=statuses.count(DUPLICATE),
             rejected=statuses.count(REJECTED),
-            reasons={seq - self.first.seq: reason for seq, _, reason in self._exceptions},
+            reasons={seq - self.first.seq: reason for seq, (_, reason) in exceptions.items()},
         )
 
     def wait(self, timeout: float | None = None) -> InsertResult:
@@ -130,16 +145,24 @@ class BatchReceipt(_Pending):
 
 
 class ReceiptBook:
-    """The receipts somebody still holds, in order. Forgotten ones cost nothing: only weak references are kept."""
+    """The receipts somebody still holds, in order. Forgotten ones cost nothing: only weak references are kept.
 
-    def __init__(self, ask: Callable[[Position], None]) -> None:
+    `ask` has somebody get the ack of all up to a position. `drive` gets it, as far as the caller can: it returns when
+    that is done, when it is too late, or when others do it already.
+    """
+
+    def __init__(self, ask: Callable[[Position], None], drive: Drive) -> None:
         self._ask = ask
-        self._changed = threading.Condition()
+        self._drive = drive
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         # Ordered by position. An OrderedDict, because emptying a plain dict from its front takes quadratic time.
         self._open: OrderedDict[Position, weakref.ref[_Pending]] = OrderedDict()
         self._spans: list[weakref.ref[BatchReceipt]] = []
         self.acked = START
         """All receipts up to here are settled."""
+        self.waiting: set[object] = set()
+        """Callers that wait for what others hear."""
         self.busy_reason: str | None = None
         self.failure: SightlogError | None = None
         self._denial: str | None = None
@@ -153,13 +176,13 @@ class ReceiptBook:
     def batch(self, first: Position, last: Position) -> BatchReceipt:
         receipt = BatchReceipt(self, first, last)
         self._remember(receipt)
-        with self._changed:
+        with self._lock:
             self._spans.append(weakref.ref(receipt))
         return receipt
 
     def forget(self, receipt: _Pending) -> None:
         """Its records were not spooled after all."""
-        with self._changed:
+        with self._lock:
             self._open.pop(receipt.last, None)
             self._spans = [span for span in self._spans if span() is not receipt]
 
@@ -169,21 +192,24 @@ class ReceiptBook:
         self._open[last] = weakref.ref(receipt, lambda _: self._open.pop(last, None))
 
     def settle(self, acked: Position, exceptions: Sequence[tuple[int, str, str]]) -> None:
-        """All up to `acked` is settled; `exceptions` are of its epoch."""
-        with self._changed:
-            before, self.acked, self.busy_reason = self.acked, max(self.acked, acked), None
-            for exception in exceptions:
-                position = Position(acked.epoch, exception[0])
+        """All up to `acked` is settled; `exceptions` are of its epoch. Twice is as good as once."""
+        with self._lock:
+            self.busy_reason = None
+            for seq, status, reason in exceptions:
+                position = Position(acked.epoch, seq)
                 # A welcome may repeat what an ack told that overtook it.
-                receipt = self._holder(position) if position > before else None
+                receipt = self._holder(position) if position > self.acked else None
                 if receipt is not None:
-                    receipt._exceptions.append(exception)
+                    receipt._except(seq, status, reason)
             while (last := self._oldest()) is not None and last <= acked:
-                reference = self._open.pop(last, None)
+                reference = self._open.get(last)
                 done = reference() if reference is not None else None
                 if done is not None:
-                    self._finish(done)
+                    done._settled = True
+                    done._call_back()
+                self._open.pop(last, None)
             self._spans = [span for span in self._spans if (held := span()) is not None and not held._settled]
+            self.acked = max(self.acked, acked)
             self._changed.notify_all()
 
     def _oldest(self) -> Position | None:
@@ -201,42 +227,33 @@ class ReceiptBook:
         held = (span() for span in self._spans)
         return next((batch for batch in held if batch is not None and batch.first <= position <= batch.last), None)
 
-    @staticmethod
-    def _finish(receipt: _Pending) -> None:
-        receipt._settled = True
-        for callback in receipt._callbacks:
-            callback()
-        receipt._callbacks.clear()
-
     def busy(self, reason: str) -> None:
-        with self._changed:
+        with self._lock:
             self.busy_reason = reason
             self._changed.notify_all()
 
     def fail(self, failure: SightlogError) -> None:
         """No more acks will come in this life: wake everybody who waits."""
-        with self._changed:
+        with self._lock:
             self.failure = failure
             self._wake_all()
 
     def deny(self, reason: str) -> None:
         """No acks will come until somebody lets this producer in: wake everybody who waits."""
-        with self._changed:
+        with self._lock:
             self._denial = reason
             self._wake_all()
 
     def admit(self) -> None:
         """They come again."""
-        with self._changed:
+        with self._lock:
             self._denial = None
 
     def _wake_all(self) -> None:
         for reference in list(self._open.values()):
             receipt = reference()
             if receipt is not None:
-                for callback in receipt._callbacks:
-                    callback()
-                receipt._callbacks.clear()
+                receipt._call_back()
         self._changed.notify_all()
 
     @property
@@ -250,36 +267,54 @@ class ReceiptBook:
 
     def notify(self, receipt: _Pending, callback: Callable[[], None]) -> None:
         """Call back, from another thread perhaps, when `receipt` is settled, or will not be for now or ever."""
-        with self._changed:
+        with self._lock:
             if receipt._settled or self._hopeless is not None:
                 callback()
                 return
-            receipt._callbacks.append(callback)
+            receipt._callbacks = [*(receipt._callbacks or ()), callback]
         self._ask(receipt.last)
 
     def wait(self, receipt: _Pending, timeout: float | None, *, busy_raises: bool) -> None:
-        if not receipt._settled:
-            self._ask(receipt.last)
-
         def is_settled() -> bool:
             # Asked with the lock held: behind it an ack of other records may have taken the reason away.
             if busy_raises and not receipt._settled and self.busy_reason is not None:
                 raise DatabaseWriteError(self.busy_reason)
             return receipt._settled
 
-        if not self.wait_until(is_settled, timeout):
+        if not receipt._settled and not self.wait_until(is_settled, receipt.last, timeout):
             said = f"; the daemon says: {self.busy_reason}." if self.busy_reason else "; is sightlogd running?"
             raise AckTimeout(f"no ack within {timeout:.3g} s{said} The record is in the spool and goes on being sent")
 
-    def wait_until(self, done: Callable[[], bool], timeout: float | None) -> bool:
-        """Block until `done()`, checked whenever an answer came. Raises what keeps acks from coming."""
+    def wait_until(self, done: Callable[[], bool], position: Position, timeout: float | None) -> bool:
+        """Block until `done()`, checked whenever an answer came, by the ack of all up to `position`.
+
+        Raises what keeps acks from coming.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._changed:
-            while not done():
-                if (hopeless := self._hopeless) is not None:
-                    raise hopeless
-                if not self._changed.wait(None if deadline is None else deadline - time.monotonic()) and not done():
-                    return False
+
+        def is_over() -> bool:
+            if done():
+                return True
+            if (hopeless := self._hopeless) is not None:
+                raise hopeless
+            return False
+
+        def is_over_now() -> bool:
+            with self._lock:
+                return is_over()
+
+        self._drive(position, is_over_now, deadline)
+        me = object()
+        try:
+            self.waiting.add(me)
+            with self._lock:
+                while not is_over():
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        return False
+                    self._changed.wait(left)
+        finally:
+            self.waiting.discard(me)
         return True
 
 

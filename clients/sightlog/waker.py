@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 
 
 class Waker:
-    """`fd` becomes readable with `wake`, from any thread; the waiting one calls `clear` after every wait."""
+    """`fd` becomes readable with `wake`, from any thread; the one that waited calls `clear` before it looks for work.
+
+    While the flag is set there is one byte in the pipe, and else none.
+    """
 
     def __init__(self) -> None:
         self.fd, self._writing_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -19,19 +21,19 @@ class Waker:
         if self._waking:
             return
         with self._lock:
-            if self._writing_end >= 0:  # else it is closed, and the number may be another file's by now
+            # Closed, the number may be another file's by now.
+            if not self._waking and self._writing_end >= 0:
                 self._waking = True
-                with contextlib.suppress(BlockingIOError):  # full: it is awake
-                    os.write(self._writing_end, b"!")
+                os.write(self._writing_end, b"!")
 
-    def clear(self, *, readable: bool) -> None:
-        """`readable`: whether the wait ended with `fd` readable."""
-        if readable:
-            with contextlib.suppress(BlockingIOError):
-                os.read(self.fd, 64)
-        # Emptied first, cleared second: who calls wake in between writes nothing, but what it appended is seen by the
-        # next turn. The other way round its byte would be swallowed and the flag stay set for good.
-        self._waking = False
+    def clear(self) -> None:
+        if not self._waking:
+            return
+        with self._lock:
+            # Whoever still finds it set writes nothing, but what it appended is seen by the turn that begins now. First
+            # this, because a signal may raise behind the read: the flag without a byte would stay set for good.
+            self._waking = False
+            os.read(self.fd, 1)
 
     def close(self) -> None:
         with self._lock:

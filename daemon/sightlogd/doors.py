@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
 from typing import Any, Final
 
 import zmq
@@ -15,6 +14,12 @@ from .remote import Remote
 
 LOCAL: Final = b"\0"
 """In front of the routes of the local socket. Those of the remote one have 1 to 255, another one each time it opens."""
+
+# As numbers: an operation on an enum takes longer than the call that it is for.
+_EVENTS: Final = int(zmq.EVENTS)
+_POLLIN: Final = int(zmq.POLLIN)
+_NOBLOCK: Final = int(zmq.NOBLOCK)
+_MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 CHECK_SECONDS: Final = 1.0
 """Some thousand connections can come in meanwhile."""
@@ -64,8 +69,12 @@ class Doors:
             router = self._routers[tag]
             # Asking first is cheaper than the exception of a recv that finds nothing, at the end of every wake-up.
             if int(router.getsockopt(_EVENTS)) & _POLLIN:
-                route, *frames = _received(router)
-                return tag + route, frames
+                frame = router.recv(_NOBLOCK, copy=False)
+                route, frames = tag + frame.bytes, []
+                while frame.more:
+                    frame = router.recv(_NOBLOCK, copy=False)
+                    frames.append(frame.bytes)
+                return route, frames
         return None
 
     def send(self, route: bytes, frames: list[bytes]) -> bool:
@@ -74,7 +83,10 @@ class Doors:
         if router is None:
             return False
         try:
-            router.send_multipart([route[1:], *frames], zmq.NOBLOCK)
+            router.send(route[1:], _MORE)
+            for frame in frames[:-1]:
+                router.send(frame, _MORE)
+            router.send(frames[-1], _NOBLOCK)
         except zmq.ZMQError:
             return False
         return True
@@ -112,12 +124,3 @@ class Doors:
         """Of the remote door: the last acks leave."""
         if self._remote is not None:
             self._remote.close()
-
-
-def _received(router: zmq.Socket[bytes]) -> Iterator[bytes]:
-    """The frames of a message that is there. As recv_multipart, which asks the socket for more behind each frame."""
-    while True:
-        frame = router.recv(_NOBLOCK, copy=False)
-        yield frame.bytes
-        if not frame.more:
-            return

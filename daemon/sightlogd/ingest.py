@@ -280,20 +280,22 @@ class Ingest:
             self._refuse(error)
             return
         took = time.monotonic() - began
-        self._metrics.pictures.stored += len(paths)
-        self._recover()
-        self._metrics.committed(batch.parcels, written.exceptions, took, time.time())
+        wall = time.time()
         exceptions: dict[Session, list[tuple[int, str, str]]] = {}
         for parcel, some in zip(batch.parcels, written.exceptions, strict=True):
             self._sessions.settle(parcel.session, parcel.last)
             exceptions.setdefault(parcel.session, []).extend(some)
         for session, some in exceptions.items():
             self._send(session.route, wire.ack(session.stored, some))
+        # Behind the acks, which somebody may wait for.
+        self._recover()
+        self._metrics.pictures.stored += len(paths)
+        self._metrics.committed(batch.parcels, written.exceptions, took, wall)
         self._report(batch, reason, took, exceptions, written.duplicates)
         records, size = batch.records, batch.size
         batch.clear()
         self._store.checkpoint_if_due()
-        # Behind the acks: what of this is lost in a crash is found in the database.
+        # What of this is lost in a crash is found in the database.
         self._maintenance.stored(records, size, written.changes)
         if self._store.wal_is_held_up:
             self._warn_of_holders()

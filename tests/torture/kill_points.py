@@ -52,7 +52,7 @@ PRODUCER: Final = {
 }
 PRODUCER_CALLS: Final = {
     "sent": ("sightlog.connection:Connection.send", 30),
-    "ack heard": ("sightlog.publisher:Publisher._receive_all", 20),
+    "ack heard": ("sightlog.delivery:Delivery.receive", 20),
 }
 COPYING: Final = {
     "backup": ("", 120),

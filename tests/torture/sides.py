@@ -14,6 +14,7 @@ from network import Connection, Dealer
 
 from sightlog import spool, wire
 from sightlog.accounts import Settled, account
+from sightlog.delivery import Delivery
 from sightlog.link import Link
 from sightlog.publisher import Publisher
 from sightlog.receipts import BatchReceipt, Receipt, ReceiptBook
@@ -42,11 +43,13 @@ def status_of(event_id: str) -> str:
     return {"7": DUPLICATE, "9": REJECTED}.get(event_id[-1], STORED)
 
 
-class Waker:
+class Driver:
+    """Of a publisher: here it is the world that has the turn."""
+
     def __init__(self, sensor: Sensor) -> None:
         self._sensor = sensor
 
-    def wake(self) -> None:
+    def notice(self, *, urgent: bool) -> None:
         self._sensor.sleeps_until = 0.0
 
 
@@ -57,17 +60,21 @@ class Sensor(Publisher):
         self.world, self.label, self.producer = world, directory.name, directory.name
         self._spool = spool.Spool(directory, self.producer, bytes_max)
         self._link = Link()
-        self._book = ReceiptBook(self._want)
+        self._book = ReceiptBook(self._ask, self._drive)
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._wanted = self._flushed = START
         self._closing = False
-        self._waker = Waker(self)
+        self._driver = Driver(self)
         self._teller = Teller(self._link, self._spool)
         self._connection = Dealer(world.random)
+        self._delivery = self.make_delivery(
+            self.producer, self._spool, self._link, self._book, self._teller, self._connection
+        )
         self._stuck = False
         self.sleeps_until = 0.0
         self.receipts: list[tuple[Receipt | BatchReceipt, list[str]]] = []
+
+    make_delivery: type[Delivery] = Delivery
 
     @property
     def dealer(self) -> Dealer:
@@ -82,18 +89,18 @@ class Sensor(Publisher):
         writable = self._stuck and self.dealer.connection is not None
         if now < self.sleeps_until and not writable and self.dealer.due > now:
             return
-        self._stuck = self._send_what_may_be_sent(now)
-        self._receive_all()
-        self._sync_if_unacked_for_long()
+        self._stuck = self._delivery.send(now)
+        self._delivery.receive()
+        self._delivery.sync_if_unacked_for_long()
         must(
             self._link.acked <= self.world.store.durable[self.producer_id] and self.is_dropped_only_what_is_durable(),
             f"{self.label}: acked what was never stored",
         )
         self.world.acked[self.producer_id] = max(self.world.acked[self.producer_id], self._spool._acked)
         # After receiving, the loop looks at once for more to send.
-        self.sleeps_until = now + self._timeout(now, self._stuck) / 1000
+        self.sleeps_until = self._delivery.due_at(now, stuck=self._stuck)
         if not self._stuck:
-            self._stuck = self._send_what_may_be_sent(now)
+            self._stuck = self._delivery.send(now)
 
     def is_dropped_only_what_is_durable(self) -> bool:
         return self._spool._acked <= self.world.store.durable[self.producer_id]

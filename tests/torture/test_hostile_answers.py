@@ -14,8 +14,7 @@ from conftest import wait_for
 from lab import often
 from mutations import Mutator
 
-from sightlog import Event, Publisher, link, publisher, spool, wire
-from sightlog.connection import Ready
+from sightlog import Event, Publisher, delivery, driver, link, publisher, receipts, spool, wire
 from sightlog.errors import ProducerFenced, SightlogError
 from sightlog.wire import START, Limits, Position
 from sightlogd.decoder import EventRecord
@@ -42,6 +41,7 @@ class Wire:
         self.choose, self.clock = choose, clock
         self.hostile = True
         self.answers = 0
+        self.waker = -1
         self.received: set[str] = set()
         """Events that came through: what a receipt may rightly say `stored` of."""
         self._stored: dict[str, Position] = {}
@@ -56,8 +56,8 @@ class Wire:
         self._corpus = [frames[0] for frames in replies]
         self._mutator = Mutator(choose, self._corpus)
 
-    def __call__(self, _endpoint: str, _key: object) -> Connection:
-        return Connection(self)
+    def __call__(self, _endpoint: str, _key: object, waker: int) -> Connection:
+        return Connection(self, waker)
 
     def send(self, frames: list[bytes]) -> None:
         answer = self.sessions.receive(b"\0r", frames)
@@ -109,24 +109,48 @@ class Wire:
         return bool(self.queue)
 
 
-class Connection:
-    """What a publisher's thread sees of a `Wire`."""
-
-    denied = None
-    retry_at = math.inf
+class Gate:
+    """Where the publisher's thread waits, and a caller too: time goes on when nothing comes."""
 
     def __init__(self, line: Wire) -> None:
         self._line = line
 
-    def wait(self, waker: int, timeout_ms: int, *, stuck: bool) -> Ready:
-        if not 0 <= timeout_ms < 2**31:
-            raise OverflowError(f"a wait of {timeout_ms} ms")  # as poll() would
+    def register(self, _fd: int, _events: int) -> None:
+        pass
+
+    def modify(self, _fd: int, _events: int) -> None:
+        pass
+
+    def poll(self, seconds: float = 0.0) -> None:
+        if not 0 <= seconds < 2**31 / 1000:
+            raise OverflowError(f"a wait of {seconds} s")  # as poll() would
         if self._line.has_some:
-            return Ready(False, True, False)
-        woken = bool(select.select([waker], [], [], 0.000_5)[0])
-        if not woken:
-            self._line.clock.now += timeout_ms / 1000
-        return Ready(woken, False, False)
+            return
+        if not select.select([self._line.waker], [], [], 0.000_5)[0]:
+            self._line.clock.now += seconds
+
+    def close(self) -> None:
+        pass
+
+
+class Connection:
+    """What a publisher sees of a `Wire`."""
+
+    denied = None
+    retry_at = math.inf
+
+    def __init__(self, line: Wire, waker: int) -> None:
+        self._line = line
+        line.waker = waker
+
+    def fileno(self) -> int:
+        return -1
+
+    def is_ready(self, *, stuck: bool) -> bool:
+        return self._line.has_some
+
+    def wait(self, seconds: float) -> None:
+        Gate(self._line).poll(max(0.0, seconds))
 
     def send(self, frames: list[bytes]) -> bool:
         assert len(frames) < 67
@@ -149,8 +173,9 @@ def line(attack, monkeypatch):
     clock = Clock()
     line = Wire(attack.random(), clock)
     monkeypatch.setattr(publisher, "Connection", line)
-    monkeypatch.setattr(publisher, "time", clock)
-    monkeypatch.setattr(spool, "time", clock)
+    monkeypatch.setattr(driver.select, "epoll", lambda: Gate(line))
+    for module in (delivery, driver, receipts, spool):
+        monkeypatch.setattr(module, "time", clock)
     return line
 
 
@@ -175,13 +200,13 @@ def live(line: Wire, spool_dir: Path, answers: int) -> tuple[list[str], list[str
         line.hostile = False
         assert producer._thread.is_alive() or failed(producer), "the publisher's thread died"
         if not failed(producer):
-            assert producer.flush(20)
+            assert producer.flush()
         producer.close()
         settled += [event_id for receipt, event_id in receipts if receipt.status == wire.STORED]
         line.hostile = True
     line.hostile = False
     with Publisher("ipc:///nowhere", "sensor", spool_dir) as last:
-        assert last.flush(20)
+        assert last.flush()
         assert last.lost == 0
     return published, settled
 

@@ -19,6 +19,7 @@ from network import Clock
 from sides import Daemon, Lost, Sensor
 
 from sightlog import wire
+from sightlog.delivery import Delivery
 from sightlog.spool import Spool
 from sightlog.wire import Position
 from sightlogd.session import Answer, Parcel, Session, Sessions
@@ -127,13 +128,17 @@ class HastyDaemon(Daemon):
         self.send(parcel.session.route, wire.ack(parcel.last, ()))
 
 
-class HastySensor(Sensor):
+class HastyDelivery(Delivery):
     """Drops what it sent, not what was acked."""
 
-    def _send_what_may_be_sent(self, now: float) -> bool:
-        stuck = super()._send_what_may_be_sent(now)
+    def send(self, now: float) -> bool:
+        stuck = super().send(now)
         self._spool.drop_through(self._link.sent)
         return stuck
+
+
+class HastySensor(Sensor):
+    make_delivery = HastyDelivery
 
     def is_dropped_only_what_is_durable(self) -> bool:
         return True  # the end has to show it
@@ -197,8 +202,8 @@ def test_a_new_try_to_connect_is_not_overslept(stuck):
         made = world.World(draw, directory, clock, wild=False)
         made.run()
         sensor = made.sensors[0]
-        assert sensor._timeout(clock.now, stuck) > 100, "nothing to do for long"
+        assert sensor._delivery.due_at(clock.now, stuck=stuck) > clock.now + 0.1, "nothing to do for long"
         sensor.dealer.retry_at = clock.now + 0.05
-        assert sensor._timeout(clock.now, stuck) <= 51
+        assert sensor._delivery.due_at(clock.now, stuck=stuck) <= clock.now + 0.05
         for sensor in made.sensors:
             sensor.close()

@@ -23,7 +23,7 @@ from unittest import mock
 from network import FAIR, YEAR, Clock, Connection, Faults
 from sides import Daemon, Lost, Sensor, Store, must, status_of
 
-from sightlog import Event, identity, publisher, spool, wire
+from sightlog import Event, delivery, identity, spool, wire
 from sightlog.accounts import account
 from sightlog.errors import InvalidRecord, SpoolFull
 from sightlog.receipts import Receipt
@@ -48,7 +48,7 @@ def simulated(clock: Clock, draw: random.Random) -> Iterator[Path]:
     """The product's clocks and chances are those of the world, and nothing is fsynced; gives a place for spools."""
     chances = SimpleNamespace(randbits=draw.getrandbits)
     with contextlib.ExitStack() as stack:
-        for module in (publisher, spool, identity):
+        for module in (delivery, spool, identity):
             stack.enter_context(mock.patch.object(module, "time", clock))
         stack.enter_context(mock.patch.object(identity, "secrets", chances))
         stack.enter_context(mock.patch.object(os, "fsync", return_value=None))

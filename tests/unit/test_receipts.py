@@ -13,7 +13,7 @@ from sightlog.wire import REJECTED, STORED, Position
 FIRST, SECOND = Position(1, 1), Position(1, 2)
 
 
-def unasked(position):
+def unasked(*_):
     """Nobody has to be told that somebody waits."""
 
 
@@ -29,7 +29,7 @@ async def settled(receipt):
 
 @pytest.mark.parametrize("kind", ["single", "batch"])
 def test_let_in_again_before_the_loop_resumes_is_no_ack(kind):
-    book = ReceiptBook(unasked)
+    book = ReceiptBook(unasked, unasked)
     receipt = book.single(FIRST) if kind == "single" else book.batch(FIRST, FIRST)
 
     async def wait():
@@ -47,7 +47,7 @@ def test_let_in_again_before_the_loop_resumes_is_no_ack(kind):
 
 
 def test_who_awaits_is_told_that_it_is_denied():
-    book = ReceiptBook(unasked)
+    book = ReceiptBook(unasked, unasked)
     receipt = book.single(FIRST)
 
     async def wait():
@@ -68,15 +68,15 @@ def test_who_awaits_is_told_that_it_is_denied():
 class Overtaken(ReceiptBook):
     """An ack of the record before comes between the end of the wait and what is made of it."""
 
-    def wait_until(self, done, timeout):
-        ended = super().wait_until(done, timeout)
+    def wait_until(self, done, position, timeout):
+        ended = super().wait_until(done, position, timeout)
         self.settle(FIRST, [])
         return ended
 
 
 @pytest.mark.parametrize("kind", ["single", "batch"])
 def test_an_ack_of_the_record_before_does_not_hide_that_the_daemon_is_busy(kind):
-    book = Overtaken(unasked)
+    book = Overtaken(unasked, unasked)
     receipt = book.single(SECOND) if kind == "single" else book.batch(SECOND, SECOND)
     book.busy("the disk is full")
     with pytest.raises(DatabaseWriteError, match="the disk is full"):
