@@ -25,12 +25,6 @@ CHECK_SECONDS: Final = 1.0
 """Some thousand connections can come in meanwhile."""
 
 
-# Plain numbers: an operation on pyzmq's own makes a member of an enumeration, and that costs as much as receiving.
-_EVENTS: Final = int(zmq.EVENTS)
-_POLLIN: Final = int(zmq.POLLIN)
-_NOBLOCK: Final = int(zmq.NOBLOCK)
-
-
 class Doors:
     """Messages of all doors in turn, by routes that are unique among them. `poller` is the caller's."""
 
