@@ -66,7 +66,8 @@ def _say_how_it_grew(book: results.Book, sizes: Sequence[int]) -> None:
     medians = {figure.name: figure.median for figure in book.figures}
     for what, law in LAWS.items():
         first, last = (f"{what}, at {size:,} events" for size in (sizes[0], sizes[-1]))
-        book.note(last, f"{law}; {medians[last] / medians[first]:.2g} times what it is with {sizes[0]:,}")
+        grew = f"; {medians[last] / medians[first]:.2g} times what it is with {sizes[0]:,}" if medians[first] else ""
+        book.note(last, law + grew)
 
 
 class At:

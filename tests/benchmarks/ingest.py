@@ -19,7 +19,7 @@ from sightlog import Publisher
 ROUNDS = 5
 EVENTS = 48_000
 BATCH = 1_000
-PRODUCERS = (1, 3, 8)
+PRODUCERS, QUICK_PRODUCERS = (1, 3, 8), (3,)
 OTHER_BATCHES = (1, 100, 5_000)
 """Of raw SQLite, to see what a batch is worth."""
 ONE_BY_ONE_SHARE = 16
@@ -56,7 +56,7 @@ def one_round(book: results.Book, count: int) -> None:
             raw_speed(book, library, batch, count if batch > 1 else count // ONE_BY_ONE_SHARE)
     raw_speed(book, "apsw, the daemon's statements", BATCH, count)
     for way in TARGETS:
-        for producers in PRODUCERS:
+        for producers in QUICK_PRODUCERS if book.quick else PRODUCERS:
             name = f"{way}, {counted(producers)}"
             raw = {library: raw_speed(book, library, BATCH, count) for library in LIBRARIES}
             found = published(way, producers, count)

@@ -1,6 +1,7 @@
 """The same events into what people use instead, and into sightlog: as many producers, in the same round.
 
-A peer that commits one by one stands against `publish()` of one record after the other, one that takes batches against
+A peer that takes an event at a time stands against `publish()` of one after the other, with the acks awaited at the
+end; the peer's producer awaits each one, or at the end too where its client can. One that takes batches stands against
 `publish_many()`. Payloads and rows are made before the clock starts; for sightlog that is the Event objects alone, and
 encoding and spooling them is within.
 """
@@ -25,6 +26,7 @@ ROUNDS = 3
 SINGLES, PUBLISHED, BATCHED = 4_800, 19_200, 48_000
 """Events of a peer that takes them one by one, of publish(), and of everybody that takes batches."""
 QUICK_PRODUCERS = (1,)
+"""Every peer knows that many."""
 ONE_BY_ONE, BATCHES = ">= 10", ">= 3"
 WEAK = "not durable: "
 
@@ -100,7 +102,9 @@ def one_round(book: results.Book, producers: int) -> None:
             book.missing(name, "events/s", str(error).strip().splitlines()[-1])
             book.missing(ratio, "ratio", "the peer was not", peer.target)
             continue
-        book.value(name, "events/s", speed, note=f'"database is locked" {locked} times' if locked else peer.note)
+        book.value(name, "events/s", speed, note=peer.note)
+        if peer.work is files.direct:
+            book.value(f"{name}: database is locked", "errors a run", locked)
         book.value(ratio, "ratio", ours[way] / speed, peer.target)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def measure(section: str, *, quick: bool, folder: Path) -> None:
     book = results.Book(section, quick=quick)
-    began = time.monotonic()
+    began, load = time.monotonic(), os.getloadavg()[0]
     bench.say(f"{section} …")
     ended = "not to its end"
     try:
@@ -30,7 +31,8 @@ def measure(section: str, *, quick: bool, folder: Path) -> None:
     finally:
         command = f"run.py {'--quick ' if quick else ''}{section}"
         took = time.monotonic() - began
-        about = bench.about() | book.about | {"measured with": f"{command}, {ended}, {took:.0f} s"}
+        about = bench.about() | book.about
+        about |= {"measured with": f"{command}, {ended}, {took:.0f} s", "load average before it": f"{load:.1f}"}
         results.merge(folder, book.figures, about)
         bench.say(f"{section}: {len(book.figures)} figures in {took:.0f} s")
 
