@@ -115,6 +115,15 @@ class Delivery:
         return self._link.sent != self.published
 
     @property
+    def unsent(self) -> int:
+        """How many records of this life are published and not sent."""
+        return self.published.seq - (self.sent.seq if self.sent.epoch == self._spool.epoch else 0)
+
+    @property
+    def sent(self) -> Position:
+        return self._link.sent
+
+    @property
     def is_awaited(self) -> bool:
         """Whether somebody waits for an ack."""
         return self._link.acked < self.wanted

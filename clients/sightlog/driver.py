@@ -23,15 +23,17 @@ from typing import Final
 from .connection import Connection
 from .delivery import Delivery
 from .waker import Waker
-from .wire import Position
 
 log = logging.getLogger("sightlog.publisher")
 
 SPOOL_RETRY_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 1.0
 """Who leaves wakes the thread that waits for the turn, unless a signal tears it out of that."""
-NAP_MS: Final = 2
-"""How long the thread lets records gather that nobody waits for: it and whoever publishes cannot run at once."""
+NAP_SECONDS: Final = 0.2
+"""How long records gather that nobody waits for, behind those that were just sent. More: fewer messages, each of which
+wakes the daemon up. Less: readers see them earlier, but the daemon lets them linger longer than that anyhow."""
+NAP_RECORDS: Final = 250
+"""So many are worth a message at once."""
 
 
 class _Turn:
@@ -78,8 +80,7 @@ class Driver:
         self._step = _Step(delivery)
         self._has_heard = True
         """Nothing was done since that libzmq's descriptor could have told of."""
-        self._naps = select.poll()
-        self._naps.register(waker.fd, select.POLLIN)
+        self._nap_until = -math.inf
         self._is_napping = False
         self._thread_due = -math.inf
         """When the thread looks by itself, whatever happens; infinity when it waits for the turn."""
@@ -111,8 +112,8 @@ class Driver:
             self._waker.wake()
 
     def notice(self, *, urgent: bool) -> None:
-        """Something was published. Unless it is urgent, it may wait until the thread's nap is over."""
-        if urgent or not self._is_napping:
+        """Something was published. Unless it is urgent, or much, it may wait until the thread's nap is over."""
+        if urgent or not self._is_napping or self._delivery.unsent >= NAP_RECORDS:
             self._waker.wake()
 
     # -- a caller ----------------------------------------------------------------------------------------------------
@@ -158,33 +159,35 @@ class Driver:
         """Send and receive whenever no caller does, until `close`. Returns whether last words were sent."""
         while True:
             self._await_turn()
-            sent = self._delivery.published
             try:
                 self._hear()
                 if self.closing:  # not sooner: who closes may find the waker set, and it is `_hear` that clears it
                     break
                 now = time.monotonic()
-                self._thread_due = self._tell(now)
+                self._thread_due = self._tell_now_or_later(now)
             except OSError as error:
                 # A disk's trouble passes: the records are in the spool, and are sent when it can be read again.
                 log.error("%s: cannot use the spool: %s", self._delivery.producer, error)
                 del self._holder[None]
                 select.select([self._waker.fd], [], [], SPOOL_RETRY_SECONDS)
                 continue
+            self._is_napping = now < self._nap_until
             del self._holder[None]
-            if self._delivery.is_awaited or self._nap(sent):
-                self._gate.poll(max(0.0, self._thread_due - now))
+            self._gate.poll(max(0.0, self._thread_due - now))
+            # Whoever found it napping had appended before this, and what he appended is looked at behind it.
+            self._is_napping = False
         with contextlib.suppress(OSError), self._step:
             return self._delivery.say_goodbye()
         return False
 
-    def _nap(self, sent: Position) -> bool:
-        """False when more than that was published meanwhile."""
-        self._is_napping = True
-        self._naps.poll(NAP_MS)
-        self._is_napping = False
-        # Whoever found it napping had appended before that, and sees to nothing more.
-        return self._delivery.published == sent
+    def _tell_now_or_later(self, now: float) -> float:
+        delivery = self._delivery
+        if now < self._nap_until and not delivery.is_awaited and delivery.unsent < NAP_RECORDS:
+            return self._nap_until
+        before = delivery.sent
+        due = self._tell(now)
+        self._nap_until = now + NAP_SECONDS if delivery.sent > before and not delivery.is_awaited else now
+        return min(due, self._nap_until) if self._nap_until > now else due
 
     def _await_turn(self) -> None:
         self._thread_due = math.inf
