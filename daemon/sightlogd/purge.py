@@ -73,6 +73,7 @@ def begin(data_dir: Path, day: str, store: Store, logs: DayLogs, now: str) -> Le
     trash = data_dir / TRASH
     durable.make_directories(trash)
     target = trash / f"{day}.{store.last_id()}"
+    logs.write_all()  # what waits for this day goes with it, and would make its folder anew
     if folder.is_dir():
         _carry_over(day, logs, now)
         logs.close(day)

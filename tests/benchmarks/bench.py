@@ -25,7 +25,9 @@ from typing import Any, NamedTuple
 import apsw
 
 from sightlog import Detection, Event, Publisher, SightlogError
-from sightlog.encoder import format_time
+from sightlog.encoder import encode_record, format_time
+from sightlogd.changes import EventsStored
+from sightlogd.decoder import EventRecord, decode_record
 from sightlogd.store import bulk
 from sightlogd.store.migrate import packaged
 
@@ -337,6 +339,17 @@ def open_sqlite3(path: Path) -> sqlite3.Connection:
 def raw_connection(path: Path) -> apsw.Connection:
     make_database(path)
     return open_apsw(path)
+
+
+def stored(found: Sequence[Row], batch: Sequence[Event]) -> EventsStored:
+    """What the daemon would write of them to the day logs."""
+    return EventsStored([tuple(row) for row in found], [decoded(event) for event in batch])
+
+
+def decoded(event: Event) -> EventRecord:
+    record = decode_record(encode_record(event)[0])
+    assert isinstance(record, EventRecord)
+    return record
 
 
 def raw_insert(connection: apsw.Connection | sqlite3.Connection, found: list[Row], boxes: list[Row]) -> None:

@@ -16,9 +16,6 @@ import bench
 import results
 
 from sightlog import Event, Publisher
-from sightlog.encoder import encode_record
-from sightlogd.changes import EventStored
-from sightlogd.decoder import decode_record
 from sightlogd.files.daylog import DayLogs
 from sightlogd.files.days import Days
 
@@ -36,14 +33,13 @@ def append_ms(home: Path, count: int, rounds: int) -> tuple[list[float], list[fl
     for turn in range(rounds):
         events = bench.events(count)
         found, boxes = bench.rows(events, 1 + turn * count)
-        changes = [
-            EventStored(row, decode_record(encode_record(event)[0])) for row, event in zip(found, events, strict=True)
-        ]
+        change = bench.stored(found, events)
         began = time.perf_counter()
         bench.raw_insert(connection, found, boxes)
         commits.append((time.perf_counter() - began) * 1000)
         began = time.perf_counter()
-        logs.write(changes)
+        logs.add([change], 0)
+        logs.write_all()
         appends.append((time.perf_counter() - began) * 1000)
     logs.close_all()
     connection.close()

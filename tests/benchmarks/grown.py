@@ -15,9 +15,7 @@ import apsw
 import bench
 
 from sightlog import Event
-from sightlog.encoder import encode_record, format_time
-from sightlogd.changes import EventStored
-from sightlogd.decoder import decode_record
+from sightlog.encoder import format_time
 from sightlogd.files.daylog import DayLogs
 from sightlogd.files.days import Days
 from sightlogd.store.opening import create
@@ -128,7 +126,6 @@ class Grown:
         for start in range(0, A_DAY, 1_000):
             some = events[start : start + 1_000]
             rows, _ = bench.rows(some, 1 + number * A_DAY + start)
-            logs.write(
-                [EventStored(row, decode_record(encode_record(e)[0])) for row, e in zip(rows, some, strict=True)]
-            )
+            logs.add([bench.stored(rows, some)], 0)
+            logs.write_all()
         logs.close_all()

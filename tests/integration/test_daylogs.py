@@ -119,6 +119,7 @@ def test_lines_missing_because_of_a_crash_between_commit_and_append_are_added(id
         process = subprocess.Popen([*crashing, "--data-dir", daemon.data_dir, "--endpoint", daemon.endpoint])
         first.wait(20)
         publisher.amend("a-later", llm_description="waits").wait(20)
+        wait_for(lambda: len(daylogs.lines(daemon.data_dir)) == 2, "both are in the logs")
         publisher.publish_many(
             [Event("b", recorded_at=AT + timedelta(days=n), detections=[Detection("cat", 1)]) for n in range(5)],
             urgent=True,

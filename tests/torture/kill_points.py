@@ -18,7 +18,7 @@ MIGRATION: Final = ("sightlogd.store.migrate:migrate", 150)
 RUNNING: Final = {
     "commit": ("sightlogd.store.store:Store.write", 120),
     "checkpoint": ("sightlogd.store.store:Store._checkpoint", 60),
-    "log append": ("sightlogd.files.daylog:DayLogs.write", 30),
+    "log append": ("sightlogd.files.daylog:DayLogs._write_lines", 30),
     "catch-up": ("sightlogd.maintenance:Maintenance._catch_up", 12),
     "mark": ("sightlogd.files.catchup:mark", 12),
     "thumbnail": ("sightlogd.files.thumbnails:Thumbnails.save", 40),
