@@ -26,6 +26,11 @@ UNSYNCED_SECONDS_MAX: Final = 1.0
 """Records that got no ack for this long are made to survive a power cut in the spool."""
 
 
+def is_of_disk(error: BaseException | None) -> bool:
+    """Of the spool's disk, and not what a signal's handler raised: TimeoutError is an OSError, too."""
+    return isinstance(error, OSError) and error.errno is not None
+
+
 class Delivery:
     """Call `send`, wait until `connection` has something or `due_at`, call `receive`, and so on."""
 
@@ -154,7 +159,12 @@ class Delivery:
                 self._in_hand = frames
             if self._in_hand is None:
                 return
-            self._take_in(self._in_hand)
+            try:
+                self._take_in(self._in_hand)
+            except OSError as error:
+                if is_of_disk(error):
+                    self._in_hand = None  # settled it is; the next ack drops what this one could not
+                raise
             self._in_hand = None
 
     def _take_in(self, frames: list[bytes]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import linecache
 import os
 import signal
@@ -22,6 +24,14 @@ OURS = str(Path(sightlog.__file__).parent)
 
 class Interrupted(BaseException):
     """What a signal's handler raises."""
+
+
+class Alarm(TimeoutError):
+    """The same, and an OSError."""
+
+
+async def settled(receipt):
+    return await receipt
 
 
 def in_thread(work) -> threading.Thread:
@@ -232,3 +242,54 @@ def test_a_forked_child_that_waits_is_refused_and_leaves_the_parents_turn_alone(
         end(publisher, over, driving)
         idle_daemon.start()
         assert receipt.wait(20) == "stored"
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("does", ["telemetry", "await"])
+def test_a_forked_child_wakes_nobody_in_the_parent(idle_daemon, does):
+    """What a child writes to the parent's pipe is not known there, and would keep it readable for good."""
+    with idle_daemon.publisher() as publisher:
+        receipt = publisher.publish(Event("parent"))
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                if does == "telemetry":
+                    publisher.telemetry(frames_processed=1)
+                else:
+                    asyncio.run(asyncio.wait_for(settled(receipt), 2))
+            except PublisherClosed as error:
+                code = 0 if "fork" in str(error) else 2
+            finally:
+                os._exit(code)
+        assert os.waitpid(pid, 0)[1] == 0
+
+
+@pytest.mark.parametrize("error", [Alarm, Interrupted])
+def test_the_exception_of_a_signals_handler_ends_a_wait_whatever_it_is(idle_daemon, on_signal, error):
+    def handler() -> None:
+        raise error
+
+    with idle_daemon.publisher() as publisher:
+        on_signal.append(handler)
+        interrupt_when_waiting(publisher)
+        with pytest.raises(error):
+            publisher.insert_event(Event("door"), timeout=5)
+        idle_daemon.start()
+        assert publisher.flush(20)
+    assert idle_daemon.reader().count_events() == 1
+
+
+def test_a_disk_that_drops_nothing_keeps_no_ack_from_anybody(daemon):
+    publisher = daemon.publisher()
+
+    def drop_through(_acked):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    publisher._spool.drop_through = drop_through
+    for _ in range(3):
+        assert publisher.insert_event(Event("door"), timeout=5)
+    closing = in_thread(lambda: publisher.close(timeout=0))
+    closing.join(10)
+    assert not closing.is_alive()
+    assert daemon.reader().count_events() == 3
