@@ -47,6 +47,8 @@ class Delivery:
         """Somebody waits for the ack of all up to here."""
         self._flushed = START
         """The daemon was told so."""
+        self._denied: str | None = None
+        """What the book was told of that."""
         self._in_hand: list[bytes] | None = None
         """An answer that was received and is not taken in."""
 
@@ -138,18 +140,19 @@ class Delivery:
 
     def attend(self, now: float) -> None:
         """Hear how handshakes ended."""
-        connection, before = self._connection, self._connection.denied
-        connection.attend(now)
-        if connection.denied == before:
+        self._connection.attend(now)
+        denied = self._connection.denied
+        if denied == self._denied:
             return
-        if connection.denied is None:
+        if denied is None:
             log.info("%s: the daemon lets this producer in now", self.producer)
             self._book.admit()
-            return
-        if before is None:
-            log.error("%s: %s", self.producer, AccessDenied(connection.denied))
-        self._link.lost()
-        self._book.deny(connection.denied)
+        else:
+            if self._denied is None:
+                log.error("%s: %s", self.producer, AccessDenied(denied))
+            self._link.lost()
+            self._book.deny(denied)
+        self._denied = denied
 
     def receive(self) -> None:
         """All answers that are there. Raises OSError of the spool."""

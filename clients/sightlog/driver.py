@@ -98,6 +98,7 @@ class Driver:
         return self._holder.get(None) is turn
 
     def _leave(self, turn: _Turn) -> None:
+        turn.is_waiting = False  # an exception may have ended the wait, and from here on nobody may take over
         if not self._has(turn):
             return
         due = self._delivery.due_at(time.monotonic(), stuck=False)

@@ -213,15 +213,16 @@ class Spool:
 
     def sync(self) -> None:
         """Make everything appended so far survive a power cut. Appending goes on meanwhile. Raises OSError."""
-        with self._write_lock:
-            since, self._unsynced_since = self._unsynced_since, None
-            written = [segment for segment in self._segments if segment.synced < segment.size]
+        since = self._unsynced_since
         try:
+            with self._write_lock:
+                self._unsynced_since = None
+                written = [segment for segment in self._segments if segment.synced < segment.size]
             if written:
                 sync_directory(self.directory)  # first: what is synced is not looked at again
             for segment in written:
                 self._sync_segment(segment)
-        except OSError:
+        except BaseException:  # a signal's, too, where a caller that waits does this
             self._unsynced_since = since
             raise
 

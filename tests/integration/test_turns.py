@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import linecache
 import os
@@ -15,7 +16,8 @@ import pytest
 from conftest import wait_for
 
 import sightlog
-from sightlog import AckTimeout, Event, PublisherClosed
+from sightlog import AccessDenied, AckTimeout, Event, PublisherClosed
+from sightlog.spool import Spool
 
 LINES = 500
 """Of the client's code, one wait has fewer."""
@@ -293,3 +295,76 @@ def test_a_disk_that_drops_nothing_keeps_no_ack_from_anybody(daemon):
     closing.join(10)
     assert not closing.is_alive()
     assert daemon.reader().count_events() == 3
+
+
+def raising_once(method):
+    """The signal comes just before that."""
+    raised = []
+
+    def work(*arguments):
+        if not raised:
+            raised.append(True)
+            raise Interrupted
+        return method(*arguments)
+
+    return work
+
+
+def test_an_exception_between_two_connections_costs_nothing(daemon):
+    with daemon.publisher() as publisher:
+        assert publisher.insert_event(Event("door"))
+        connection, delivery = publisher._connection, publisher._delivery
+        connection._open = raising_once(connection._open)
+        delivery.send = raising_once(delivery.send)
+        over = threading.Event()
+        for _ in range(20):
+            with contextlib.suppress(Interrupted):
+                publisher._driver.drive(over.is_set, 0.0)
+            if connection._socket is None:
+                break
+        assert publisher.insert_event(Event("door"), timeout=5)
+
+
+def test_an_exception_before_the_book_knows_of_a_denial_takes_it_from_nobody(idle_daemon):
+    with idle_daemon.publisher() as publisher:
+        publisher._book.deny = raising_once(publisher._book.deny)
+        publisher._delivery._connection.denied = "not on the list"
+        with pytest.raises((Interrupted, AccessDenied)):
+            publisher.insert_event(Event("door"), timeout=1)
+        with pytest.raises(AccessDenied):
+            publisher.insert_event(Event("door"), timeout=1)
+        publisher._book.admit()
+
+
+def test_an_exception_in_an_fsync_leaves_it_to_be_done(tmp_path, monkeypatch):
+    spool = Spool(tmp_path, "sensor", 1 << 20)
+    spool.append([(b"record", b"")])
+    since = spool.unsynced_since
+    monkeypatch.setattr(os, "fdatasync", raising_once(os.fdatasync))
+    with pytest.raises(Interrupted):
+        spool.sync()
+    assert spool.unsynced_since == since
+    spool.sync()
+    assert spool.unsynced_since is None
+    spool.close()
+
+
+def test_who_leaves_by_an_exception_is_not_taken_over_any_more(idle_daemon):
+    with idle_daemon.publisher() as publisher:
+        seen = []
+        due_at = publisher._delivery.due_at
+
+        def looking(now, *, stuck):
+            seen.extend(turn.is_waiting for turn in publisher._driver._holder.values())
+            return due_at(now, stuck=stuck)
+
+        def wait(_seconds):
+            publisher._delivery.due_at = looking
+            raise Interrupted
+
+        publisher._connection.wait = wait
+        with pytest.raises(Interrupted):
+            for _ in range(100):
+                publisher._driver.drive(lambda: False, None)
+        assert seen
+        assert not any(seen)
