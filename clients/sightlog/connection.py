@@ -196,9 +196,10 @@ class Connection:
 
     def renew(self) -> None:
         """Give up this connection, and half a message that it may have, for another one."""
-        if self._socket is not None:
-            self._close()
-            self._open()
+        # Also without a socket: an exception may have come between closing one and opening the next.
+        self._close()
+        self.retry_at = math.inf
+        self._open()
 
     def close(self, *, linger: bool) -> None:
         """`linger`: give what was sent last a moment to leave."""

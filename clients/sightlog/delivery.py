@@ -26,6 +26,11 @@ UNSYNCED_SECONDS_MAX: Final = 1.0
 """Records that got no ack for this long are made to survive a power cut in the spool."""
 
 
+def is_of_disk(error: BaseException | None) -> bool:
+    """Of the spool's disk, and not what a signal's handler raised: TimeoutError is an OSError, too."""
+    return isinstance(error, OSError) and error.errno is not None
+
+
 class Delivery:
     """Call `send`, wait until `connection` has something or `due_at`, call `receive`, and so on."""
 
@@ -42,6 +47,8 @@ class Delivery:
         """Somebody waits for the ack of all up to here."""
         self._flushed = START
         """The daemon was told so."""
+        self._denied: str | None = None
+        """What the book was told of that."""
         self._in_hand: list[bytes] | None = None
         """An answer that was received and is not taken in."""
 
@@ -142,18 +149,19 @@ class Delivery:
 
     def attend(self, now: float) -> None:
         """Hear how handshakes ended."""
-        connection, before = self._connection, self._connection.denied
-        connection.attend(now)
-        if connection.denied == before:
+        self._connection.attend(now)
+        denied = self._connection.denied
+        if denied == self._denied:
             return
-        if connection.denied is None:
+        if denied is None:
             log.info("%s: the daemon lets this producer in now", self.producer)
             self._book.admit()
-            return
-        if before is None:
-            log.error("%s: %s", self.producer, AccessDenied(connection.denied))
-        self._link.lost()
-        self._book.deny(connection.denied)
+        else:
+            if self._denied is None:
+                log.error("%s: %s", self.producer, AccessDenied(denied))
+            self._link.lost()
+            self._book.deny(denied)
+        self._denied = denied
 
     def receive(self) -> None:
         """All answers that are there. Raises OSError of the spool."""
@@ -163,7 +171,12 @@ class Delivery:
                 self._in_hand = frames
             if self._in_hand is None:
                 return
-            self._take_in(self._in_hand)
+            try:
+                self._take_in(self._in_hand)
+            except OSError as error:
+                if is_of_disk(error):
+                    self._in_hand = None  # settled it is; the next ack drops what this one could not
+                raise
             self._in_hand = None
 
     def _take_in(self, frames: list[bytes]) -> None:

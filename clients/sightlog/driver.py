@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Final
 
 from .connection import Connection
-from .delivery import Delivery
+from .delivery import Delivery, is_of_disk
 from .waker import Waker
 
 log = logging.getLogger("sightlog.publisher")
@@ -62,8 +62,8 @@ class _Step:
             self._delivery.mend()
         self.torn = True
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.torn = kind is not None and not issubclass(kind, OSError)
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        self.torn = error is not None and not is_of_disk(error)
 
 
 class Driver:
@@ -99,6 +99,7 @@ class Driver:
         return self._holder.get(None) is turn
 
     def _leave(self, turn: _Turn) -> None:
+        turn.is_waiting = False  # an exception may have ended the wait, and from here on nobody may take over
         if not self._has(turn):
             return
         due = self._delivery.due_at(time.monotonic(), stuck=False)
@@ -134,8 +135,10 @@ class Driver:
                     self._waker.wake()
             finally:
                 self._leave(turn)
-        except OSError:
-            pass  # of the spool's disk: the thread meets it too, and has patience
+        except OSError as error:
+            if not is_of_disk(error):
+                raise
+            # The thread meets it too, and has patience.
         finally:  # a signal may have come in between
             self._leave(turn)
 
@@ -166,6 +169,8 @@ class Driver:
                 now = time.monotonic()
                 self._thread_due = self._tell_now_or_later(now)
             except OSError as error:
+                if self.closing:
+                    break
                 # A disk's trouble passes: the records are in the spool, and are sent when it can be read again.
                 log.error("%s: cannot use the spool: %s", self._delivery.producer, error)
                 del self._holder[None]

@@ -178,6 +178,7 @@ class Publisher:
         Told once a second while the daemon is there. Kept in memory alone: of what is not told yet, counts are told
         later, and 100 times a name. Raises InvalidRecord for what is negative or no number, and for more than 16 names.
         """
+        self._check_process()
         counts = (frames_processed, motion_detected, events_created, events_suppressed)
         if self._teller.add(counts, inference_ms):
             self._waker.wake()
@@ -265,6 +266,7 @@ class Publisher:
         return True
 
     def _ask(self, position: Position) -> None:
+        self._check_process()  # a child would write to the parent's pipe, who knows nothing of it
         if self._want(position):
             self._waker.wake()
 

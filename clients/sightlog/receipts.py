@@ -55,9 +55,9 @@ class _Pending:
         self._exceptions[seq] = status, reason
 
     def _call_back(self) -> None:
-        callbacks, self._callbacks = self._callbacks, None
-        for callback in callbacks or ():
+        for callback in self._callbacks or ():
             callback()
+        self._callbacks = None  # not sooner: where a signal raises, all are called once more
 
     def _await_settled(self) -> Generator[object, None, None]:
         # Woken is not settled: it may be denied, and let in again before the loop comes to this.

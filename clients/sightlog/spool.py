@@ -157,23 +157,26 @@ class Spool:
             segment = self._active_segment()
             entries = [segment.encode(record, image, seq + index) for index, (record, image) in enumerate(encoded)]
             data = entries[0] if len(entries) == 1 else b"".join(entries)
+            now, last = time.monotonic(), Position(self.epoch, seq + len(entries) - 1)
             try:
                 _write_all(self._fd, data)
-            except OSError as error:
+            except BaseException as error:
+                # A signal's, too: behind what is written and not noted, the next record would not be found.
                 self._take_back(segment)
+                if not isinstance(error, OSError) or error.errno is None:  # a handler's TimeoutError is one, too
+                    raise
                 raise SpoolFull(
                     f"cannot write to the spool {self.directory}: {error.strerror}. "
                     "Make room on its disk, then publish again"
                 ) from error
+            # From here on nothing is called: a signal's handler runs behind calls alone.
             if self._unsynced_since is None:
-                self._unsynced_since = time.monotonic()
-                self._unsynced_until = Position(self.epoch, seq + len(entries) - 1)
+                self._unsynced_since, self._unsynced_until = now, last
             self._bytes += size
             # Readable first, announced last: whoever looks without the lock must not see a number without its record.
             segment.size += size
-            segment.next_seq = seq + len(entries)
-            self._next_seq = segment.next_seq
-            return segment.last
+            segment.next_seq = self._next_seq = last.seq + 1
+            return last
 
     def _take_back(self, segment: Segment) -> None:
         """The part of an entry that was written before the disk failed: it would look like damage."""
@@ -197,14 +200,14 @@ class Spool:
     def _begin_segment(self) -> Segment:
         path = self.directory / f"{self.epoch:015d}-{self._next_seq:012d}.spool"
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o640)
-        if self._fd >= 0:
-            os.close(self._fd)
+        # None in between, should a signal raise: what comes next begins a segment.
+        before, self._fd = self._fd, -1
+        if before >= 0:
+            os.close(before)
+        if not self._segments or self._segments[-1].path != path:  # else no record of it was written in full
+            self._segments.append(Segment(path, self.epoch, self._next_seq, self._next_seq))
         self._fd = fd
-        if self._segments and self._segments[-1].path == path:
-            return self._segments[-1]  # no record of it was written in full
-        segment = Segment(path, self.epoch, self._next_seq, self._next_seq)
-        self._segments.append(segment)
-        return segment
+        return self._segments[-1]
 
     @property
     def unsynced_since(self) -> float | None:
@@ -213,15 +216,16 @@ class Spool:
 
     def sync(self) -> None:
         """Make everything appended so far survive a power cut. Appending goes on meanwhile. Raises OSError."""
-        with self._write_lock:
-            since, self._unsynced_since = self._unsynced_since, None
-            written = [segment for segment in self._segments if segment.synced < segment.size]
+        since = self._unsynced_since
         try:
+            with self._write_lock:
+                self._unsynced_since = None
+                written = [segment for segment in self._segments if segment.synced < segment.size]
             if written:
                 sync_directory(self.directory)  # first: what is synced is not looked at again
             for segment in written:
                 self._sync_segment(segment)
-        except OSError:
+        except BaseException:  # a signal's, too, where a caller that waits does this
             self._unsynced_since = since
             raise
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import errno
 import linecache
 import os
 import signal
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import wait_for
 
 import sightlog
 from sightlog import AckTimeout, Event, PublisherClosed
+from sightlog.delivery import Delivery
+from sightlog.link import Link
+from sightlog.spool import Spool
+from sightlog.wire import Position
 
 LINES = 500
 """Of the client's code, one wait has fewer."""
@@ -22,6 +30,14 @@ OURS = str(Path(sightlog.__file__).parent)
 
 class Interrupted(BaseException):
     """What a signal's handler raises."""
+
+
+class Alarm(TimeoutError):
+    """The same, and an OSError."""
+
+
+async def settled(receipt):
+    return await receipt
 
 
 def in_thread(work) -> threading.Thread:
@@ -232,3 +248,154 @@ def test_a_forked_child_that_waits_is_refused_and_leaves_the_parents_turn_alone(
         end(publisher, over, driving)
         idle_daemon.start()
         assert receipt.wait(20) == "stored"
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("does", ["telemetry", "await"])
+def test_a_forked_child_wakes_nobody_in_the_parent(idle_daemon, does):
+    """What a child writes to the parent's pipe is not known there, and would keep it readable for good."""
+    with idle_daemon.publisher() as publisher:
+        receipt = publisher.publish(Event("parent"))
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                if does == "telemetry":
+                    publisher.telemetry(frames_processed=1)
+                else:
+                    asyncio.run(asyncio.wait_for(settled(receipt), 2))
+            except PublisherClosed as error:
+                code = 0 if "fork" in str(error) else 2
+            finally:
+                os._exit(code)
+        assert os.waitpid(pid, 0)[1] == 0
+
+
+@pytest.mark.parametrize("error", [Alarm, Interrupted])
+def test_the_exception_of_a_signals_handler_ends_a_wait_whatever_it_is(idle_daemon, on_signal, error):
+    def handler() -> None:
+        raise error
+
+    with idle_daemon.publisher() as publisher:
+        on_signal.append(handler)
+        interrupt_when_waiting(publisher)
+        with pytest.raises(error):
+            publisher.insert_event(Event("door"), timeout=5)
+        idle_daemon.start()
+        assert publisher.flush(20)
+    assert idle_daemon.reader().count_events() == 1
+
+
+def test_a_disk_that_drops_nothing_keeps_no_ack_from_anybody(daemon):
+    publisher = daemon.publisher()
+
+    def drop_through(_acked):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    publisher._spool.drop_through = drop_through
+    for _ in range(3):
+        assert publisher.insert_event(Event("door"), timeout=5)
+    closing = in_thread(lambda: publisher.close(timeout=0))
+    closing.join(10)
+    assert not closing.is_alive()
+    assert daemon.reader().count_events() == 3
+
+
+def raising_once(method):
+    """The signal comes just before that, and to the main thread."""
+    raised = []
+
+    def work(*arguments):
+        if not raised and threading.current_thread() is threading.main_thread():
+            raised.append(True)
+            raise Interrupted
+        return method(*arguments)
+
+    return work
+
+
+def test_an_exception_between_two_connections_costs_nothing(daemon):
+    with daemon.publisher() as publisher:
+        assert publisher.insert_event(Event("door"))
+        connection, delivery = publisher._connection, publisher._delivery
+        connection._open = raising_once(connection._open)
+        delivery.send = raising_once(delivery.send)
+        over = threading.Event()
+        for _ in range(20):
+            with contextlib.suppress(Interrupted):
+                publisher._driver.drive(over.is_set, 0.0)
+            if connection._socket is None:
+                break
+        assert publisher.insert_event(Event("door"), timeout=5)
+
+
+def test_an_exception_before_the_book_knows_of_a_denial_takes_it_from_nobody():
+    told: list[str] = []
+    connection = SimpleNamespace(denied="not on the list", attend=lambda _now: None)
+    book = SimpleNamespace(deny=raising_once(told.append), admit=raising_once(lambda: told.append("admitted")))
+    delivery = Delivery("sensor", None, Link(), book, None, connection)
+    for connection.denied in ("not on the list", None):
+        with pytest.raises(Interrupted):
+            delivery.attend(0.0)
+        delivery.attend(0.0)
+        delivery.attend(0.0)
+    assert told == ["not on the list", "admitted"]
+
+
+def test_an_exception_in_an_fsync_leaves_it_to_be_done(tmp_path, monkeypatch):
+    spool = Spool(tmp_path, "sensor", 1 << 20)
+    spool.append([(b"record", b"")])
+    since = spool.unsynced_since
+    monkeypatch.setattr(os, "fdatasync", raising_once(os.fdatasync))
+    with pytest.raises(Interrupted):
+        spool.sync()
+    assert spool.unsynced_since == since
+    spool.sync()
+    assert spool.unsynced_since is None
+    spool.close()
+
+
+def test_who_leaves_by_an_exception_is_not_taken_over_any_more(idle_daemon):
+    with idle_daemon.publisher() as publisher:
+        seen = []
+        due_at = publisher._delivery.due_at
+
+        def looking(now, *, stuck):
+            seen.extend(turn.is_waiting for turn in publisher._driver._holder.values())
+            return due_at(now, stuck=stuck)
+
+        def wait(_seconds):
+            publisher._delivery.due_at = looking
+            raise Interrupted
+
+        publisher._connection.wait = wait
+        while not seen:  # the thread may have the turn at first
+            with contextlib.suppress(Interrupted):
+                publisher._driver.drive(lambda: False, None)
+        assert not any(seen)
+
+
+@pytest.mark.parametrize("call", ["write", "close"])
+def test_an_exception_while_a_record_is_spooled_costs_none_of_those_behind_it(tmp_path, monkeypatch, call):
+    spool = Spool(tmp_path, "sensor", 1 << 20)
+    spool.append([(b"first", b"")])
+    if call == "close":
+        spool.segment_bytes_max = 1  # the next begins a segment
+    real, left = getattr(os, call), [1]
+
+    def raising(*arguments):
+        result = real(*arguments)
+        if left and left.pop():
+            raise Interrupted
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, raising)
+        with pytest.raises(Interrupted):
+            spool.append([(b"torn away", b"")])
+    assert spool.append([(b"second", b"")]).seq == 2
+    read = []
+    while (chunk := spool.read_after(Position(spool.epoch, len(read)), 10, 1 << 20)) is not None:
+        read += chunk.records
+    assert read == [b"first", b"second"]
+    spool.close()

@@ -65,6 +65,24 @@ def test_who_awaits_is_told_that_it_is_denied():
     assert asyncio.run(settled(receipt)) == STORED
 
 
+def test_an_exception_among_callbacks_takes_none_away():
+    book = ReceiptBook(unasked, unasked)
+    receipt = book.single(FIRST)
+    called = []
+
+    def raises_once():
+        called.append("first")
+        if len(called) == 1:
+            raise KeyboardInterrupt
+
+    book.notify(receipt, raises_once)
+    book.notify(receipt, lambda: called.append("second"))
+    with pytest.raises(KeyboardInterrupt):
+        book.settle(FIRST, [])
+    book.settle(FIRST, [])
+    assert called == ["first", "first", "second"]
+
+
 class Overtaken(ReceiptBook):
     """An ack of the record before comes between the end of the wait and what is made of it."""
 
