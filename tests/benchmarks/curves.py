@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from results import Figure
 
 Curve = list[tuple[int, "Figure"]]
+DECADE = 10.0
+"""Of the vertical axis, at least."""
 _at = re.compile(r"(.+), at ([\d,]+) events").fullmatch
 
 
@@ -48,6 +51,10 @@ def plot(file: Path, found: dict[str, Curve]) -> None:
             )  # fmt: skip
         axis.set_xscale("log")
         axis.set_yscale("log")
+        low, high = axis.get_ylim()
+        if high < DECADE * low:  # noise would look like a mountain
+            middle = math.sqrt(low * high)
+            axis.set_ylim(middle / math.sqrt(DECADE), middle * math.sqrt(DECADE))
         axis.set_ylabel(unit, fontsize=8)
         axis.tick_params(labelsize=8)
         axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
