@@ -3,7 +3,8 @@
     python tests/torture/eager_producer.py ENDPOINT SPOOL_DIR NAME LEDGER SPOOL_BYTES TEXT_CHARS PAUSE_MS
 
 The ledger has the lines of tests/producer.py, `P <event_id>` published and `A <event_id>` acked, and `F` for each time
-that the spool was full. SIGTERM: it publishes no more, and ends when everything is acked.
+that the spool was full. With a pause each record is urgent, and so a message of its own. SIGTERM: it publishes no more,
+and ends when everything is acked.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def main() -> None:
         while not stops:
             event = Event(name, llm_description="x" * text_chars)
             try:
-                receipt = publisher.publish(event)
+                receipt = publisher.publish(event, urgent=pause_ms > 0)
             except SpoolFull:
                 os.write(ledger, b"F\n")
                 time.sleep(FULL_PAUSE_SECONDS)
