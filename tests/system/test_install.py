@@ -37,7 +37,7 @@ with Publisher(producer="sender", spool_dir="/srv/pi/spool") as publisher, open(
 """
 GOOD_MIGRATION = {
     "daemon/sightlogd/migrations/005_more.sql": ("", "ALTER TABLE cameras ADD COLUMN colour TEXT;"),
-    "clients/sightlog/database.py": ("SCHEMA_VERSION: Final = 3", "SCHEMA_VERSION: Final = 4"),
+    "clients/sightlog/database.py": ("SCHEMA_VERSION: Final = 4", "SCHEMA_VERSION: Final = 5"),
 }
 STARTS = "        _report_start(config, store)\n"
 # Building takes longest, and is the same for each version. Most are the one that is installed, with the edited files.
