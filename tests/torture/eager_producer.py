@@ -1,10 +1,10 @@
 """A sensor that publishes as much as its spool takes, and keeps a ledger outside of everything it tests.
 
-    python tests/torture/eager_producer.py ENDPOINT SPOOL_DIR NAME LEDGER SPOOL_BYTES TEXT_CHARS PAUSE_MS
+    python tests/torture/eager_producer.py ENDPOINT SPOOL_DIR NAME LEDGER SPOOL_BYTES TEXT_CHARS PAUSE_MS URGENT
 
 The ledger has the lines of tests/producer.py, `P <event_id>` published and `A <event_id>` acked, and `F` for each time
-that the spool was full. With a pause each record is urgent, and so a message of its own. SIGTERM: it publishes no more,
-and ends when everything is acked.
+that the spool was full. URGENT 1: each record is a message of its own. SIGTERM: it publishes no more, and ends when
+everything is acked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FLUSH_SECONDS = 120
 
 def main() -> None:
     endpoint, spool_dir, name, ledger_path = sys.argv[1:5]
-    spool_bytes, text_chars, pause_ms = map(int, sys.argv[5:])
+    spool_bytes, text_chars, pause_ms, is_urgent = map(int, sys.argv[5:])
     ledger = os.open(ledger_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     waiting: deque = deque()
     stops: list[int] = []
@@ -39,7 +39,7 @@ def main() -> None:
         while not stops:
             event = Event(name, llm_description="x" * text_chars)
             try:
-                receipt = publisher.publish(event, urgent=pause_ms > 0)
+                receipt = publisher.publish(event, urgent=bool(is_urgent))
             except SpoolFull:
                 os.write(ledger, b"F\n")
                 time.sleep(FULL_PAUSE_SECONDS)

@@ -40,12 +40,14 @@ class Disk:
 class Crowd:
     """Eager producers, each a process, with their ledgers and spools."""
 
-    def __init__(self, daemon: Daemon, *, spool_bytes: int, text_chars: int, pause_ms: int = 0) -> None:
+    def __init__(
+        self, daemon: Daemon, *, spool_bytes: int, text_chars: int, pause_ms: int = 0, urgent: int = 0
+    ) -> None:
         self.spool_dir = daemon.home / "spool"
         self.ledgers: dict[str, Path] = {}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._daemon = daemon
-        self._settings = [str(spool_bytes), str(text_chars), str(pause_ms)]
+        self._settings = [str(spool_bytes), str(text_chars), str(pause_ms), str(urgent)]
 
     def start(self, name: str) -> None:
         self.ledgers[name] = self._daemon.home / f"{name}.ledger"

@@ -158,7 +158,7 @@ def kill_during_a_stall(disk: Disk, crowd: Crowd) -> None:
 
 
 def crowd_of(daemon) -> Crowd:
-    return Crowd(daemon, spool_bytes=16 << 20, text_chars=500, pause_ms=2)
+    return Crowd(daemon, spool_bytes=16 << 20, text_chars=500, pause_ms=2, urgent=1)
 
 
 @pytest.mark.timeout(120 + STALLS * 10)
