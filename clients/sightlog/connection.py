@@ -67,10 +67,10 @@ def find_key(endpoint: str, key_file: str | os.PathLike[str] | None) -> KeyFile 
 class Connection:
     """To one daemon, kept up by libzmq. By tcp it is watched, and made anew by `attend` where libzmq gives up.
 
-    One thread at a time uses it. `waker` is a descriptor that may end a wait. Raises UsageError.
+    One thread uses it; `wake` is for the others. Raises UsageError.
     """
 
-    def __init__(self, endpoint: str, key: KeyFile | None, waker: int) -> None:
+    def __init__(self, endpoint: str, key: KeyFile | None) -> None:
         self._endpoint = endpoint
         self._key = key
         self.denied: str | None = None
@@ -79,7 +79,8 @@ class Connection:
         self._retry_seconds = RETRY_SECONDS
         self._unclear = 0
         self._epoll = select.epoll()
-        self._epoll.register(waker, select.EPOLLIN)
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wake_fd, select.EPOLLIN)
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
@@ -88,6 +89,7 @@ class Connection:
         except zmq.ZMQError as error:
             self._context.destroy(linger=0)
             self._epoll.close()
+            os.close(self._wake_fd)
             raise UsageError(f"cannot connect to {endpoint}: {error}. Check the endpoint") from error
 
     def _open(self) -> None:
@@ -119,10 +121,6 @@ class Connection:
         socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, TCP_SILENCE_MS // 1000)
         socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, TCP_PROBE_SECONDS)
 
-    def fileno(self) -> int:
-        """Readable when something happened that `wait` waits for."""
-        return self._epoll.fileno()
-
     def is_ready(self, *, stuck: bool) -> bool:
         """Whether there are messages; or with `stuck`, whether it takes some again.
 
@@ -132,8 +130,13 @@ class Connection:
         return self._socket is not None and bool(_events(self._socket) & flags)
 
     def wait(self, seconds: float) -> None:
-        """Until something happens here, or the waker's descriptor is readable."""
-        self._epoll.poll(max(0.0, seconds))
+        """Until something happens here, or `wake`."""
+        if any(fd == self._wake_fd for fd, _ in self._epoll.poll(max(0.0, seconds))):
+            os.eventfd_read(self._wake_fd)
+
+    def wake(self) -> None:
+        """End the wait that is under way, or else the next. From any thread, but never after `close`."""
+        os.eventfd_write(self._wake_fd, 1)
 
     def send(self, frames: list[bytes]) -> bool:
         """False when it takes no more now, or is not connected."""
@@ -194,13 +197,6 @@ class Connection:
                 monitor.close()
             socket.close()
 
-    def renew(self) -> None:
-        """Give up this connection, and half a message that it may have, for another one."""
-        # Also without a socket: an exception may have come between closing one and opening the next.
-        self._close()
-        self.retry_at = math.inf
-        self._open()
-
     def close(self, *, linger: bool) -> None:
         """`linger`: give what was sent last a moment to leave."""
         if linger and self._socket is not None:
@@ -208,6 +204,7 @@ class Connection:
         self._close()
         self._context.term()
         self._epoll.close()
+        os.close(self._wake_fd)
 
 
 def _events(socket: zmq.Socket[bytes]) -> int:

@@ -1,18 +1,20 @@
-"""What goes from a spool to the daemon, and what its answers do here. It waits for nothing, and knows no threads.
+"""What goes from a spool to the daemon, and what its answers do here: the work of the publisher's thread.
 
-Whoever calls has the turn (`driver`). An exception may leave any of it half done: `mend` makes good for that.
+That thread alone uses the connection and the link. Whoever publishes appends to the spool and calls `notice`; whoever
+waits for an ack calls `want`, and is told by the receipt book.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, Final
 
 from . import wire
-from .errors import AccessDenied, ProtocolError
+from .errors import AccessDenied, ProtocolError, SpoolInUse
 from .link import IDLE, Link, Phase
-from .receipts import ReceiptBook, failure_of
+from .receipts import Ended, ReceiptBook
 from .spool import Spool
 from .telemetry import Teller
 from .wire import START, Ack, Busy, Position, Refused, Welcome
@@ -24,15 +26,16 @@ log = logging.getLogger("sightlog.publisher")
 
 UNSYNCED_SECONDS_MAX: Final = 1.0
 """Records that got no ack for this long are made to survive a power cut in the spool."""
-
-
-def is_of_disk(error: BaseException | None) -> bool:
-    """Of the spool's disk, and not what a signal's handler raised: TimeoutError is an OSError, too."""
-    return isinstance(error, OSError) and error.errno is not None
+SPOOL_RETRY_SECONDS: Final = 1.0
+COALESCE_SECONDS: Final = 0.2
+"""How long records that nobody waits for are coalesced, behind those that were just sent. More: fewer messages, each of
+which wakes the daemon up. Less: readers see them earlier, but the daemon lets them linger longer than that anyhow."""
+COALESCE_RECORDS: Final = 250
+"""So many are worth a message at once."""
 
 
 class Delivery:
-    """Call `send`, wait until `connection` has something or `due_at`, call `receive`, and so on."""
+    """`serve` is the thread's loop; a simulation calls `send`, `receive`, `keep` and `due_at` by itself."""
 
     def __init__(
         self, producer: str, spool: Spool, link: Link, book: ReceiptBook, teller: Teller, connection: Connection
@@ -43,14 +46,72 @@ class Delivery:
         self._book = book
         self._teller = teller
         self._connection = connection
-        self.wanted = START
+        self._wanted = START
         """Somebody waits for the ack of all up to here."""
         self._flushed = START
         """The daemon was told so."""
         self._denied: str | None = None
         """What the book was told of that."""
-        self._in_hand: list[bytes] | None = None
-        """An answer that was received and is not taken in."""
+        self._is_waiting = False
+        """Nothing is looked at any more before the connection ends its wait."""
+        self._coalesces_until = -math.inf
+        self._is_coalescing = False
+        self._closing = False
+
+    # -- from any thread, while the publisher's lock is held and the connection is open ------------------------------
+
+    def notice(self) -> None:
+        """There is something to send. While records are coalesced it waits, unless it is much."""
+        # The thread says that it waits, and only then looks for work: what was there before this is seen by it.
+        if self._is_waiting and (not self._is_coalescing or self._unsent >= COALESCE_RECORDS):
+            self._connection.wake()
+
+    def want(self, position: Position) -> None:
+        """Somebody waits for the ack of all up to there."""
+        if position > self._wanted:
+            self._wanted = position
+            if self._is_waiting:
+                self._connection.wake()
+
+    def close(self) -> None:
+        """Have `serve` end."""
+        self._closing = True
+        self._connection.wake()
+
+    # -- the loop ----------------------------------------------------------------------------------------------------
+
+    def serve(self) -> bool:
+        """Send and receive until `close`. Returns whether last words were sent."""
+        while not self._closing:
+            try:
+                self._is_waiting = True
+                self._connection.wait(self._due_after_sending(time.monotonic()))
+                self._is_waiting = False
+                self.receive()
+                self.attend(time.monotonic())
+            except OSError as error:
+                # A disk's trouble passes: the records are in the spool, and are sent when it can be read again.
+                self._is_waiting = False
+                self._spool.doubt()
+                log.error("%s: cannot use the spool: %s", self.producer, error)
+                if not self._closing:
+                    self._connection.wait(SPOOL_RETRY_SECONDS)
+        return self._teller.has_news and self._connection.send(self._teller.message(time.monotonic()))
+
+    def _due_after_sending(self, now: float) -> float:
+        """Send what may be sent now; returns for how many seconds there is nothing to do unless something happens."""
+        self._is_coalescing = now < self._coalesces_until and not self._is_awaited and self._unsent < COALESCE_RECORDS
+        if self._is_coalescing:
+            return self._coalesces_until - now
+        before = self._link.sent
+        self.keep()
+        stuck = self.send(now)
+        due = self.due_at(now, stuck=stuck)
+        if self._link.sent > before and not self._is_awaited:
+            self._coalesces_until = now + COALESCE_SECONDS
+            self._is_coalescing = True
+            due = min(due, self._coalesces_until)
+        return 0.0 if self._connection.is_ready(stuck=stuck) else due - now
 
     # -- to the daemon -----------------------------------------------------------------------------------------------
 
@@ -58,7 +119,7 @@ class Delivery:
         """All that may be sent; True when the socket takes no more, or is not connected. Raises OSError."""
         link, spool = self._link, self._spool
         while True:
-            wanted = self.wanted
+            wanted = self._wanted
             if link.hello_due(now):
                 first = spool.first_after(link.acked)
                 if not self._connection.send(wire.hello(spool.producer_id, self.producer, spool.epoch, first)):
@@ -90,7 +151,7 @@ class Delivery:
             link.transmitted(last, count, chunk.bytes, now)
             if flush:
                 self._flushed = wanted
-            if not self.has_unsent:
+            if last == self._published:
                 break
         # Somebody waits for records that were sent without the flag, or for what comes behind them.
         due = min(wanted, link.sent)
@@ -101,49 +162,50 @@ class Delivery:
         return False
 
     def _ping(self, *, flush: bool = False) -> list[bytes]:
-        return wire.ping(self._spool.depth(), self._spool.size, flush=flush)
+        return wire.ping(self._spool.depth(self._link.acked), self._spool.size, flush=flush)
 
     def due_at(self, now: float, *, stuck: bool) -> float:
         """When to look again if nothing arrives and nothing new is published."""
         # Stuck: the connection says when it goes on; the question that is due cannot be asked before.
         due = now + IDLE if stuck else min(self._link.deadline(now), self._teller.due_at())
-        due = min(due, self._connection.retry_at)
+        due = min(due, self._connection.retry_at, self._spool.look_at)
         since = self._spool.unsynced_since
         return due if since is None else min(due, since + UNSYNCED_SECONDS_MAX)
 
     @property
-    def published(self) -> Position:
+    def _published(self) -> Position:
         """The last record's position."""
         epoch, seq = self._spool.next_position
         return Position(epoch, seq - 1)
 
     @property
-    def has_unsent(self) -> bool:
-        return self._link.sent != self.published
-
-    @property
-    def unsent(self) -> int:
+    def _unsent(self) -> int:
         """How many records of this life are published and not sent."""
-        return self.published.seq - (self.sent.seq if self.sent.epoch == self._spool.epoch else 0)
+        published, sent = self._published, self._link.sent
+        return published.seq - (sent.seq if sent.epoch == published.epoch else 0)
 
     @property
-    def sent(self) -> Position:
-        return self._link.sent
-
-    @property
-    def is_awaited(self) -> bool:
+    def _is_awaited(self) -> bool:
         """Whether somebody waits for an ack."""
-        return self._link.acked < self.wanted
+        return self._link.acked < self._wanted
 
-    def sync_if_unacked_for_long(self) -> None:
-        """Raises OSError."""
+    def keep(self) -> None:
+        """See that what is published stays: in files that have a name, and after a second without an ack, synced.
+
+        Raises OSError.
+        """
+        now = time.monotonic()
+        if now >= self._spool.look_at:
+            try:
+                self._spool.look(self._link.acked)
+            except SpoolInUse as error:
+                if self._book.ended is None:
+                    log.error("%s: %s", self.producer, error)
+                    fate = "The record is not in a spool any more: it is sent for as long as this process lives"
+                    self._book.end(Ended(SpoolInUse, f"{error}.", fate))
         since = self._spool.unsynced_since
-        if since is not None and time.monotonic() - since >= UNSYNCED_SECONDS_MAX:
+        if since is not None and now - since >= UNSYNCED_SECONDS_MAX:
             self._spool.sync()
-
-    def say_goodbye(self) -> bool:
-        """Tell what is not told yet; False when there was nothing, or nobody to tell it to."""
-        return self._teller.has_news and self._connection.send(self._teller.message(time.monotonic()))
 
     # -- from the daemon ---------------------------------------------------------------------------------------------
 
@@ -165,56 +227,36 @@ class Delivery:
 
     def receive(self) -> None:
         """All answers that are there. Raises OSError of the spool."""
-        while True:
-            # One that an exception came across is taken in once more: each step of that may be done twice.
-            if self._in_hand is None and (frames := self._connection.receive()) is not None:
-                self._in_hand = frames
-            if self._in_hand is None:
-                return
-            try:
-                self._take_in(self._in_hand)
-            except OSError as error:
-                if is_of_disk(error):
-                    self._in_hand = None  # settled it is; the next ack drops what this one could not
-                raise
-            self._in_hand = None
+        while (frames := self._connection.receive()) is not None:
+            self._take_in(frames)
 
     def _take_in(self, frames: list[bytes]) -> None:
+        link, spool = self._link, self._spool
         try:
             reply = wire.decode_reply(frames)
-            self._link.check(reply, self._spool.epoch)
+            link.check(reply, spool.epoch)
         except ProtocolError as error:
             log.error("%s: %s", self.producer, error)
-            self._link.unreadable(time.monotonic())
+            link.unreadable(time.monotonic())
             return
-        if isinstance(reply, (Ack, Welcome)) and self._spool.is_foreign(reply.last):
+        if isinstance(reply, (Ack, Welcome)) and spool.is_foreign(reply.last, link.acked):
             reply = Refused("fenced", "a process with a copy of this spool has published since.")
-        self._link.receive(reply, time.monotonic())
-        if isinstance(reply, (Ack, Welcome)):
-            # In this order: settling wakes those who wait for the spool to be empty.
-            try:
-                self._spool.drop_through(reply.last)
-            finally:  # stored it is, whatever the spool's disk says
-                self._book.settle(reply.last, reply.exceptions)
-            if isinstance(reply, Welcome):
-                self._teller.renew()
+        # Whoever waits sees all that an ack changes at once.
+        with self._book.changing():
+            link.receive(reply, time.monotonic())
+            if isinstance(reply, (Ack, Welcome)):
+                try:
+                    spool.drop_through(link.acked)
+                finally:  # stored it is, whatever the spool's disk says
+                    self._book.settle(reply.last, reply.exceptions)
+        if isinstance(reply, Welcome):
+            self._teller.renew()
         elif isinstance(reply, Busy):
             log.warning("%s: the daemon cannot write now: %s", self.producer, reply.reason)
             self._book.busy(reply.reason)
-        elif self._link.phase in (Phase.FENCED, Phase.REFUSED):
-            failure = failure_of(self._link.phase, self._link.refusal or "")
-            log.error("%s: %s", self.producer, failure)
-            self._book.fail(failure)
-            if self._link.phase is Phase.FENCED:
-                self._spool.fence()
-
-    def mend(self) -> None:
-        """A turn ended in the middle: half a message may be sent, or not noted. A new connection and its welcome tell.
-
-        Raises OSError of the spool.
-        """
-        if self._in_hand is not None:
-            self._take_in(self._in_hand)
-            self._in_hand = None
-        self._connection.renew()
-        self._link.interrupted(self.published)
+        elif link.phase in (Phase.FENCED, Phase.REFUSED) and self._book.ended is None:
+            ended = Ended.by_daemon(link.phase, link.refusal or "")
+            log.error("%s: %s", self.producer, ended.of_receipt())
+            self._book.end(ended)
+            if link.phase is Phase.FENCED:
+                spool.fence()

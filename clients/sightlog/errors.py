@@ -9,6 +9,11 @@ The text of every error ends with what to do next.
 
 from __future__ import annotations
 
+from typing import Final
+
+NOT_TAKEN: Final = "Not taken: nothing of this call is in the spool"
+"""Ends the text of every error of a publishing call that left nothing behind."""
+
 
 class SightlogError(Exception):
     """Every error that sightlog raises on purpose."""
@@ -39,7 +44,11 @@ class RecordRejected(UsageError):
 
 
 class SpoolInUse(UsageError):
-    """Another process has this producer's spool open."""
+    """Another process has this producer's spool, from the start or since its files were removed."""
+
+
+class SpoolFormatUnknown(UsageError):
+    """The spool was written in a format that this version does not know. It is left untouched."""
 
 
 class ProducerFenced(UsageError):

@@ -7,7 +7,6 @@ lasts: the next one reads it off the segments, of which the newest stays, empty 
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import time
 import uuid
@@ -16,10 +15,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from .directories import sync_directory
-from .errors import SpoolDamaged
+from .directories import read_file, replace_file
+from .errors import SpoolDamaged, SpoolFormatUnknown
 from .segment import Segment
 
+NAME: Final = "identity.json"
+FORMAT: Final = 1
+"""Of the spool as a whole: this file, and the segments beside it."""
 EPOCH_MAX: Final = 2**62
 EPOCHS_MAX: Final = 1_000
 
@@ -48,8 +50,17 @@ class Identity:
         return sum(self.lost.values())
 
     def fence(self, directory: Path) -> None:
-        """Give it up: the next life gets a new producer id."""
-        _write(directory, replace(self, fenced=True))
+        """Give it up: the next life gets a new producer id. Raises OSError."""
+        replace(self, fenced=True).write(directory)
+
+    def with_lost(self, stem: str, records: int) -> Identity:
+        """The same, and so many records of a segment are lost."""
+        return replace(self, lost=self.lost | {stem: records})
+
+    def write(self, directory: Path) -> None:
+        """Durable, whole or not at all. Raises OSError."""
+        text = json.dumps({"format": FORMAT} | {key: getattr(self, key) for key in self.__slots__})
+        replace_file(directory / NAME, text.encode() + b"\n")
 
 
 def begin_life(directory: Path, name: str, segments: Sequence[Segment]) -> Identity:
@@ -57,7 +68,7 @@ def begin_life(directory: Path, name: str, segments: Sequence[Segment]) -> Ident
 
     After a power cut `published` is short of records that the cut took from the spool after they were acked.
     """
-    last = _read(directory)
+    last = read(directory)
     last_epoch = max((segment.epoch for segment in segments), default=0)
     lost = {segment.path.stem: segment.lost for segment in segments if segment.lost}
     published: int | None
@@ -84,14 +95,20 @@ def begin_life(directory: Path, name: str, segments: Sequence[Segment]) -> Ident
     oldest = min((segment.epoch for segment in segments), default=last_epoch)
     before = [*[e for e in last.epochs_before if e > oldest][-EPOCHS_MAX:], last.epoch] if last else []
     identity = Identity(producer_id, name, epoch, published, lost, epochs_before=before)
-    _write(directory, identity)
+    identity.write(directory)
     return identity
 
 
-def _read(directory: Path) -> Identity | None:
-    path = directory / "identity.json"
+def read(directory: Path) -> Identity | None:
+    """What is written there; None when nothing is. Raises SpoolDamaged, SpoolFormatUnknown, OSError."""
+    path = directory / NAME
     try:
-        stored = json.loads(path.read_bytes())
+        stored = json.loads(read_file(path))
+        if stored["format"] != FORMAT:
+            raise SpoolFormatUnknown(
+                f"{path} says that this spool has the format {stored['format']!r:.40}, and this version of sightlog "
+                f"knows {FORMAT}. Nothing was changed. Install the version that wrote it, or give another spool_dir"
+            )
         epoch, published = _count(stored["epoch"]), stored.get("published")
         if not 0 < epoch < EPOCH_MAX:
             raise ValueError(f"epoch {epoch}")
@@ -117,15 +134,3 @@ def _count(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError(f"{value!r:.40} is not a count")
     return value
-
-
-def _write(directory: Path, identity: Identity) -> None:
-    path = directory / "identity.json"
-    temporary = path.with_suffix(".tmp")
-    text = json.dumps({key: getattr(identity, key) for key in Identity.__slots__})
-    with open(temporary, "wb") as file:
-        file.write(text.encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_directory(directory)

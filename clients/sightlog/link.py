@@ -201,17 +201,6 @@ class Link:
         if self.phase is Phase.OPEN:
             self._greet()
 
-    def interrupted(self, published: Position) -> None:
-        """What was sent or received last may be noted in part, and the connection is another one.
-
-        All up to `published` may have been sent.
-        """
-        self._reached = max(self._reached, published)
-        self._in_flight.clear()
-        self._records = self._bytes = 0
-        if self.phase in (Phase.GREETING, Phase.OPEN):
-            self._greet()
-
     def _settle(self, last: Position) -> None:
         self._blocked_until = 0.0
         self.acked = max(self.acked, last)

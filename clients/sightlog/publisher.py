@@ -5,30 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from . import wire
 from .connection import Connection, find_key
 from .delivery import Delivery
-from .driver import Driver
 from .encoder import check_id, encode_record
 from .endpoint import check_endpoint, default_endpoint
-from .errors import (
-    InvalidRecord,
-    ProtocolError,
-    PublisherClosed,
-    RecordRejected,
-    SightlogError,
-    UsageError,
-)
+from .errors import NOT_TAKEN, InvalidRecord, ProtocolError, RecordRejected, SightlogError, UsageError
 from .link import Link, Phase
-from .receipts import BatchReceipt, InsertResult, Receipt, ReceiptBook
+from .receipts import CLOSED, FORKED, BatchReceipt, Ended, InsertResult, Receipt, ReceiptBook
 from .records import Amendment, Event, Person, Record
 from .spool import Spool, default_spool_dir
 from .telemetry import Teller
-from .waker import Waker
 from .wire import Position
 
 log = logging.getLogger("sightlog.publisher")
@@ -62,20 +53,17 @@ class Publisher:
         key = find_key(self.endpoint, key_file)
         self._spool = Spool(Path(spool_dir or default_spool_dir()) / producer, producer, spool_bytes_max)
         self._link = Link()
-        self._book = ReceiptBook(self._ask, self._drive)
+        self._book = ReceiptBook(self._ask)
         self._teller = Teller(self._link, self._spool)
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._closing = False
-        self._waker = Waker()
         try:
-            self._connection = Connection(self.endpoint, key, self._waker.fd)
+            self._connection = Connection(self.endpoint, key)
         except UsageError:
             self._spool.close()
-            self._waker.close()
             raise
         self._delivery = Delivery(producer, self._spool, self._link, self._book, self._teller, self._connection)
-        self._driver = Driver(self._delivery, self._connection, self._waker)
         self._thread = threading.Thread(target=self._run, name=f"sightlog-{producer}", daemon=True)
         self._thread.start()
 
@@ -86,8 +74,12 @@ class Publisher:
 
         Raises InvalidRecord (nothing was spooled), SpoolFull, ProducerFenced, PublisherClosed.
         """
-        receipt = self._spool_one(record, urgent)
-        self._driver.notice(urgent=urgent)
+        encoded = [_encoded(record)]
+        self._check_process()
+        with self._lock:
+            self._check_usable()
+            receipt = self._book.single(self._spool.next_position)
+            self._append(encoded, urgent, receipt)
         return receipt
 
     def publish_many(self, records: Iterable[Record], *, urgent: bool = False) -> BatchReceipt:
@@ -95,22 +87,10 @@ class Publisher:
 
         Raises InvalidRecord for an empty list too.
         """
-        receipt = self._spool_many(records, urgent)
-        self._driver.notice(urgent=urgent)
-        return receipt
-
-    def _spool_one(self, record: Record, urgent: bool) -> Receipt:
-        encoded = encode_record(record)
-        with self._lock:
-            self._check_usable()
-            receipt = self._book.single(self._spool.next_position)
-            self._append([encoded], urgent, receipt)
-        return receipt
-
-    def _spool_many(self, records: Iterable[Record], urgent: bool) -> BatchReceipt:
-        encoded = [encode_record(record) for record in records]
+        encoded = [_encoded(record) for record in records]
         if not encoded:
-            raise InvalidRecord("publish_many() got no records")
+            raise InvalidRecord(f"publish_many() got no records. {NOT_TAKEN}")
+        self._check_process()
         with self._lock:
             self._check_usable()
             first = self._spool.next_position
@@ -120,13 +100,15 @@ class Publisher:
 
     def _append(self, encoded: Sequence[tuple[bytes, bytes]], urgent: bool, receipt: Receipt | BatchReceipt) -> None:
         try:
-            last = self._spool.append(encoded)
+            last = self._spool.append(encoded, self._link.acked)
         except BaseException:
             # The exception's traceback may keep it alive, and the next record gets its position.
             self._book.forget(receipt)
             raise
         if urgent:
-            self._delivery.wanted = last
+            self._delivery.want(last)
+        else:
+            self._delivery.notice()
 
     def insert_event(self, event: Event, timeout: float = INSERT_TIMEOUT) -> bool:
         """Publish and wait for the ack: True for stored, False for a duplicate of a known `event_id`.
@@ -134,7 +116,7 @@ class Publisher:
         Raises RecordRejected, DatabaseWriteError when the daemon says that it cannot write, AckTimeout after `timeout`
         seconds. After the latter two the event is still in the spool and goes on being sent.
         """
-        receipt = self._spool_one(event, urgent=True)
+        receipt = self.publish(event, urgent=True)
         receipt._wait_settled(timeout, busy_raises=True)
         if receipt.status == wire.REJECTED:
             raise RecordRejected(receipt.reason or "")
@@ -148,7 +130,7 @@ class Publisher:
         events = list(events)
         if not events:
             return InsertResult(0, 0, 0, {})
-        receipt = self._spool_many(events, urgent=True)
+        receipt = self.publish_many(events, urgent=True)
         receipt._wait_settled(timeout, busy_raises=True)
         return receipt.wait()
 
@@ -176,12 +158,15 @@ class Publisher:
         """Add to what this sensor did, and the milliseconds that its models took, by name. Costs about a microsecond.
 
         Told once a second while the daemon is there. Kept in memory alone: of what is not told yet, counts are told
-        later, and 100 times a name. Raises InvalidRecord for what is negative or no number, and for more than 16 names.
+        later, and 100 times a name. Raises InvalidRecord for what is negative or no number, and for more than 16 names;
+        ProducerFenced and PublisherClosed as `publish` does.
         """
-        self._check_process()
         counts = (frames_processed, motion_detected, events_created, events_suppressed)
-        if self._teller.add(counts, inference_ms):
-            self._waker.wake()
+        self._check_process()
+        with self._lock:
+            self._check_usable()
+            if self._teller.add(counts, inference_ms):
+                self._delivery.notice()
 
     # -- state -------------------------------------------------------------------------------------------------------
 
@@ -198,7 +183,7 @@ class Publisher:
     @property
     def spooled(self) -> int:
         """Records published and not acked yet, those left by earlier lives included."""
-        return self._spool.depth()
+        return self._spool.depth(self._link.acked)
 
     @property
     def published(self) -> int | None:
@@ -213,26 +198,22 @@ class Publisher:
     def flush(self, timeout: float | None = None) -> bool:
         """Block until nothing is spooled any more; False when `timeout` seconds were not enough."""
         epoch, seq = self._spool.next_position
-        # The spool is empty a moment before the receipts know.
-        return self._book.wait_until(
-            lambda: self._spool.depth() == 0 and self._book.acked >= self._link.acked,
-            Position(epoch, seq - 1),
-            timeout,
-        )
+        return self._book.wait_until(lambda: self.spooled == 0, Position(epoch, seq - 1), timeout)
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Give the daemon `timeout` seconds to take what is spooled; the rest is sent in the next life. Idempotent."""
         if os.getpid() != self._pid or self._closing:
             return
         try:
-            if self._book.failure is None and not self.flush(timeout):
+            if self._book.ended is None and not self.flush(timeout):
                 log.info("%s: %d records stay in the spool until the next start", self.producer, self.spooled)
         except SightlogError as error:
             log.warning("%s: %s", self.producer, error)
         finally:
             with self._lock:
-                self._closing = True
-            self._driver.close()
+                if not self._closing:
+                    self._closing = True
+                    self._delivery.close()
             self._thread.join()
 
     def __enter__(self) -> Publisher:
@@ -242,54 +223,48 @@ class Publisher:
         self.close()
 
     def _check_process(self) -> None:
+        # Before any lock is taken: the parent's thread may have had it when it forked, and never gives it back here.
         if os.getpid() != self._pid:
-            raise PublisherClosed(
-                "this Publisher was made before a fork and belongs to the parent. "
-                "Make one in the child, with a producer name of its own"
-            )
+            raise FORKED.of_call()
 
     def _check_usable(self) -> None:
-        self._check_process()
-        if self._book.failure is not None:
-            raise self._book.failure
+        """While `_lock` is held: from here on to its release the spool and the connection are open."""
+        if self._book.ended is not None:
+            raise self._book.ended.of_call()
         if self._closing:
-            raise PublisherClosed("this Publisher is closed. Make a new one")
+            raise CLOSED.of_call()
+
+    # -- waiting -----------------------------------------------------------------------------------------------------
+
+    def _ask(self, position: Position) -> None:
+        if os.getpid() != self._pid:
+            raise FORKED.of_receipt()
+        with self._lock:
+            if not self._closing:
+                self._delivery.want(position)
 
     # -- the thread --------------------------------------------------------------------------------------------------
 
-    def _want(self, position: Position) -> bool:
-        """False when that is known already."""
-        if position <= self._delivery.wanted:
-            return False
-        with self._lock:
-            self._delivery.wanted = max(self._delivery.wanted, position)
-        return True
-
-    def _ask(self, position: Position) -> None:
-        self._check_process()  # a child would write to the parent's pipe, who knows nothing of it
-        if self._want(position):
-            self._waker.wake()
-
-    def _drive(self, position: Position, done: Callable[[], bool], deadline: float | None) -> None:
-        self._check_process()
-        self._want(position)
-        self._driver.drive(done, deadline, others=bool(self._book.waiting))
-
     def _run(self) -> None:
         told = False
+        ended = CLOSED
         try:
-            told = self._driver.serve()
+            told = self._delivery.serve()
         except Exception as error:
-            # A thread that dies silently would spool for ever: whoever publishes next is told.
+            # A thread that dies silently would spool for ever: whoever publishes next hears of it.
             log.exception("%s: the publisher's thread failed; what is published is kept in the spool", self.producer)
-            self._book.fail(ProtocolError(f"the publisher's thread failed: {error!r}. Restart this process"))
+            ended = Ended(ProtocolError, f"the publisher's thread failed: {error!r}. Restart this process.")
         finally:
             with self._lock:
                 self._closing = True
-            self._driver.end()
-            self._waker.close()
             self._connection.close(linger=told)
-            self._spool.close()
-            if self._book.failure is None:
-                why = "closed before the ack came. The record is spooled, and is sent when this producer starts again"
-                self._book.fail(PublisherClosed(why))
+            self._spool.close(self._link.acked)
+            if self._book.ended is None:
+                self._book.end(ended)
+
+
+def _encoded(record: Record) -> tuple[bytes, bytes]:
+    try:
+        return encode_record(record)
+    except InvalidRecord as error:
+        raise InvalidRecord(f"{error}. {NOT_TAKEN}") from None

@@ -4,18 +4,60 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final, NamedTuple
 
-from .errors import AccessDenied, AckTimeout, DatabaseWriteError, ProducerFenced, ProtocolError, SightlogError
+from .errors import (
+    NOT_TAKEN,
+    AccessDenied,
+    AckTimeout,
+    DatabaseWriteError,
+    ProducerFenced,
+    ProtocolError,
+    PublisherClosed,
+    SightlogError,
+)
 from .link import Phase
-from .wire import DUPLICATE, REJECTED, START, STORED, Position
+from .wire import DUPLICATE, REJECTED, STORED, Position
 
-Drive = Callable[[Position, Callable[[], bool], float | None], None]
-"""(position, whether it is done, deadline or None)"""
+_NEXT_LIFE: Final = "The record is in the spool, and is sent when this producer starts again"
+
+
+class Ended(NamedTuple):
+    """Why no ack comes any more in this life. Whoever hears of it gets an error of his own, made anew: what is raised
+    again and again collects tracebacks, and whoever publishes has to hear something else than whoever waits."""
+
+    error: type[SightlogError]
+    why: str
+    fate: str = _NEXT_LIFE
+    """What becomes of a record that was taken."""
+
+    def of_call(self) -> SightlogError:
+        """For a call that publishes."""
+        return self.error(f"{self.why} {NOT_TAKEN}")
+
+    def of_receipt(self) -> SightlogError:
+        """For whoever waits for an ack."""
+        return self.error(f"{self.why} {self.fate}")
+
+    @classmethod
+    def by_daemon(cls, phase: Phase, reason: str) -> Ended:
+        if phase is Phase.FENCED:
+            why = f"{reason} Two copies of one spool are in use: give each process a spool directory of its own."
+            fate = "The record is in the spool, and is sent under a new producer id when this producer starts again"
+            return cls(ProducerFenced, why, fate)
+        return cls(ProtocolError, f"{reason} Install matching versions of sightlog on both sides.")
+
+
+CLOSED: Final = Ended(PublisherClosed, "This Publisher is closed; make a new one.")
+FORKED: Final = Ended(
+    PublisherClosed,
+    "This Publisher was made before a fork and belongs to the parent. Make one in the child, of another name.",
+    "What the parent published is in its spool, and it is the parent that sends it",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +99,13 @@ class _Pending:
     def _call_back(self) -> None:
         for callback in self._callbacks or ():
             callback()
-        self._callbacks = None  # not sooner: where a signal raises, all are called once more
+        self._callbacks = None
 
     def _await_settled(self) -> Generator[object, None, None]:
         # Woken is not settled: it may be denied, and let in again before the loop comes to this.
         while not self._settled:
             yield from self._await_news()
-            self._book.check_failure(self)
+            self._book.check(self)
 
     def _await_news(self) -> Generator[object, None, None]:
         import asyncio  # 20 ms that a sensor which never awaits does not pay
@@ -147,24 +189,18 @@ class BatchReceipt(_Pending):
 class ReceiptBook:
     """The receipts somebody still holds, in order. Forgotten ones cost nothing: only weak references are kept.
 
-    `ask` has somebody get the ack of all up to a position. `drive` gets it, as far as the caller can: it returns when
-    that is done, when it is too late, or when others do it already.
+    `ask` has the publisher's thread get the ack of all up to a position.
     """
 
-    def __init__(self, ask: Callable[[Position], None], drive: Drive) -> None:
+    def __init__(self, ask: Callable[[Position], None]) -> None:
         self._ask = ask
-        self._drive = drive
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         # Ordered by position. An OrderedDict, because emptying a plain dict from its front takes quadratic time.
         self._open: OrderedDict[Position, weakref.ref[_Pending]] = OrderedDict()
         self._spans: list[weakref.ref[BatchReceipt]] = []
-        self.acked = START
-        """All receipts up to here are settled."""
-        self.waiting: set[object] = set()
-        """Callers that wait for what others hear."""
         self.busy_reason: str | None = None
-        self.failure: SightlogError | None = None
+        self.ended: Ended | None = None
         self._denial: str | None = None
 
     def single(self, position: Position) -> Receipt:
@@ -191,26 +227,27 @@ class ReceiptBook:
         # pop() from a destructor, which may run in any thread, is one atomic step
         self._open[last] = weakref.ref(receipt, lambda _: self._open.pop(last, None))
 
-    def settle(self, acked: Position, exceptions: Sequence[tuple[int, str, str]]) -> None:
-        """All up to `acked` is settled; `exceptions` are of its epoch. Twice is as good as once."""
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """What changes within, whoever waits sees at once, and is woken."""
         with self._lock:
-            self.busy_reason = None
-            for seq, status, reason in exceptions:
-                position = Position(acked.epoch, seq)
-                # A welcome may repeat what an ack told that overtook it.
-                receipt = self._holder(position) if position > self.acked else None
-                if receipt is not None:
-                    receipt._except(seq, status, reason)
-            while (last := self._oldest()) is not None and last <= acked:
-                reference = self._open.get(last)
-                done = reference() if reference is not None else None
-                if done is not None:
-                    done._settled = True
-                    done._call_back()
-                self._open.pop(last, None)
-            self._spans = [span for span in self._spans if (held := span()) is not None and not held._settled]
-            self.acked = max(self.acked, acked)
+            yield
             self._changed.notify_all()
+
+    def settle(self, acked: Position, exceptions: Sequence[tuple[int, str, str]]) -> None:
+        """Within `changing`: all up to `acked` is settled; `exceptions` are of its epoch. Twice is as good as once."""
+        self.busy_reason = None
+        for seq, status, reason in exceptions:
+            receipt = self._holder(Position(acked.epoch, seq))
+            if receipt is not None:
+                receipt._except(seq, status, reason)
+        while (last := self._oldest()) is not None and last <= acked:
+            reference = self._open.pop(last, None)
+            done = reference() if reference is not None else None
+            if done is not None:
+                done._settled = True
+                done._call_back()
+        self._spans = [span for span in self._spans if (held := span()) is not None and not held._settled]
 
     def _oldest(self) -> Position | None:
         while True:
@@ -228,51 +265,50 @@ class ReceiptBook:
         return next((batch for batch in held if batch is not None and batch.first <= position <= batch.last), None)
 
     def busy(self, reason: str) -> None:
-        with self._lock:
+        with self.changing():
             self.busy_reason = reason
-            self._changed.notify_all()
 
-    def fail(self, failure: SightlogError) -> None:
+    def end(self, ended: Ended) -> None:
         """No more acks will come in this life: wake everybody who waits."""
-        with self._lock:
-            self.failure = failure
-            self._wake_all()
+        with self.changing():
+            self.ended = ended
+            self._call_back_all()
 
     def deny(self, reason: str) -> None:
         """No acks will come until somebody lets this producer in: wake everybody who waits."""
-        with self._lock:
+        with self.changing():
             self._denial = reason
-            self._wake_all()
+            self._call_back_all()
 
     def admit(self) -> None:
         """They come again."""
         with self._lock:
             self._denial = None
 
-    def _wake_all(self) -> None:
+    def _call_back_all(self) -> None:
         for reference in list(self._open.values()):
             receipt = reference()
             if receipt is not None:
                 receipt._call_back()
-        self._changed.notify_all()
 
-    @property
     def _hopeless(self) -> SightlogError | None:
-        # A new one each time: an exception that is raised again and again collects tracebacks.
-        return self.failure or (AccessDenied(self._denial) if self._denial is not None else None)
+        if self.ended is not None:
+            return self.ended.of_receipt()
+        return AccessDenied(self._denial) if self._denial is not None else None
 
-    def check_failure(self, receipt: _Pending) -> None:
-        if not receipt._settled and (hopeless := self._hopeless) is not None:
+    def check(self, receipt: _Pending) -> None:
+        """Raises what keeps its ack from coming."""
+        if not receipt._settled and (hopeless := self._hopeless()) is not None:
             raise hopeless
 
     def notify(self, receipt: _Pending, callback: Callable[[], None]) -> None:
         """Call back, from another thread perhaps, when `receipt` is settled, or will not be for now or ever."""
+        self._ask(receipt.last)
         with self._lock:
-            if receipt._settled or self._hopeless is not None:
+            if receipt._settled or self._hopeless() is not None:
                 callback()
                 return
             receipt._callbacks = [*(receipt._callbacks or ()), callback]
-        self._ask(receipt.last)
 
     def wait(self, receipt: _Pending, timeout: float | None, *, busy_raises: bool) -> None:
         def is_settled() -> bool:
@@ -290,39 +326,14 @@ class ReceiptBook:
 
         Raises what keeps acks from coming.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
 
         def is_over() -> bool:
             if done():
                 return True
-            if (hopeless := self._hopeless) is not None:
+            if (hopeless := self._hopeless()) is not None:
                 raise hopeless
             return False
 
-        def is_over_now() -> bool:
-            with self._lock:
-                return is_over()
-
-        self._drive(position, is_over_now, deadline)
-        me = object()
-        try:
-            self.waiting.add(me)
-            with self._lock:
-                while not is_over():
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if left is not None and left <= 0:
-                        return False
-                    self._changed.wait(left)
-        finally:
-            self.waiting.discard(me)
-        return True
-
-
-def failure_of(phase: Phase, reason: str) -> SightlogError:
-    """The error for a life that the daemon ended."""
-    if phase is Phase.FENCED:
-        return ProducerFenced(
-            f"{reason} Two copies of one spool are in use: give each machine or process a spool directory of its own. "
-            "What is spooled here is kept, and sent under a new producer id when this producer starts again"
-        )
-    return ProtocolError(f"{reason} Install matching versions of sightlog on both sides; what is spooled is kept")
+        self._ask(position)
+        with self._lock:
+            return self._changed.wait_for(is_over, timeout)

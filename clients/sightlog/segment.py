@@ -8,27 +8,32 @@ image) is not taken for one of this. Two CRCs, because only an intact head tells
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import re
+import stat
 import struct
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from .directories import is_in_place, open_file, sync_directory
 from .records import IMAGE_BYTES_MAX, RECORD_BYTES_MAX
 from .wire import Position
 
 log = logging.getLogger("sightlog.spool")
 
 MARKER: Final = b"\xf1SL\x01"
-"""Starts every entry, so that reading can go on behind a damaged one."""
+"""Starts every entry, so that reading can go on behind a damaged one. Its last byte is the format."""
 _HEAD: Final = struct.Struct("<4sIIIIQ")
 HEAD_BYTES: Final = _HEAD.size
 """What an entry takes beside its record and image."""
 _CHECKED: Final = struct.Struct("<IIIQ")
 """What the CRC of the head covers."""
 _CHECKED_FROM: Final = _HEAD.size - _CHECKED.size
+_NAME: Final = re.compile(r"(\d{15,})-(\d{12,})\.spool")
 _WINDOW_BYTES: Final = 256 * 1024
 _ENTRY_BYTES_MAX: Final = _HEAD.size + RECORD_BYTES_MAX + IMAGE_BYTES_MAX
 
@@ -61,8 +66,10 @@ class Segment:
     damaged: bool = False
     lost: int = 0
     """Records that `scan` found to be missing."""
+    fd: int = field(default=-1, repr=False)
+    """Open from the first read on; of this life from the beginning, so that it can be read whatever becomes of
+    its name."""
     _seed: int = 0
-    _fd: int = field(default=-1, repr=False)
 
     def __post_init__(self) -> None:
         self._seed = zlib.crc32(f"{self.epoch}-{self.first_seq}".encode())
@@ -94,6 +101,44 @@ class Segment:
         if entries:
             return entries, entries[-1].end
         return [], self._beyond_damage(offset, data, behind)
+
+    def is_of_another_format(self) -> bool:
+        """Whether it begins like an entry of another format, and has none of this one. Raises OSError.
+
+        One that begins with anything else is damaged: whoever wrote another format said so at its beginning.
+        """
+        marker = self._pread(0, len(MARKER))
+        if marker[:-1] != MARKER[:-1] or marker == MARKER:
+            return False
+        data = self._pread(0, self.size)
+        at = data.find(MARKER)
+        while at >= 0 and self._parse_head(data, at) is None:
+            at = data.find(MARKER, at + 1)
+        return at < 0
+
+    def is_in_place(self) -> bool:
+        """Whether its file still has its name. Raises OSError."""
+        return is_in_place(self.fd, self.path) if self.fd >= 0 else os.path.lexists(self.path)
+
+    def write_anew(self) -> None:
+        """Its name was removed, or is another file's by now: what is in it gets it again. Raises OSError."""
+        temporary = self.path.with_suffix(".tmp")
+        temporary.unlink(missing_ok=True)
+        fd = open_file(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND)
+        try:
+            size, offset = self.size, 0
+            while data := os.pread(self.fd, min(_WINDOW_BYTES, size - offset), offset):
+                offset += os.write(fd, data)
+            if offset != size:
+                raise OSError(errno.EIO, "cannot be read back", str(self.path))
+            os.fsync(fd)
+            os.replace(temporary, self.path)
+            sync_directory(self.path.parent)
+            # Under the same number: another thread may be reading or writing there just now.
+            os.dup2(fd, self.fd, inheritable=False)
+        finally:
+            os.close(fd)
+        self.synced, self.doubtful = size, False
 
     def write_again(self, fd: int, size: int) -> None:
         """What is behind `synced`, up to `size`, so that an fsync covers it once more. Raises OSError."""
@@ -189,11 +234,23 @@ class Segment:
         return None if found is None else found[1]
 
     def _pread(self, offset: int, length: int) -> bytes:
-        if self._fd < 0:
-            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        return os.pread(self._fd, min(length, self.size - offset), offset)
+        if self.fd < 0:
+            self.fd = open_file(self.path, os.O_RDONLY)
+        return os.pread(self.fd, min(length, self.size - offset), offset)
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def segments_in(directory: Path) -> list[Segment]:
+    """Those of a spool in order, not scanned. A link, or a file of another name, is none. Raises OSError."""
+    found = []
+    for path in sorted(directory.glob("*.spool")):
+        named = _NAME.fullmatch(path.name)
+        status = path.lstat()
+        if named and stat.S_ISREG(status.st_mode):
+            first_seq = int(named[2])
+            found.append(Segment(path, int(named[1]), first_seq, first_seq, status.st_size))
+    return found

@@ -8,27 +8,32 @@ A spool is a directory with `lock`, `identity.json` (see `identity`) and segment
 life of a producer has a new epoch and writes only segments of its own: a torn tail left by a crash is never appended
 to, and a sequence number that a power cut took back is never used again under the same epoch.
 
+An open file can be written long after its name was removed, and is gone with the process. So the segments of this life
+are held open, and once a second while records are published `look` gives them their names again.
+
 Why not SQLite: a record costs 2 to 5 µs here, and 10 to 12 µs as an autocommitted row with `synchronous=OFF` and WAL.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
+import math
 import os
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
-from .directories import make_directories, sync_directory
-from .errors import InvalidRecord, SpoolDamaged, SpoolFull, SpoolInUse
-from .identity import begin_life
+from . import identity
+from .directories import make_directories, open_file, sync_directory
+from .errors import NOT_TAKEN, InvalidRecord, SpoolDamaged, SpoolFormatUnknown, SpoolFull, SpoolInUse
 from .playback import Chunk, Playback
-from .segment import HEAD_BYTES, Segment
+from .segment import HEAD_BYTES, Segment, segments_in
+from .spoollock import SpoolLock
 from .wire import START, Position, Told
 
 log = logging.getLogger("sightlog.spool")
@@ -36,6 +41,8 @@ log = logging.getLogger("sightlog.spool")
 SEGMENT_BYTES_MAX: Final = 4 * 1024 * 1024
 SEGMENT_REUSE_BYTES: Final = 64 * 1024
 """An active segment larger than this whose records are all acked is given back."""
+LOOK_SECONDS: Final = 1.0
+"""How long records may be published into files whose names are gone."""
 
 
 def default_spool_dir() -> Path:
@@ -49,66 +56,67 @@ def default_spool_dir() -> Path:
 class Spool:
     """One producer's spool. `append` may be called by one thread while another reads and drops.
 
-    Raises SpoolInUse when another process has it, SpoolDamaged when the directory cannot be used.
+    Raises SpoolInUse when another process has it, SpoolDamaged when the directory cannot be used, SpoolFormatUnknown.
     """
 
     def __init__(self, directory: str | os.PathLike[str], name: str, bytes_max: int) -> None:
         self.directory = Path(directory)
         self.bytes_max = bytes_max
         self.segment_bytes_max = min(SEGMENT_BYTES_MAX, max(bytes_max // 16, 4096))
+        self.look_at = math.inf
+        """time.monotonic() at which `look` is due."""
+        self._is_out_of_place = False
+        """Some of the files have no name, and could not be given one."""
+        self._is_taken = False
+        """Another process has the directory: nothing in there is ours any more."""
         self._fd = -1
-        self._acked = START
+        """Of the segment that is written to, which owns it."""
         self._unsynced_since: float | None = None
         self._unsynced_until = START
         """Once all up to here is acked, what is left is younger than `_unsynced_since`."""
         self._write_lock = threading.Lock()
-        self._lock_fd = -1
+        self._lock = SpoolLock(self.directory)
         self._segments: list[Segment] = []
         self._playback = Playback(self._segments)
         try:
+            self._check_format()
             make_directories(self.directory)
-            self._lock()
+            self._lock.take()
             self._find_segments()
-            self._identity = begin_life(self.directory, name, self._segments)
+            self._identity = identity.begin_life(self.directory, name, self._segments)
             self._drop_empty()
         except OSError as error:
             self.close()
             raise SpoolDamaged(
-                f"cannot use the spool directory {self.directory}: {error.strerror or error}. "
+                f"cannot use the spool directory {self.directory}: {_said(error)}. "
                 "Give a spool_dir that this process may write to, and room on its disk"
             ) from error
-        except SpoolDamaged:
+        except BaseException:
             self.close()
             raise
         self.producer_id, self.epoch = self._identity.producer_id, self._identity.epoch
         self._next_seq = 1
+        _open_here.add(self)
 
     # -- opening --------------------------------------------------------------------------------------------
 
-    def _lock(self) -> None:
-        fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(fd, 32).decode(errors="replace").strip() or "unknown"
-            os.close(fd)
-            raise SpoolInUse(
-                f"the spool {self.directory} is in use by process {holder}. "
-                "Give every process a producer name of its own, or stop that one"
-            ) from None
-        self._lock_fd = fd
-        os.ftruncate(fd, 0)
-        os.write(fd, f"{os.getpid()}\n".encode())
+    def _check_format(self) -> None:
+        """Before anything is touched. Raises SpoolFormatUnknown, SpoolDamaged, OSError."""
+        identity.read(self.directory)
+        for segment in segments_in(self.directory):
+            with contextlib.closing(segment):
+                if segment.is_of_another_format():
+                    raise SpoolFormatUnknown(
+                        f"{segment.path} is of a format that this version of sightlog does not know. Nothing was "
+                        "changed. Install the version that wrote it, or give another spool_dir"
+                    )
 
     def _find_segments(self) -> None:
         """Read what earlier lives left, to its end: how much there is, and what of it is damaged."""
-        self._bytes = sum(path.stat().st_size for path in self.directory.glob("*.damaged"))
-        for path in sorted(self.directory.glob("*.spool")):
-            try:
-                epoch, first_seq = (int(part) for part in path.stem.split("-"))
-            except ValueError:
-                continue
-            self._segments.append(Segment(path, epoch, first_seq, first_seq, path.stat().st_size))
+        self._bytes = sum(path.lstat().st_size for path in self.directory.glob("*.damaged"))
+        self._segments += segments_in(self.directory)
+        for path in {*self.directory.glob("*.spool")} - {segment.path for segment in self._segments}:
+            log.warning("spool %s: %s is none of its files, and is left alone", self.directory, path.name)
         for segment, following in zip_longest(self._segments, self._segments[1:]):
             self._bytes += segment.size
             segment.scan(following.first_seq if following and following.epoch == segment.epoch else None)
@@ -134,25 +142,27 @@ class Spool:
         """What the next appended record gets."""
         return Position(self.epoch, self._next_seq)
 
-    def append(self, encoded: Sequence[tuple[bytes, bytes]]) -> Position:
+    def append(self, encoded: Sequence[tuple[bytes, bytes]], acked: Position = START) -> Position:
         """Write (record, image) pairs in one write; returns the position of the last.
 
-        All or nothing. Raises SpoolFull at `bytes_max`, or when the disk under it is full.
+        All or nothing. What is acked makes room. Raises SpoolFull at `bytes_max`, or when the disk under it is full.
         """
         with self._write_lock:
+            if self._is_out_of_place:
+                self._put_in_place(acked)
             seq = self._next_seq
             size = sum(HEAD_BYTES + len(record) + len(image) for record, image in encoded)
             if size > self.bytes_max:
                 raise InvalidRecord(
                     f"{size} bytes at once never fit in a spool of {self.bytes_max}. "
-                    "Publish fewer records at a time, or give a larger spool_bytes_max"
+                    f"Publish fewer records at a time, or give a larger spool_bytes_max. {NOT_TAKEN}"
                 )
             if self._bytes + size > self.bytes_max:
-                self._give_back(0)
+                self._give_back(acked, 0)
             if self._bytes + size > self.bytes_max:
                 raise SpoolFull(
                     f"the spool {self.directory} holds {self._bytes} of at most {self.bytes_max} bytes: the daemon has "
-                    "not taken records for a while. Look at `sightlog status`; publish again when it runs"
+                    f"not taken records for a while. Look at `sightlog status`; publish again when it runs. {NOT_TAKEN}"
                 )
             segment = self._active_segment()
             entries = [segment.encode(record, image, seq + index) for index, (record, image) in enumerate(encoded)]
@@ -167,11 +177,13 @@ class Spool:
                     raise
                 raise SpoolFull(
                     f"cannot write to the spool {self.directory}: {error.strerror}. "
-                    "Make room on its disk, then publish again"
+                    f"Make room on its disk, then publish again. {NOT_TAKEN}"
                 ) from error
             # From here on nothing is called: a signal's handler runs behind calls alone.
             if self._unsynced_since is None:
                 self._unsynced_since, self._unsynced_until = now, last
+            if self.look_at == math.inf:
+                self.look_at = now + LOOK_SECONDS
             self._bytes += size
             # Readable first, announced last: whoever looks without the lock must not see a number without its record.
             segment.size += size
@@ -183,9 +195,7 @@ class Spool:
         try:
             os.ftruncate(self._fd, segment.size)
         except OSError:
-            # Nothing may be written behind it: what comes next begins a segment.
-            os.close(self._fd)
-            self._fd = -1
+            self._fd = -1  # nothing may be written behind it: what comes next begins a segment
 
     def _active_segment(self) -> Segment:
         if self._fd >= 0 and self._segments[-1].size < self.segment_bytes_max:
@@ -194,20 +204,97 @@ class Spool:
             return self._begin_segment()
         except OSError as error:
             raise SpoolFull(
-                f"cannot make {error.filename}: {error.strerror}. Make room on its disk, then publish again"
+                f"cannot make {error.filename}: {error.strerror}. Make room on its disk, then publish again. "
+                f"{NOT_TAKEN}"
             ) from error
 
     def _begin_segment(self) -> Segment:
         path = self.directory / f"{self.epoch:015d}-{self._next_seq:012d}.spool"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o640)
-        # None in between, should a signal raise: what comes next begins a segment.
-        before, self._fd = self._fd, -1
-        if before >= 0:
-            os.close(before)
-        if not self._segments or self._segments[-1].path != path:  # else no record of it was written in full
+        fd = open_file(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+        self._fd = -1  # none in between, should a signal raise: what comes next begins a segment
+        if self._segments and self._segments[-1].path == path:  # no record of it was written in full
+            self._segments[-1].close()
+        else:
             self._segments.append(Segment(path, self.epoch, self._next_seq, self._next_seq))
-        self._fd = fd
+        self._segments[-1].fd = self._fd = fd
         return self._segments[-1]
+
+    def look(self, acked: Position) -> None:
+        """Whether the files are where they were made, and what is not acked in files that can be found after a crash.
+
+        To be called at `look_at`. Raises SpoolInUse when another process has the directory by now, and OSError when a
+        name cannot be given back: then nothing is appended before it is.
+        """
+        with self._write_lock:
+            self.look_at = math.inf
+            try:
+                if self._is_out_of_place or not self._is_in_place():
+                    self._is_out_of_place = True
+                    log.error("spool %s: files in it were removed or replaced. They are made anew", self.directory)
+                    self._make_anew(acked)
+                    self._is_out_of_place = False
+            except OSError:
+                self.look_at = time.monotonic() + LOOK_SECONDS
+                raise
+            except SpoolInUse:
+                self._is_taken = True
+                raise
+
+    def _put_in_place(self, acked: Position) -> None:
+        try:
+            self._make_anew(acked)
+        except OSError as error:
+            raise SpoolFull(
+                f"the files of the spool {self.directory} were removed, and cannot be made anew: {_said(error)}. Make "
+                f"that possible, then publish again. {NOT_TAKEN}"
+            ) from error
+        self._is_out_of_place = False
+
+    def _is_in_place(self) -> bool:
+        """Raises OSError."""
+        return (
+            self._lock.is_in_place()
+            and os.path.lexists(self.directory / identity.NAME)
+            and all(segment.is_in_place() for segment in self._segments)
+        )
+
+    def _make_anew(self, acked: Position) -> None:
+        """Raises SpoolInUse, OSError."""
+        make_directories(self.directory)
+        self._lock.take()
+        try:
+            there = identity.read(self.directory)
+        except (SpoolDamaged, SpoolFormatUnknown):
+            there = None
+        if there is None:
+            self._identity.write(self.directory)
+        elif there.epoch != self.epoch:
+            raise SpoolInUse(
+                f"the files of the spool {self.directory} were removed, and another process has used it since. Give "
+                "every process a producer name of its own"
+            )
+        for segment in [*self._segments]:
+            # The newest one's name keeps the count of what this life published.
+            is_done = segment.last <= acked and segment is not self._segments[-1]
+            if is_done or segment.is_in_place():
+                continue
+            if segment.fd >= 0:
+                segment.write_anew()
+            else:
+                self._lose(segment)
+
+    def _lose(self, segment: Segment) -> None:
+        """Of an earlier life, and nobody held it open."""
+        records = segment.next_seq - segment.first_seq
+        log.error("spool %s: %s was removed, with up to %d records", self.directory, segment.path.name, records)
+        self._identity = self._identity.with_lost(segment.path.stem, records)
+        self._identity.write(self.directory)
+        self._remove(segment)
+        self._bytes -= segment.size + segment.torn
+
+    def doubt(self) -> None:
+        """A file could not be read: `look` is due."""
+        self.look_at = -math.inf
 
     @property
     def unsynced_since(self) -> float | None:
@@ -233,9 +320,9 @@ class Spool:
     def _sync_segment(segment: Segment) -> None:
         size = segment.size
         try:
-            fd = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC)
+            fd = open_file(segment.path, os.O_RDWR)
         except FileNotFoundError:
-            return  # acked meanwhile
+            return  # acked meanwhile; or removed, and `look` makes it anew
         try:
             if segment.doubtful:
                 segment.write_again(fd, size)
@@ -247,24 +334,27 @@ class Spool:
         finally:
             os.close(fd)
 
-    def close(self) -> None:
+    def close(self, acked: Position = START) -> None:
         """Let another process have the spool. What is not acked stays; idempotent."""
         with self._write_lock:
             if self._fd >= 0:
                 with contextlib.suppress(OSError):  # acked records that stay are asked for and dropped by the next life
-                    self._give_back(0)
-            for segment in self._segments:
-                segment.close()
-            for fd in (self._fd, self._lock_fd):
-                if fd >= 0:
-                    os.close(fd)
-            self._fd = self._lock_fd = -1
+                    self._give_back(acked, 0)
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Close all files, whatever is in them: a forked child does that too, or the lock would outlive its parent."""
+        for segment in self._segments:
+            segment.close()
+        self._lock.release()
+        self._fd = -1
 
     def fence(self) -> None:
-        """Give up this identity: the next life gets a new producer id and takes what is left along."""
-        self._identity.fence(self.directory)
+        """Give up this identity: the next life gets a new producer id and takes what is left along. Raises OSError."""
+        if not self._is_taken:
+            self._identity.fence(self.directory)
 
-    def is_foreign(self, settled: Position) -> bool:
+    def is_foreign(self, settled: Position, acked: Position) -> bool:
         """Whether the daemon has this from a copy of this spool, and records here would be taken for settled with it.
 
         Of every life of this spool that published behind a record that is left, a segment is left too.
@@ -272,7 +362,7 @@ class Spool:
         if settled.epoch == self.epoch or settled.epoch in self._identity.epochs_before:
             return False
         left = [segment.last for segment in list(self._segments)]
-        return settled.epoch not in {last.epoch for last in left} and any(self._acked < last < settled for last in left)
+        return settled.epoch not in {last.epoch for last in left} and any(acked < last < settled for last in left)
 
     # -- reading and dropping -----------------------------------------------------------------------------------------
 
@@ -294,18 +384,18 @@ class Spool:
         """Records of all lives that could not be read back because the file was damaged."""
         return self._identity.lost_records
 
-    def told(self) -> Told:
+    def told(self, acked: Position) -> Told:
         """How it stands, all of one moment."""
         with self._write_lock:
             last = Position(self.epoch, self._next_seq - 1)
-            return Told(last, self._acked, self.published, self.lost, self.depth(), self._bytes)
+            return Told(last, acked, self.published, self.lost, self.depth(acked), self._bytes)
 
-    def depth(self) -> int:
-        """Records not acked."""
+    def depth(self, acked: Position) -> int:
+        """Records behind `acked`."""
         return sum(
-            segment.next_seq - max(segment.first_seq, self._acked.seq + 1 if segment.epoch == self._acked.epoch else 0)
+            segment.next_seq - max(segment.first_seq, acked.seq + 1 if segment.epoch == acked.epoch else 0)
             for segment in list(self._segments)
-            if segment.last > self._acked
+            if segment.last > acked
         )
 
     def read_after(self, after: Position, records_max: int, bytes_max: int) -> Chunk | None:
@@ -316,17 +406,16 @@ class Spool:
         return self._playback.read_after(after, records_max, bytes_max)
 
     def drop_through(self, acked: Position) -> None:
-        """Forget the records up to `acked`; delete the segments that hold nothing else."""
+        """Forget the records up to `acked`; delete the segments that hold nothing else. Raises OSError."""
         with self._write_lock:
-            self._acked = max(self._acked, acked)
-            if self._unsynced_since is not None and self._acked >= self._unsynced_until:
+            if self._unsynced_since is not None and acked >= self._unsynced_until:
                 self._unsynced_until = Position(self.epoch, self._next_seq - 1)
-                self._unsynced_since = time.monotonic() if self._unsynced_until > self._acked else None
-            self._give_back(min(SEGMENT_REUSE_BYTES, self.segment_bytes_max))
+                self._unsynced_since = time.monotonic() if self._unsynced_until > acked else None
+            self._give_back(acked, min(SEGMENT_REUSE_BYTES, self.segment_bytes_max))
 
-    def _give_back(self, active_bytes: int) -> None:
+    def _give_back(self, acked: Position, active_bytes: int) -> None:
         """Delete the segments that are acked to the end; this life's newest only when larger than `active_bytes`."""
-        while self._segments and self._segments[0].last <= self._acked:
+        while self._segments and self._segments[0].last <= acked and not self._is_taken:
             segment = self._segments[0]
             if len(self._segments) == 1 and segment.epoch == self.epoch:
                 if segment.size <= active_bytes:
@@ -337,14 +426,33 @@ class Spool:
                 except OSError:
                     return  # no room for one more name: tried again with the next ack
             if segment.damaged:
-                segment.path.rename(segment.path.with_suffix(".damaged"))
+                with contextlib.suppress(FileNotFoundError):
+                    segment.path.rename(segment.path.with_suffix(".damaged"))
             else:
                 segment.path.unlink(missing_ok=True)
                 self._bytes -= segment.size + segment.torn
             # Only now, so that a failure above is tried again with the next ack.
-            del self._segments[0]
-            segment.close()
-            self._playback.forget(segment)
+            self._remove(segment)
+
+    def _remove(self, segment: Segment) -> None:
+        self._segments.remove(segment)
+        segment.close()
+        self._playback.forget(segment)
+
+
+_open_here: Final[weakref.WeakSet[Spool]] = weakref.WeakSet()
+
+
+def _let_go_in_child() -> None:
+    for spool in list(_open_here):
+        spool.let_go()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
+
+
+def _said(error: OSError) -> str:
+    return f"{error.strerror or error}: {error.filename}" if error.filename else str(error.strerror or error)
 
 
 def _write_all(fd: int, data: bytes) -> None:

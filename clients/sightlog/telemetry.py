@@ -94,7 +94,7 @@ class Teller:
             inference_ms = {name: list(samples) for name, samples in self._samples.items() if samples}
             for samples in self._samples.values():
                 samples.clear()
-        return wire.telemetry(self._spool.told(), totals, inference_ms)
+        return wire.telemetry(self._spool.told(self._link.acked), totals, inference_ms)
 
 
 def _checked(inference_ms: Mapping[str, float]) -> dict[str, float]:

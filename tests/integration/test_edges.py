@@ -37,7 +37,7 @@ def test_a_record_published_while_the_hello_is_made_is_not_announced_as_missing(
 
     monkeypatch.setattr(Spool, "read_after", read_and_be_overtaken)
     publisher._link._greet()
-    publisher._waker.wake()
+    publisher._connection.wake()
     wait_for(lambda: racing, "the race")
     assert racing[0].wait(10) == "stored"
     publisher.close()
@@ -130,7 +130,9 @@ def test_a_closed_publisher_writes_into_nobody_elses_file(idle_daemon, tmp_path)
     files = [open(tmp_path / f"file{n}", "w+b", buffering=0) for n in range(40)]  # noqa: SIM115
     with pytest.raises(PublisherClosed):
         receipt.wait(0.1)
-    publisher._waker.wake()
+    with pytest.raises(PublisherClosed):
+        publisher.publish(Event("front_door"), urgent=True)
+    publisher.close()
     for file in files:
         assert file.read() == b""
         file.close()

@@ -248,7 +248,7 @@ def test_a_stop_commits_and_acks_what_was_received(idle_daemon):
         wait_for(lambda: publisher._link.sent.seq == 1, "the record is sent")
         # A ping is answered when all before it was read.
         publisher._link._heard_at = 0.0
-        publisher._waker.wake()
+        publisher._connection.wake()
         wait_for(lambda: publisher._link._heard_at > 0, "the daemon answers")
         assert receipt.status is None
         assert idle_daemon.stop() == 0

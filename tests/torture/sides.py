@@ -8,7 +8,7 @@ import threading
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from network import Connection, Dealer
 
@@ -43,16 +43,6 @@ def status_of(event_id: str) -> str:
     return {"7": DUPLICATE, "9": REJECTED}.get(event_id[-1], STORED)
 
 
-class Driver:
-    """Of a publisher: here it is the world that has the turn."""
-
-    def __init__(self, sensor: Sensor) -> None:
-        self._sensor = sensor
-
-    def notice(self, *, urgent: bool) -> None:
-        self._sensor.sleeps_until = 0.0
-
-
 class Sensor(Publisher):
     """A publisher; `step` is one turn of its thread's loop, when the loop would have one."""
 
@@ -60,11 +50,10 @@ class Sensor(Publisher):
         self.world, self.label, self.producer = world, directory.name, directory.name
         self._spool = spool.Spool(directory, self.producer, bytes_max)
         self._link = Link()
-        self._book = ReceiptBook(self._ask, self._drive)
+        self._book = ReceiptBook(self._ask)
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._closing = False
-        self._driver = Driver(self)
         self._teller = Teller(self._link, self._spool)
         self._connection = Dealer(world.random)
         self._delivery = self.make_delivery(
@@ -91,36 +80,31 @@ class Sensor(Publisher):
             return
         self._stuck = self._delivery.send(now)
         self._delivery.receive()
-        self._delivery.sync_if_unacked_for_long()
+        self._delivery.keep()
         must(
-            self._link.acked <= self.world.store.durable[self.producer_id] and self.is_dropped_only_what_is_durable(),
-            f"{self.label}: acked what was never stored",
+            self._link.acked <= self.world.store.durable[self.producer_id], f"{self.label}: acked what was never stored"
         )
-        self.world.acked[self.producer_id] = max(self.world.acked[self.producer_id], self._spool._acked)
+        self.world.acked[self.producer_id] = max(self.world.acked[self.producer_id], self._link.acked)
         # After receiving, the loop looks at once for more to send.
         self.sleeps_until = self._delivery.due_at(now, stuck=self._stuck)
         if not self._stuck:
             self._stuck = self._delivery.send(now)
 
-    def is_dropped_only_what_is_durable(self) -> bool:
-        return self._spool._acked <= self.world.store.durable[self.producer_id]
+    def _append(self, *arguments: Any) -> None:
+        super()._append(*arguments)
+        self.sleeps_until = 0.0
 
     def told(self) -> Told:
-        return self._spool.told()
+        return self._spool.told(self._link.acked)
 
     @property
     def is_fenced(self) -> bool:
-        return self._book.failure is not None
+        return self._book.ended is not None
 
     def die(self) -> None:
         """SIGKILL: what the kernel has stays."""
         self.dealer.cut()
-        for segment in self._spool._segments:
-            segment.close()
-        for fd in (self._spool._fd, self._spool._lock_fd):
-            if fd >= 0:
-                os.close(fd)
-        self._spool._segments, self._spool._fd, self._spool._lock_fd = [], -1, -1
+        self._spool.let_go()
 
     def close(self) -> None:
         self._spool.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-import select
+import threading
 from collections import deque
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from conftest import wait_for
 from lab import often
 from mutations import Mutator
 
-from sightlog import Event, Publisher, delivery, driver, link, publisher, receipts, spool, wire
+from sightlog import Event, Publisher, delivery, link, publisher, spool, wire
 from sightlog.errors import ProducerFenced, SightlogError
 from sightlog.wire import START, Limits, Position
 from sightlogd.decoder import EventRecord
@@ -41,7 +41,6 @@ class Wire:
         self.choose, self.clock = choose, clock
         self.hostile = True
         self.answers = 0
-        self.waker = -1
         self.received: set[str] = set()
         """Events that came through: what a receipt may rightly say `stored` of."""
         self._stored: dict[str, Position] = {}
@@ -56,8 +55,8 @@ class Wire:
         self._corpus = [frames[0] for frames in replies]
         self._mutator = Mutator(choose, self._corpus)
 
-    def __call__(self, _endpoint: str, _key: object, waker: int) -> Connection:
-        return Connection(self, waker)
+    def __call__(self, _endpoint: str, _key: object) -> Connection:
+        return Connection(self)
 
     def send(self, frames: list[bytes]) -> None:
         answer = self.sessions.receive(b"\0r", frames)
@@ -109,48 +108,29 @@ class Wire:
         return bool(self.queue)
 
 
-class Gate:
-    """Where the publisher's thread waits, and a caller too: time goes on when nothing comes."""
-
-    def __init__(self, line: Wire) -> None:
-        self._line = line
-
-    def register(self, _fd: int, _events: int) -> None:
-        pass
-
-    def modify(self, _fd: int, _events: int) -> None:
-        pass
-
-    def poll(self, seconds: float = 0.0) -> None:
-        if not 0 <= seconds < 2**31 / 1000:
-            raise OverflowError(f"a wait of {seconds} s")  # as poll() would
-        if self._line.has_some:
-            return
-        if not select.select([self._line.waker], [], [], 0.000_5)[0]:
-            self._line.clock.now += seconds
-
-    def close(self) -> None:
-        pass
-
-
 class Connection:
     """What a publisher sees of a `Wire`."""
 
     denied = None
     retry_at = math.inf
 
-    def __init__(self, line: Wire, waker: int) -> None:
+    def __init__(self, line: Wire) -> None:
         self._line = line
-        line.waker = waker
-
-    def fileno(self) -> int:
-        return -1
+        self._woken = threading.Event()
 
     def is_ready(self, *, stuck: bool) -> bool:
         return self._line.has_some
 
     def wait(self, seconds: float) -> None:
-        Gate(self._line).poll(max(0.0, seconds))
+        """Time goes on when nothing comes."""
+        if not seconds < 2**31 / 1000:
+            raise OverflowError(f"a wait of {seconds} s")  # as poll() would
+        if not self._line.has_some and not self._woken.wait(0.000_5):
+            self._line.clock.now += max(0.0, seconds)
+        self._woken.clear()
+
+    def wake(self) -> None:
+        self._woken.set()
 
     def send(self, frames: list[bytes]) -> bool:
         assert len(frames) < 67
@@ -173,8 +153,7 @@ def line(attack, monkeypatch):
     clock = Clock()
     line = Wire(attack.random(), clock)
     monkeypatch.setattr(publisher, "Connection", line)
-    monkeypatch.setattr(driver.select, "epoll", lambda: Gate(line))
-    for module in (delivery, driver, receipts, spool):
+    for module in (delivery, spool):
         monkeypatch.setattr(module, "time", clock)
     return line
 
@@ -218,10 +197,10 @@ def await_answers(line: Wire, producer: Publisher) -> None:
 
 def failed(producer: Publisher) -> bool:
     """Ended by what is an order to end; anything else is a defect."""
-    failure = producer._book.failure
-    if failure is None:
+    ended = producer._book.ended
+    if ended is None:
         return False
-    assert isinstance(failure, ProducerFenced) or "matching versions" in str(failure), failure
+    assert ended.error is ProducerFenced or "matching versions" in ended.why, ended
     return True
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -104,11 +103,7 @@ class Life:
             self.spool.drop_through(self.acked)
 
     def kill(self) -> None:
-        for segment in self.spool._segments:
-            segment.close()
-        for fd in (self.spool._fd, self.spool._lock_fd):
-            if fd >= 0:
-                os.close(fd)
+        self.spool.let_go()
 
     def run(self) -> None:
         self.begin()

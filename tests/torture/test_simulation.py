@@ -107,7 +107,7 @@ def nobody_fenced(monkeypatch) -> None:
 
 
 def copies_unnoticed(monkeypatch) -> None:
-    monkeypatch.setattr(Spool, "is_foreign", lambda _self, _settled: False)
+    monkeypatch.setattr(Spool, "is_foreign", lambda *_: False)
 
 
 def welcome_without_exceptions(monkeypatch) -> None:
@@ -139,9 +139,6 @@ class HastyDelivery(Delivery):
 
 class HastySensor(Sensor):
     make_delivery = HastyDelivery
-
-    def is_dropped_only_what_is_durable(self) -> bool:
-        return True  # the end has to show it
 
 
 def nothing(_monkeypatch: Any) -> None:

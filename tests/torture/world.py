@@ -242,7 +242,7 @@ class World:
                 side.step()
         for index, sensor in enumerate(self.sensors):
             if sensor.is_fenced:
-                must(self.has_copies, f"{sensor.label} was fenced: {sensor._book.failure}")
+                must(self.has_copies, f"{sensor.label} was fenced: {sensor._book.ended}")
                 sensor.die()
                 self.sensors[index] = self.sensor(sensor.label)
 
