@@ -87,7 +87,7 @@ class Publisher:
 
         Raises InvalidRecord for an empty list too.
         """
-        encoded = [_encoded(record) for record in records]
+        encoded = [_encoded(record, f"record {index}: ") for index, record in enumerate(records)]
         if not encoded:
             raise InvalidRecord(f"publish_many() got no records. {NOT_TAKEN}")
         self._check_process()
@@ -263,8 +263,8 @@ class Publisher:
                 self._book.end(ended)
 
 
-def _encoded(record: Record) -> tuple[bytes, bytes]:
+def _encoded(record: Record, which: str = "") -> tuple[bytes, bytes]:
     try:
         return encode_record(record)
     except InvalidRecord as error:
-        raise InvalidRecord(f"{error}. {NOT_TAKEN}") from None
+        raise InvalidRecord(f"{which}{error}. {NOT_TAKEN}") from None
