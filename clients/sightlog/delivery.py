@@ -203,6 +203,9 @@ class Delivery:
                     log.error("%s: %s", self.producer, error)
                     fate = "The record is not in a spool any more: it is sent for as long as this process lives"
                     self._book.end(Ended(SpoolInUse, f"{error}.", fate))
+            except OSError as error:
+                # Sending goes on: the files are open.
+                log.error("%s: cannot look after the spool: %s", self.producer, error)
         since = self._spool.unsynced_since
         if since is not None and now - since >= UNSYNCED_SECONDS_MAX:
             self._spool.sync()

@@ -145,11 +145,19 @@ class Spool:
     def append(self, encoded: Sequence[tuple[bytes, bytes]], acked: Position = START) -> Position:
         """Write (record, image) pairs in one write; returns the position of the last.
 
-        All or nothing. What is acked makes room. Raises SpoolFull at `bytes_max`, or when the disk under it is full.
+        All or nothing. What is acked makes room. Raises SpoolFull at `bytes_max`, or when the disk under it is full;
+        SpoolInUse when its files were removed and another process has it by now.
         """
         with self._write_lock:
-            if self._is_out_of_place:
+            try:
                 self._put_in_place(acked)
+            except OSError as error:
+                raise SpoolFull(
+                    f"the files of the spool {self.directory} were removed, and cannot be made anew: {_said(error)}. "
+                    f"Make that possible, then publish again. {NOT_TAKEN}"
+                ) from error
+            except SpoolInUse as error:
+                raise SpoolInUse(f"{error}. {NOT_TAKEN}") from None
             seq = self._next_seq
             size = sum(HEAD_BYTES + len(record) + len(image) for record, image in encoded)
             if size > self.bytes_max:
@@ -228,26 +236,23 @@ class Spool:
         with self._write_lock:
             self.look_at = math.inf
             try:
-                if self._is_out_of_place or not self._is_in_place():
+                if not self._is_out_of_place and not self._is_in_place():
                     self._is_out_of_place = True
                     log.error("spool %s: files in it were removed or replaced. They are made anew", self.directory)
-                    self._make_anew(acked)
-                    self._is_out_of_place = False
+                self._put_in_place(acked)
             except OSError:
                 self.look_at = time.monotonic() + LOOK_SECONDS
                 raise
-            except SpoolInUse:
-                self._is_taken = True
-                raise
 
     def _put_in_place(self, acked: Position) -> None:
+        """Raises SpoolInUse, OSError."""
+        if not self._is_out_of_place:
+            return
         try:
             self._make_anew(acked)
-        except OSError as error:
-            raise SpoolFull(
-                f"the files of the spool {self.directory} were removed, and cannot be made anew: {_said(error)}. Make "
-                f"that possible, then publish again. {NOT_TAKEN}"
-            ) from error
+        except SpoolInUse:
+            self._is_taken = True
+            raise
         self._is_out_of_place = False
 
     def _is_in_place(self) -> bool:
@@ -312,7 +317,7 @@ class Spool:
                 sync_directory(self.directory)  # first: what is synced is not looked at again
             for segment in written:
                 self._sync_segment(segment)
-        except BaseException:  # a signal's, too, where a caller that waits does this
+        except OSError:
             self._unsynced_since = since
             raise
 

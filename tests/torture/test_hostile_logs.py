@@ -16,7 +16,7 @@ from conftest import Daemon, wait_for
 from damage import copy, damage
 from lab import often
 
-from sightlog import Event, Observation
+from sightlog import Event, Observation, SpoolFormatUnknown
 from sightlog.segment import HEAD_BYTES
 from sightlog.spool import Spool
 from sightlog.wire import START, Position
@@ -80,7 +80,7 @@ def hit(choose: random.Random, path: Path) -> list[tuple[int, int]]:
 def test_a_damaged_spool_gives_every_readable_record_as_it_was_and_counts_the_others(tmp_path, attack):
     attack.on("P2, P8", "spools with flipped bits, overwritten blocks and torn tails", "spools")
     choose = attack.random()
-    readable = missing = 0
+    readable = missing = refused = 0
     for _ in range(SPOOLS):
         directory = tmp_path / "spool"
         shutil.rmtree(directory, ignore_errors=True)
@@ -97,7 +97,14 @@ def test_a_damaged_spool_gives_every_readable_record_as_it_was_and_counts_the_ot
                     if position not in broken:
                         break
                     uncountable += 1
-        spool = Spool(directory, "s", 1 << 20)
+        attack.runs += 1
+        try:
+            spool = Spool(directory, "s", 1 << 20)
+        except SpoolFormatUnknown:
+            # What damage to one byte looks like, where it leaves a segment no entry: nothing is touched, nothing lost.
+            assert any(whole.isdisjoint(position for position, _, _ in places) for places in written.entries.values())
+            refused += 1
+            continue
         found: dict[Position, tuple[bytes, bytes]] = {}
         after = START
         while chunk := spool.read_after(after, choose.choice([1, 7, 1_000]), 1 << 20):
@@ -114,9 +121,9 @@ def test_a_damaged_spool_gives_every_readable_record_as_it_was_and_counts_the_ot
         spool.drop_through(Position(spool.epoch, 0))
         assert spool.append([(b"goes on", b"")]) == (spool.epoch, 1)
         spool.close()
-        attack.runs += 1
         readable, missing = readable + len(found), missing + lost
-    attack.note = f"{readable:,} records read, {missing:,} lost"
+    attack.note = f"{readable:,} records read, {missing:,} lost, {refused} refused"
+    assert refused <= 2 + SPOOLS // 50
     assert missing > SPOOLS
     assert readable > SPOOLS
 
