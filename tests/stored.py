@@ -6,6 +6,7 @@ import json
 import sys
 from array import array
 from collections.abc import Sequence
+from datetime import tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import apsw
 
 from sightlog import Event, Observation
 from sightlog.encoder import format_time
+from sightlogd.calendar import Days
 from sightlogd.store.opening import create
+from sightlogd.store.ranges import Ranges
 
 STORED_AT = "2026-11-20T12:00:00.000Z"
 _EVENT = (
@@ -27,8 +30,13 @@ _OBSERVATION = (
 )  # fmt: skip
 
 
-def write(path: Path, events: Sequence[Event] = (), observations: Sequence[Observation] = ()) -> Path:
-    """Makes the database at `path`. Rows get their `id` in this order, from 1: events, then observations."""
+def write(
+    path: Path, events: Sequence[Event] = (), observations: Sequence[Observation] = (), zone: tzinfo | None = None
+) -> Path:
+    """Makes the database at `path`. Rows get their `id` in this order, from 1: events, then observations.
+
+    `zone` is the daemon's, None: the system's.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     create(path, lambda: STORED_AT)
     connection = apsw.Connection(str(path))
@@ -43,7 +51,13 @@ def write(path: Path, events: Sequence[Event] = (), observations: Sequence[Obser
             _insert(connection, "face_embeddings", {"event_id": key, **_columns(event, names)})
     for key, observation in enumerate(observations, len(events) + 1):
         _insert(connection, "observations", {"id": key, "created_at": STORED_AT, **_columns(observation, _OBSERVATION)})
-    connection.execute("COMMIT")
+    # What the daemon adds where it stores.
+    execute = connection.execute
+    execute("INSERT INTO cameras SELECT DISTINCT site, camera_id, ? FROM events", (STORED_AT,))
+    if events or observations:
+        execute("INSERT INTO clock_days VALUES (?, 1)", (STORED_AT[:10],))
+    Ranges(connection, Days(zone)).cover([format_time(record.recorded_at) for record in (*events, *observations)])
+    execute("COMMIT")
     connection.execute("INSERT INTO texts_index (texts_index) VALUES ('rebuild')")
     connection.close()
     return path

@@ -33,9 +33,7 @@ class Account(NamedTuple):
 
 
 def account(told: Told, settled: Settled) -> Account | None:
-    """None while it cannot be drawn up: the producer does not count, or has told nothing of this life yet."""
-    if told.published is None:
-        return None
+    """None while it cannot be drawn up: the producer has told nothing of this life yet."""
     position, published = settled.position, told.published
     if position <= told.acked:
         spooled = told.spooled_records

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -12,10 +12,9 @@ from .queries import Span
 from .rows import Connection
 
 Counts = list[tuple[str | None, int]]
-Hint = Callable[[str], str]
-"""To drive from the index of that name, or nothing where the schema does not have it."""
 _SECOND: Final = timedelta(seconds=1)
 _TWO_DAYS: Final = timedelta(hours=50)
+_BY_TIME: Final = "events INDEXED BY events_by_time"
 _WITHIN: Final = "WHERE site = ? AND recorded_at >= ? AND recorded_at < ?"
 
 
@@ -49,38 +48,38 @@ def whole(connection: Connection, table: str, site: str) -> int:
     return int(connection.execute(query, of).fetchone()[0])  # type: ignore[arg-type]
 
 
-def counts(connection: Connection, by: str, site: str, times: Span, hint: Hint) -> Counts:
+def counts(connection: Connection, by: str, site: str, times: Span) -> Counts:
     """Days in their order, all others the largest first. Raises UsageError for what cannot be counted by."""
     bounds = (site, times.low[0], times.high[0])
     if by == "day":
-        return list(_days(connection, *bounds, hint("events_by_time")))
+        return list(_days(connection, *bounds))
     if by == "label":
-        found = _labels(connection, *bounds, hint("events_by_time"))
+        found = _labels(connection, *bounds)
     elif by in _GROUPS:
         group = _GROUPS[by]
         found = connection.execute(
-            f"SELECT {group.column}, count(*) FROM events {hint(group.drive)} {_WITHIN} {group.condition} "
+            f"SELECT {group.column}, count(*) FROM events INDEXED BY {group.drive} {_WITHIN} {group.condition} "
             f"GROUP BY {group.column}",
             bounds,
         ).fetchall()
         for name in group.left_out:
-            left = _count(connection, *bounds, hint("events_by_time")) - sum(count for _, count in found)
+            left = _count(connection, *bounds) - sum(count for _, count in found)
             found += [(name, left)] if left else []
     else:
         raise UsageError(f"by={by!r:.80}: expected one of day, label, {', '.join(_GROUPS)}")
     return sorted(((name, count) for name, count in found), key=lambda one: (-one[1], one[0] or ""))
 
 
-def _count(connection: Connection, site: str, start: str, end: str, by_time: str) -> int:
-    query = f"SELECT count(*) FROM events {by_time} {_WITHIN}"
+def _count(connection: Connection, site: str, start: str, end: str) -> int:
+    query = f"SELECT count(*) FROM {_BY_TIME} {_WITHIN}"
     return int(connection.execute(query, (site, start, end)).fetchone()[0])
 
 
-def _labels(connection: Connection, site: str, start: str, end: str, by_time: str) -> Counts:
+def _labels(connection: Connection, site: str, start: str, end: str) -> Counts:
     """Events that have it, however often."""
     return list(
         connection.execute(
-            f"SELECT label, count(*) FROM events {by_time} CROSS JOIN detections ON detections.event_id = events.id "
+            f"SELECT label, count(*) FROM {_BY_TIME} CROSS JOIN detections ON detections.event_id = events.id "
             f"{_WITHIN} AND NOT EXISTS (SELECT 1 FROM detections AS before WHERE before.event_id = detections.event_id "
             "AND before.position < detections.position AND before.label = detections.label) GROUP BY label",
             (site, start, end),
@@ -88,13 +87,13 @@ def _labels(connection: Connection, site: str, start: str, end: str, by_time: st
     )
 
 
-def _days(connection: Connection, site: str, start: str, end: str, by_time: str) -> Iterator[tuple[str, int]]:
+def _days(connection: Connection, site: str, start: str, end: str) -> Iterator[tuple[str, int]]:
     """Each day from midnight to midnight; where nothing happened, on to the next event."""
-    first = f"SELECT recorded_at FROM events {by_time} {_WITHIN} ORDER BY recorded_at LIMIT 1"
+    first = f"SELECT recorded_at FROM {_BY_TIME} {_WITHIN} ORDER BY recorded_at LIMIT 1"
     while row := connection.execute(first, (site, start, end)).fetchone():
         day, midnight = _day_of(datetime.fromisoformat(row[0]))
         until = min(end, midnight)
-        yield day, _count(connection, site, row[0], until, by_time)
+        yield day, _count(connection, site, row[0], until)
         start = until
 
 

@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 from .errors import DatabaseDamaged, DatabaseNotFound, NotNow, SchemaMismatch, SightlogError, UsageError
 
-SCHEMA_VERSION: Final = 4
-"""The newest schema this reader knows. It reads older ones too."""
+SCHEMA_VERSION: Final = 1
+"""The newest schema this reader knows."""
 BUSY_TIMEOUT_MS: Final = 5_000
 RECOVERY_SECONDS: Final = 0.02
 VERSION: Final = "SELECT coalesce(max(version), 0) FROM schema_version"
@@ -104,13 +104,6 @@ class Database:
             raise SchemaMismatch(
                 f"{self.path} has schema {version}, this reader knows {SCHEMA_VERSION} at most. Upgrade sightlog here"
             )
-        self._event_columns = {row["name"] for row in connection.execute("PRAGMA table_info(events)")}
-        self._indexes = {
-            row["name"] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'index'")
-        }
-        # Observations, face embeddings, the site of dead letters and the index of texts came together.
-        self._has_texts = version >= 3
-        self._has_counts = version >= 4
         self._schema = changes
 
     @contextmanager
@@ -178,10 +171,6 @@ class Database:
                 # Not installed, a Python built without extensions, or a library for another machine.
                 self._vectors = False
         return self._vectors
-
-    def _by(self, index: str) -> str:
-        """A hint to drive from that index, or nothing in a schema that does not have it yet."""
-        return f"INDEXED BY {index}" if index in self._indexes else ""
 
     def _changes(self) -> int:
         """Another number when another connection has committed: far cheaper than a query to find out."""

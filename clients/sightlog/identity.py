@@ -28,7 +28,7 @@ EPOCHS_MAX: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """`published`: records of the lives before this one, None when a version that did not count was among them.
+    """`published`: records of the lives before this one.
 
     `lost` maps segments to how many of their records could not be read back; those of segments that are gone are under
     the empty name.
@@ -37,7 +37,7 @@ class Identity:
     producer_id: str
     name: str
     epoch: int
-    published: int | None = 0
+    published: int = 0
     lost: dict[str, int] = field(default_factory=dict)
     fenced: bool = False
     epochs_before: list[int] = field(default_factory=list)
@@ -71,15 +71,13 @@ def begin_life(directory: Path, name: str, segments: Sequence[Segment]) -> Ident
     last = read(directory)
     last_epoch = max((segment.epoch for segment in segments), default=0)
     lost = {segment.path.stem: segment.lost for segment in segments if segment.lost}
-    published: int | None
     if last is None or last.fenced:
         # What is left is sent under the new id, and all there is to it.
         producer_id = str(uuid.uuid4())
         published = sum(segment.next_seq - segment.first_seq for segment in segments)
     else:
-        producer_id, published = last.producer_id, last.published
-        if published is not None:
-            published += max((s.next_seq - 1 for s in segments if s.epoch == last.epoch), default=0)
+        producer_id = last.producer_id
+        published = last.published + max((s.next_seq - 1 for s in segments if s.epoch == last.epoch), default=0)
         lost |= {stem: max(count, lost.get(stem, 0)) for stem, count in last.lost.items()}
         present = {segment.path.stem for segment in segments}
         gone = sum(lost.pop(stem) for stem in [*lost] if stem not in present)
@@ -109,17 +107,17 @@ def read(directory: Path) -> Identity | None:
                 f"{path} says that this spool has the format {stored['format']!r:.40}, and this version of sightlog "
                 f"knows {FORMAT}. Nothing was changed. Install the version that wrote it, or give another spool_dir"
             )
-        epoch, published = _count(stored["epoch"]), stored.get("published")
+        epoch = _count(stored["epoch"])
         if not 0 < epoch < EPOCH_MAX:
             raise ValueError(f"epoch {epoch}")
         return Identity(
             str(uuid.UUID(stored["producer_id"])),
             "",
             epoch,
-            None if published is None else _count(published),
-            {str(stem): _count(count) for stem, count in stored.get("lost", {}).items()},
-            bool(stored.get("fenced")),
-            [_count(epoch) for epoch in stored.get("epochs_before", [])],
+            _count(stored["published"]),
+            {str(stem): _count(count) for stem, count in stored["lost"].items()},
+            bool(stored["fenced"]),
+            [_count(epoch) for epoch in stored["epochs_before"]],
         )
     except FileNotFoundError:
         return None

@@ -186,8 +186,8 @@ class Publisher:
         return self._spool.depth(self._link.acked)
 
     @property
-    def published(self) -> int | None:
-        """Records published in all lives of this spool; None when an earlier version, which did not count, had it."""
+    def published(self) -> int:
+        """Records published in all lives of this spool."""
         return self._spool.published
 
     @property

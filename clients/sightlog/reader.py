@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from . import queries, rows
 from .database import VERSION, Database
-from .errors import DatabaseNotFound, SchemaMismatch, UsageError
+from .errors import DatabaseNotFound, UsageError
 from .records import DEFAULT_SITE, Embedding, Event, Observation, utc_text
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ COLUMNS: Final = (
     "person_name", "face_confidence", "face_distance", "unlock_granted", "door_action", "thumbnail_path", "image_path",
     "llm_description", "alert_sent", "created_at", "metadata",
 )  # fmt: skip
-"""Of an event, in the order of the table; in an older schema the last ones are NULL."""
+"""Of an event, in the order of the table."""
 _OBSERVATIONS: Final = (
     "SELECT id, observation_id, site, recorded_at, event_id, content, source, embedding, embedding_model, "
     "embedding_version, metadata, created_at FROM observations"
@@ -58,15 +58,12 @@ class Reader(Database):
     def _events(
         self, connection: rows.Connection, rest: str, parameters: Sequence[object], hint: str = ""
     ) -> list[Event]:
-        columns = ", ".join(name if name in self._event_columns else f"NULL AS {name}" for name in COLUMNS)
-        query = f"SELECT {columns} FROM events {hint} WHERE site = ? {rest}"
-        return rows.events(connection, query, (self.site, *parameters), with_faces=self._has_texts)
+        query = f"SELECT {', '.join(COLUMNS)} FROM events {hint} WHERE site = ? {rest}"
+        return rows.events(connection, query, (self.site, *parameters))
 
     def _observations(
         self, connection: rows.Connection, rest: str, parameters: Sequence[object], hint: str = ""
     ) -> list[Observation]:
-        if not self._has_texts:
-            return []
         return rows.observations(connection, f"{_OBSERVATIONS} {hint} WHERE site = ? {rest}", (self.site, *parameters))
 
     # -- queries -----------------------------------------------------------------------------------------------------
@@ -168,7 +165,7 @@ class Reader(Database):
     ) -> list[Row]:  # fmt: skip
         rest, parameters = queries.page(wanted, span, newest_first=newest_first)
         with self._snapshot() as connection:
-            return fetch(connection, rest, (*parameters, limit, offset), self._by(wanted.drive))
+            return fetch(connection, rest, (*parameters, limit, offset), f"INDEXED BY {wanted.drive}")
 
     def get_observation(self, observation_id: str) -> Observation | None:
         """The observation with this id, or None when this site has none."""
@@ -211,7 +208,6 @@ class Reader(Database):
         Ranked, by FTS5's bm25, are the texts found, with each other alone: all of them up to 500; of a more common
         word the 500 committed last, or as many as `limit`.
 
-        Raises SchemaMismatch when the database has no index of texts yet.
         """
         from . import search, words
         from .hits import SearchHit
@@ -222,8 +218,6 @@ class Reader(Database):
             raise UsageError(f"text={text!r:.80}: expected what to look for, as text")
         match = words.match_of(text)
         with self._snapshot() as connection, self._scratch() as scratch:
-            if not self._has_texts:
-                raise SchemaMismatch(f"{self.path} has no index of texts yet: start this version of sightlogd on it")
             if not match:
                 return []
             texts = search.candidates(connection, match, site=self.site, camera_id=camera_id, times=times, enough=limit)
@@ -247,8 +241,6 @@ class Reader(Database):
         query = similarity.vector_of(embedding)
         _count("k", k)
         with self._snapshot() as connection:
-            if not self._has_texts:
-                return []
             kind = similarity.chosen(similarity.kinds(connection, self.site), len(query), model, version)
             if kind is None:
                 return []
@@ -281,7 +273,7 @@ class Reader(Database):
     def _rows_of(self, connection: rows.Connection, table: str) -> int:
         from . import counting
 
-        if self._has_counts and table in ("events", "observations"):
+        if table in ("events", "observations"):
             return counting.whole(connection, table, self.site)
         query = f"SELECT count(*) FROM {table} WHERE site = ?"
         return int(connection.execute(query, (self.site,)).fetchone()[0])
@@ -296,7 +288,7 @@ class Reader(Database):
 
         times = queries.times(start, end)
         with self._snapshot() as connection:
-            return counting.counts(connection, by, self.site, times, self._by)
+            return counting.counts(connection, by, self.site, times)
 
     def follow(self, after: int | None = None, poll_seconds: float = FOLLOW_SECONDS) -> Iterator[Event]:
         """Committed events in commit order, for ever: those with `id` > `after`, then new ones as they are committed.
@@ -335,11 +327,6 @@ class Reader(Database):
         with self._snapshot() as connection:
             return _last_id(connection)
 
-    @property
-    def _letters(self) -> str:
-        """Which dead letters are shown; those of older schemas tell no site."""
-        return "WHERE site = :site OR site IS NULL" if self._has_texts else ""
-
     def producers(self) -> list[dict[str, Any]]:
         """Every producer the store knows, the one heard last first: name, counters, position."""
         with self._snapshot() as connection:
@@ -351,7 +338,7 @@ class Reader(Database):
         with self._snapshot() as connection:
             rows = connection.execute(
                 "SELECT received_at, name AS producer, producer_id, dead_letters.epoch, seq, status, reason "
-                f"FROM dead_letters LEFT JOIN producers USING (producer_id) {self._letters} "
+                "FROM dead_letters LEFT JOIN producers USING (producer_id) WHERE site = :site OR site IS NULL "
                 "ORDER BY id DESC LIMIT :limit",
                 {"site": self.site, "limit": _count("limit", limit)},
             ).fetchall()
@@ -362,12 +349,8 @@ class Reader(Database):
         with self._snapshot() as connection:
             get = connection.execute
             of = {"site": self.site}
-            letters = f"SELECT status, count(*) FROM dead_letters {self._letters} GROUP BY status"
-            counted = (
-                ("events", "observations", "pending_amendments")
-                if self._has_texts
-                else ("events", "pending_amendments")
-            )
+            letters = "SELECT status, count(*) FROM dead_letters WHERE site = :site OR site IS NULL GROUP BY status"
+            counted = ("events", "observations", "pending_amendments")
             return {
                 "schema_version": get(VERSION).fetchone()[0],
                 **{name: self._rows_of(connection, name) for name in counted},

@@ -21,8 +21,8 @@ class Connection(Protocol):
     def executemany(self, sql: str, parameters: Iterable[Sequence[object]], /) -> Any: ...
 
 
-def events(connection: Connection, query: str, parameters: Sequence[object], *, with_faces: bool) -> list[Event]:
-    """The events of a query that gives all columns, with their detections and, where the schema has them, faces."""
+def events(connection: Connection, query: str, parameters: Sequence[object]) -> list[Event]:
+    """The events of a query that gives all columns, with their detections and faces."""
     rows = connection.execute(query, parameters).fetchall()
     detections: dict[int, list[Detection]] = {row["id"]: [] for row in rows}
     ids = (json.dumps(list(detections)),)
@@ -33,13 +33,11 @@ def events(connection: Connection, query: str, parameters: Sequence[object], *, 
     ):
         detections[event].append(Detection(label, confidence, None if x1 is None else (x1, y1, x2, y2)))
     faces: dict[int, dict[str, Any]] = {}
-    if with_faces:
-        for event, blob, model, version in connection.execute(
-            "SELECT event_id, embedding, embedding_model, embedding_version FROM face_embeddings "
-            f"WHERE event_id {ANY_OF}",
-            ids,
-        ):
-            faces[event] = {"embedding": unpack(blob), "embedding_model": model, "embedding_version": version}
+    for event, blob, model, version in connection.execute(
+        f"SELECT event_id, embedding, embedding_model, embedding_version FROM face_embeddings WHERE event_id {ANY_OF}",
+        ids,
+    ):
+        faces[event] = {"embedding": unpack(blob), "embedding_model": model, "embedding_version": version}
     return [Event(detections=detections[row["id"]], **_fields(row), **faces.get(row["id"], {})) for row in rows]
 
 

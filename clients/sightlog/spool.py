@@ -379,10 +379,9 @@ class Spool:
         return chunk.first if chunk else max(upcoming, Position(after.epoch, after.seq + 1))
 
     @property
-    def published(self) -> int | None:
-        """Records of all lives; None when an earlier version, which did not count, had this spool."""
-        before = self._identity.published
-        return None if before is None else before + self._next_seq - 1
+    def published(self) -> int:
+        """Records of all lives."""
+        return self._identity.published + self._next_seq - 1
 
     @property
     def lost(self) -> int:

@@ -61,8 +61,8 @@ class Told(NamedTuple):
     """Of the last record it published: the epoch is that of its life, the seq 0 before the first."""
     acked: Position
     """Up to here it knows everything to be settled: the depth counts from here."""
-    published: int | None
-    """Records of all lives. None: an earlier version, which did not count, had the spool."""
+    published: int
+    """Records of all lives."""
     lost: int
     """Records of all lives that damaged files could not give back."""
     spooled_records: int

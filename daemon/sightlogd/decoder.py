@@ -85,7 +85,7 @@ class Telemetry(Struct, tag_field="kind", tag="telemetry", frozen=True):
 
     last: tuple[Annotated[int, Meta(ge=1, le=INTEGER_MAX)], Count]
     acked: tuple[Count, Count]
-    published: Count | None = None
+    published: Count
     lost: Count = 0
     spooled_records: Count = 0
     spooled_bytes: Count = 0

@@ -82,7 +82,7 @@ class SpoolState(Struct, frozen=True):
 
     last: tuple[int, int]
     acked: tuple[int, int]
-    published: int | None
+    published: int
     lost: int
     spooled_records: int
     spooled_bytes: int

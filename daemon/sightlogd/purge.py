@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from . import durable
 from .errors import WriteRefused
 from .files.daylog import DayLogs
-from .files.days import EVENTS, Days, is_day
+from .files.days import EVENTS, Days, folders, is_day
 from .store import Store
 
 TRASH: Final = "trash"
@@ -103,7 +103,8 @@ def finish(leaving: Leaving, store: Store, days: Days) -> Iterator[None]:
     deleted = -1
     while deleted:
         pace.begin()
-        deleted = store.delete_between(first, after, leaving.up_to_id, pace.count)
+        there = folders(leaving.folder.parents[1])
+        deleted = store.delete_between(first, after, leaving.up_to_id, pace.count, there)
         pace.end()
         store.checkpoint_if_due()
         yield

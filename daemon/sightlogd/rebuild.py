@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import tzinfo
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from sightlog.encoder import format_time
 from sightlog.reader import COLUMNS
 from sightlog.records import now_utc
 
+from .calendar import Days
 from .decoder import EventRecord, ObservationRecord, Refusal, check_time, decode_record
 from .files.catchup import line_of_row
 from .files.daylog import JSON_NAME
@@ -66,8 +68,12 @@ class Rebuilt:
             self.examples.append(what)
 
 
-def rebuild_from_logs(data_dir: Path, target: Path, progress: Callable[[str, Rebuilt], None]) -> Rebuilt:
+def rebuild_from_logs(
+    data_dir: Path, target: Path, progress: Callable[[str, Rebuilt], None], zone: tzinfo | None = None
+) -> Rebuilt:
     """Make `target` from the day folders of `data_dir`; `progress` is told each day that is done.
+
+    Days get the ranges that they have in `zone`, None: the system's.
 
     Raises Stop, OSError; `target` is there complete, or not at all.
     """
@@ -103,6 +109,8 @@ def rebuild_from_logs(data_dir: Path, target: Path, progress: Callable[[str, Reb
             refill.add_events(rows_of((*events.values(), *lost.values()), replay.first))
             told = {line.observation_id: line for line in lines if isinstance(line, ObservationLine)}
             refill.add_observations(observation_rows({**told, **replay.observations}.values()))
+            if events or lost or told or replay.observations:
+                refill.add_day(day)
             refill.add_persons(_person(line) for line in lines if isinstance(line, PersonLine) and line.stored)
             unstored_persons = [line for line in lines if isinstance(line, PersonLine) and not line.stored]
             late_persons += [_person(line) for line in unstored_persons]
@@ -123,7 +131,7 @@ def rebuild_from_logs(data_dir: Path, target: Path, progress: Callable[[str, Reb
         found.events, found.persons = refill.count("events"), refill.count("persons")
         found.observations, found.waiting = refill.count("observations"), refill.count("pending_amendments")
 
-    make(target, lambda: now, fill)
+    make(target, lambda: now, Days(zone), fill)
     return found
 
 

@@ -133,13 +133,13 @@ def _open_store(config: Config) -> Store:
     """On a disk that is completely full, with the room that was put by for that. Raises Stop."""
     _check_not_gone(config.data_dir)
     try:
-        return Store(config.data_dir, config.store.synchronous)
+        return Store(config.data_dir, config.store.synchronous, zone=config.zone())
     except Stop as stop:
         storage = Storage(config.data_dir, config.storage)
         if stop.exit_code != EXIT_STORAGE_FULL or not storage.has_ballast():
             raise
         storage.drop_ballast()
-        return Store(config.data_dir, config.store.synchronous)
+        return Store(config.data_dir, config.store.synchronous, zone=config.zone())
 
 
 def _check_not_gone(data_dir: Path) -> None:

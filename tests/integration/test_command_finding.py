@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
+import made_up
 import pytest
 import stored
 from commands import objects, on_a_terminal, run
 from sample import HOSTILE, event
+
+from sightlogd.store import Store
 
 
 def test_search_finds_events_and_observations(home):
@@ -120,12 +120,15 @@ def test_an_embedding_of_zeros_is_named(tmp_path):
     assert "the embedding of event e0 is all zeros" in done.stderr
 
 
-def test_search_in_a_store_that_no_new_daemon_has_opened_says_what_to_do(tmp_path):
-    shutil.copy(Path(__file__).parents[1] / "fixtures" / "schema_002.db", tmp_path / "events.db")
-    assert run(tmp_path, "events").returncode == 0
-    done = run(tmp_path, "search", "blue")
-    assert (done.returncode, done.stdout) == (78, "")
-    assert "start this version of sightlogd on it" in done.stderr
+def test_a_store_of_a_newer_version_is_told(tmp_path):
+    stored.write(tmp_path / "events.db", [event(0)])
+    with made_up.later():
+        Store(tmp_path).close()
+    for command in (("events",), ("search", "blue"), ("stats",), ("similar", "--face", "e0")):
+        done = run(tmp_path, *command)
+        assert (done.returncode, done.stdout) == (78, "")
+        assert f"has schema {made_up.NEWEST}" in done.stderr
+        assert "Upgrade sightlog here" in done.stderr
     for command in ("events", "tail", "show", "search", "similar", "stats", "export"):
         assert (
             "78 it is of another version of sightlog, or not one of sightlog's"

@@ -52,7 +52,7 @@ def test_status_before_during_and_after_the_daemons_life(idle_daemon):
     assert status["database"]["path"] == str(daemon.database)
     assert status["database"]["bytes"] == daemon.database.stat().st_size > 0
     assert status["database"]["wal_bytes"] == Path(f"{daemon.database}-wal").stat().st_size > 0
-    assert status["database"]["schema_version"] == 4
+    assert status["database"]["schema_version"] == 1
     assert status["events"] == 2
     assert status["newest_event"]["event_id"] == "e2"
     assert status["dead_letters"]["counts"] == {"duplicate": 1, "rejected": 1}

@@ -8,9 +8,11 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import closing
 
 import apsw
+import daylogs
+import made_up
 import pytest
 from backups import verify
 from conftest import AS_NOBODY, NOBODY, Daemon, open_to_all, wait_for
@@ -199,24 +201,22 @@ def test_a_failing_migration_leaves_the_database_as_it_was(stopped, tmp_path):
     assert stopped.reader().count_events() == 1
 
 
-@pytest.mark.parametrize(
-    "frozen", sorted(Path(__file__).parent.parent.glob("fixtures/schema_*.db")), ids=lambda p: p.stem
-)
-def test_every_released_schema_is_migrated_with_its_rows(idle_daemon, frozen):
-    idle_daemon.data_dir.mkdir()
-    shutil.copy(frozen, idle_daemon.database)
-    idle_daemon.start()
-    events = idle_daemon.reader().get_recent_events(10)
-    assert [event.camera_id for event in events] == ["front_door", "garage"]
-    assert [d.label for d in events[0].detections] == ["person", "package"]
-    with idle_daemon.publisher() as publisher:
+def test_a_database_is_migrated_with_its_rows_by_the_version_that_changes_the_schema(stopped):
+    before = daylogs.rows(stopped.database)
+    stopped.start(program=(made_up.__file__, "sightlogd"))
+    told = [line["migrations"] for line in stopped.logged() if line["event"] == "migrated the database"]
+    assert told == [[migration.name for migration in made_up.MIGRATIONS]]
+    with closing(sqlite3.connect(f"file:{stopped.database}?mode=ro", uri=True)) as connection:
+        made_up.check(connection)
+    assert daylogs.rows(stopped.database) == before
+    with stopped.publisher() as publisher, made_up.later():
         assert publisher.insert_event(Event("front_door", llm_description="another package"))
-    # The texts that were there before the index was are in it too.
-    connection = sqlite3.connect(f"file:{idle_daemon.database}?mode=ro", uri=True)
-    described = {text for (text,) in connection.execute("SELECT content FROM texts WHERE content LIKE '%package%'")}
-    connection.close()
-    found = idle_daemon.reader().search("package")
-    assert {hit.observation.content if hit.observation else hit.event.llm_description for hit in found} == described
+        assert [hit.event.camera_id for hit in stopped.reader().search("package")] == ["front_door"]
+        assert stopped.reader().count_events() == len(before["events"]) + 1
+    assert stopped.stop() == 0
+    code, said = fails_to_start(stopped)
+    assert code == 78
+    assert f"has schema {made_up.NEWEST}, written by a newer sightlog" in said
 
 
 def test_a_reader_without_a_database_says_what_makes_one(tmp_path):

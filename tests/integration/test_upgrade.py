@@ -10,21 +10,23 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import made_up
 import pytest
 from conftest import SMALL_DISK, Daemon, small_file_system
 
 from sightlog import Event
-from sightlog.database import SCHEMA_VERSION
+from sightlog.database import SCHEMA_VERSION as OLD
 
-OLD = Path(__file__).parents[1] / "fixtures/schema_002.db"
+SAME = "-m"
+"""To this version."""
 
 
-def step(daemon: Daemon, name: str) -> tuple[int, str]:
-    """(exit code, what it said)."""
+def step(daemon: Daemon, name: str, program: str = made_up.__file__) -> tuple[int, str]:
+    """Of the upgrade to a version that migrates, or another `program`: (exit code, what it said)."""
     config = daemon.home / "upgrade.toml"
     config.write_text(f'[store]\ndata_dir = "{daemon.data_dir}"\n')
     done = subprocess.run(
-        [sys.executable, "-m", "sightlogd.cli.upgrade", name, "--config", config],
+        [sys.executable, program, "sightlogd.cli.upgrade", name, "--config", config],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert "Traceback" not in done.stderr
@@ -40,41 +42,54 @@ def files(daemon: Daemon) -> set[str]:
     return {path.name for path in daemon.data_dir.glob("events.*")} - {"events.db-wal", "events.db-shm"}
 
 
+def upgraded(old: Daemon) -> Daemon:
+    """Runs, as the version that migrates."""
+    return old.start(program=(made_up.__file__, "sightlogd"))
+
+
+def count(old: Daemon) -> int:
+    """Its events, as the reader of the later version sees them."""
+    with made_up.later():
+        return old.reader().count_events()
+
+
 @pytest.fixture
-def old(idle_daemon: Daemon) -> Daemon:
-    """Stopped, with a database of an older schema."""
-    idle_daemon.data_dir.mkdir()
-    shutil.copy(OLD, idle_daemon.database)
-    return idle_daemon
+def old(daemon: Daemon) -> Daemon:
+    """Stopped, with a database of this version."""
+    with daemon.publisher() as publisher:
+        publisher.insert_events(Event("front_door", llm_description="x" * 500) for _ in range(200))
+        publisher.amend("comes-later", person_name="anna").wait(10)
+    daemon.stop()
+    return daemon
 
 
 def test_a_migration_is_undone_when_nothing_was_acked_since(old):
     assert step(old, "check") == (
         0,
-        f"the database is changed from schema 2 to {SCHEMA_VERSION}; a copy is kept until that has worked\n",
+        f"the database is changed from schema {OLD} to {made_up.NEWEST}; a copy is kept until that has worked\n",
     )
     assert step(old, "keep")[0] == 0
     assert files(old) == {"events.db", "events.before-upgrade.db"}
-    old.start()
-    old.kill()
-    assert schema(old.database) == SCHEMA_VERSION
-    assert step(old, "undo") == (0, "the database is again as it was, with schema 2: nothing was acked since\n")
-    assert schema(old.database) == 2
+    upgraded(old).kill()
+    with closing(sqlite3.connect(f"file:{old.database}?mode=ro", uri=True)) as connection:
+        made_up.check(connection)
+    assert step(old, "undo") == (0, f"the database is again as it was, with schema {OLD}: nothing was acked since\n")
+    assert schema(old.database) == OLD
     assert files(old) == {"events.db"}
     old.start()
-    assert old.reader().count_events() == 2
+    assert old.reader().count_events() == 200
 
 
 def test_a_migration_stays_when_a_record_was_acked_since(old):
     step(old, "keep")
-    old.start()
+    upgraded(old)
     with old.publisher() as publisher:
         publisher.insert_event(Event("front_door"))
     old.kill()
     assert step(old, "undo")[0] == 3
-    assert schema(old.database) == SCHEMA_VERSION
-    old.start()
-    assert old.reader().count_events() == 3
+    assert schema(old.database) == made_up.NEWEST
+    upgraded(old)
+    assert count(old) == 201
     assert step(old, "forget") == (0, "")
     assert files(old) == {"events.db"}
 
@@ -102,10 +117,10 @@ def test_the_copy_has_what_is_in_the_wal_only(old):
 
 
 def test_the_same_schema_needs_no_copy(daemon):
-    assert step(daemon, "check") == (0, ""), "while it runs"
+    assert step(daemon, "check", SAME) == (0, ""), "while it runs"
     daemon.stop()
     for name in ("keep", "undo", "forget"):
-        assert step(daemon, name) == (0, "")
+        assert step(daemon, name, SAME) == (0, "")
     assert files(daemon) == {"events.db"}
 
 
@@ -113,7 +128,7 @@ def test_a_database_of_a_newer_version_is_told_before_anything_is_stopped(daemon
     with closing(sqlite3.connect(daemon.database)) as connection:
         connection.execute("INSERT INTO schema_version VALUES (999, '999_future.sql', '')")
         connection.commit()
-    code, said = step(daemon, "check")
+    code, said = step(daemon, "check", SAME)
     assert code == 78
     assert "schema 999" in said
 
@@ -122,28 +137,26 @@ def test_nothing_is_copied_or_put_back_under_a_running_daemon(old):
     older = old.database.read_bytes()
     old.start()
     (old.data_dir / "events.before-upgrade.db").write_bytes(older)
-    with closing(sqlite3.connect(old.database)) as connection:
-        connection.execute("DELETE FROM schema_version WHERE version = 4")
-        connection.commit()
     for name in ("keep", "undo"):
         code, said = step(old, name)
         assert code == 75
         assert "another sightlogd" in said
-    assert old.reader().count_events() == 2
+    assert old.reader().count_events() == 200
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
 def test_without_room_for_the_copy_it_says_how_much_is_missing(old):
+    kept = old.database
     with small_file_system(old.home / "small", "4m"):
         old.settings = SMALL_DISK
         old.data_dir = old.home / "small"
         old.database = old.data_dir / "events.db"
-        shutil.copy(OLD, old.database)
+        shutil.copy(kept, old.database)
         with (old.data_dir / "filler").open("wb") as filler:
             filler.write(bytes(os.statvfs(old.data_dir).f_bavail * 4096 - 60_000))
         code, said = step(old, "check")
         assert code == 28
-        assert "a copy of 0.1 MB" in said
+        assert "a copy of 0.4 MB" in said
         assert "0.0 MB free" in said
         assert step(old, "keep")[0] == 28
         assert files(old) == {"events.db"}

@@ -209,7 +209,7 @@ def test_what_is_learnt_after_the_time_zone_was_changed_is_in_a_rebuild(idle_dae
         publisher.amend(event.event_id, person_name="Anna").wait(10)
     assert daemon.stop() == 0
     assert len(folders(daemon)) == 2
-    daylogs.assert_the_logs_have_everything(daemon.data_dir, tmp_path / "new.db")
+    daylogs.assert_the_logs_have_everything(daemon.data_dir, tmp_path / "new.db", zone_changed=True)
 
 
 def test_a_log_that_is_moved_away_is_begun_anew_with_what_it_had(idle_daemon, tmp_path):

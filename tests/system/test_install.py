@@ -11,9 +11,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import made_up
 import pytest
 from conftest import wait_for
 from container import ENVIRONMENT
+
+from sightlog.database import SCHEMA_VERSION as NOW
 
 if TYPE_CHECKING:
     from machine import Machine
@@ -35,9 +38,10 @@ with Publisher(producer="sender", spool_dir="/srv/pi/spool") as publisher, open(
         print(number, file=sent, flush=True)
         time.sleep(0.05)
 """
-GOOD_MIGRATION = {
-    "daemon/sightlogd/migrations/005_more.sql": ("", "ALTER TABLE cameras ADD COLUMN colour TEXT;"),
-    "clients/sightlog/database.py": ("SCHEMA_VERSION: Final = 4", "SCHEMA_VERSION: Final = 5"),
+MIGRATIONS = "daemon/sightlogd/migrations"
+GOOD_MIGRATIONS = {
+    "clients/sightlog/database.py": (f"SCHEMA_VERSION: Final = {NOW}", f"SCHEMA_VERSION: Final = {made_up.NEWEST}"),
+    **{f"{MIGRATIONS}/{migration.name}": ("", migration.sql) for migration in made_up.MIGRATIONS},
 }
 STARTS = "        _report_start(config, store)\n"
 # Building takes longest, and is the same for each version. Most are the one that is installed, with the edited files.
@@ -211,11 +215,11 @@ def test_an_upgrade_keeps_what_is_the_owners(machine):
     [
         ({"daemon/sightlogd/ingest.py": ("import structlog\n", "import structlog\nimport nowhere\n")}, "nowhere"),
         (
-            {"daemon/sightlogd/migrations/005_bad.sql": ("", "CREATE TABLE t (x); INSERT INTO nowhere VALUES (1);")},
-            "migration 005_bad.sql failed",
+            {f"{MIGRATIONS}/002_bad.sql": ("", "CREATE TABLE t (x); INSERT INTO nowhere VALUES (1);")},
+            "migration 002_bad.sql failed",
         ),
         (
-            {**GOOD_MIGRATION, "daemon/sightlogd/service.py": (STARTS, '        raise Stop(74, "not today")\n')},
+            {**GOOD_MIGRATIONS, "daemon/sightlogd/service.py": (STARTS, '        raise Stop(74, "not today")\n')},
             "not today",
         ),
     ],
@@ -227,17 +231,17 @@ def test_a_version_that_does_not_work_is_taken_back(machine, edits, said, reques
     assert done.returncode
     assert said in done.stdout + done.stderr
     assert releases(machine) == ["0.1.0", "0.2.0"]
-    assert schema(machine) == 4
+    assert schema(machine) == NOW
     runs(machine, "0.2.0")
     assert (machine.pid == before) is ("loaded" in request.node.name), "what is found before is found without a stop"
 
 
 def test_an_install_that_was_killed_in_the_middle_is_mended_by_the_next_one(machine):
-    hangs = {**GOOD_MIGRATION, "daemon/sightlogd/service.py": (STARTS, "        __import__('time').sleep(900)\n")}
+    hangs = {**GOOD_MIGRATIONS, "daemon/sightlogd/service.py": (STARTS, "        __import__('time').sleep(900)\n")}
     checkout = edited(machine, "0.4.0", hangs)
     command = [*machine.enter(), "make", "-s", "-C", str(checkout), *INSTALL]
     killed = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(lambda: schema(machine) == 5, "the new version has migrated the database, and hangs", 120)
+    wait_for(lambda: schema(machine) == made_up.NEWEST, "the new version has migrated the database, and hangs", 120)
     machine.sh("kill -9 $(pgrep -f '[s]ystemd/install.sh')")
     killed.wait(60)
     assert (machine.root / "opt/sightlog/switching").exists()
@@ -251,13 +255,13 @@ def test_an_install_that_was_killed_in_the_middle_is_mended_by_the_next_one(mach
     assert done.returncode
     assert "could not be put back" in done.stdout
     assert (machine.root / "opt/sightlog/switching").exists()
-    assert schema(machine) == 5
+    assert schema(machine) == made_up.NEWEST
     before = min(places)
     before.with_name("aside").rename(before)
     done = make(machine, checkout, *INSTALL)
     assert done.returncode == 0, done
     assert "interrupted" in done.stdout
-    assert "again as it was, with schema 4" in done.stdout
+    assert f"again as it was, with schema {NOW}" in done.stdout
     assert releases(machine) == ["0.2.0", "0.5.0"]
     runs(machine, "0.5.0")
     machine.cut_power()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import apsw
+import made_up
 import pictures
 from recorder import Killed, Recorder
 
@@ -41,7 +42,7 @@ NAMES = ("camera", "detector", "face")
 LIMITS = PictureLimits(640, 131_072)
 TABLES = (
     "events", "detections", "face_embeddings", "observations", "persons", "cameras", "producers", "dead_letters",
-    "pending_amendments", "clock_days", "day_log_marks", "amended_events", "sqlite_sequence",
+    "pending_amendments", "clock_days", "days", "day_log_marks", "amended_events", "sqlite_sequence",
 )  # fmt: skip
 
 
@@ -64,7 +65,9 @@ class Tried(NamedTuple):
 
 
 def state_of(connection: apsw.Connection) -> State:
-    rows = tuple(tuple(connection.execute(f"SELECT * FROM {table}")) for table in TABLES)
+    rows = tuple(
+        tuple(connection.execute(f"SELECT * FROM {table}")) for table in (*TABLES, *made_up.tables(connection))
+    )
     positions = connection.execute("SELECT producer_id, epoch, last_seq FROM producers")
     return State(hash(rows), {producer: Position(epoch, seq) for producer, epoch, seq in positions})
 
@@ -195,7 +198,7 @@ class House:
         )
         durable._made.clear()  # of the last process
         self._lock = Lock(self.data_dir)
-        self.store = store = Store(self.data_dir, self.synchronous, lambda: NOW)
+        self.store = store = Store(self.data_dir, self.synchronous, lambda: NOW, UTC)
         self._tell_of_transactions(store)
         self.ingest = Ingest(config, store, lambda _: None, lambda _: None, None, None)  # type: ignore[arg-type]
         self.ingest._doors.receive = lambda: self._inbox.pop(0) if self._inbox else None

@@ -123,7 +123,7 @@ class Judge:
         committed, acked = self._known(moment)
         image /= PLACE
         Lock(image).close()
-        store = Store(image, clock=lambda: NOW)
+        store = Store(image, clock=lambda: NOW, zone=UTC)
         connection = store._connection
         try:
             assert connection.execute("PRAGMA integrity_check").get == "ok"

@@ -11,6 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, Final
 
+import made_up
 from pictures import jpeg, opened, png
 
 RECORDS: Final = 3
@@ -151,7 +152,7 @@ class Books:
             connection.execute("BEGIN")
             require(connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)], "integrity_check")
             require(connection.execute("PRAGMA foreign_key_check").fetchall() == [], "foreign_key_check")
-            if connection.execute("SELECT max(version) FROM schema_version").fetchone()[0] < 3:
+            if connection.execute("SELECT max(version) FROM schema_version").fetchone()[0] < made_up.NEWEST:
                 require(not any(acked.values()), "acked before the migration")
                 return
             self._check_dead_letters(connection)
@@ -192,7 +193,7 @@ class Books:
         """A row that is new: the next one of its producer."""
         name, _, rest = row[1].partition("-")
         if name not in self.lives or len(rest) != 10:
-            return  # the fixture's
+            return  # was there before
         life, n = int(rest[:3]), int(rest[4:])
         require(row[1] not in self.ids, f"{row[1]} was seen twice")
         self.ids[row[1]] = row[0]
@@ -283,7 +284,7 @@ class Books:
 
     @property
     def is_migrated(self) -> bool:
-        """Whether a check has seen this version's schema."""
+        """Whether a check has seen the schema of the version that is killed."""
         return self._dead_letters is not None
 
     @property

@@ -1,6 +1,6 @@
 """Kills daemons, producers and commands, at chosen points and at random moments, and checks after each life.
 
-A campaign is a data directory from its first start, or from an older schema, to the end: N kills, then all that was
+A campaign is a data directory from its first start, or from a migration, to the end: N kills, then all that was
 published is delivered, and database, day logs, pictures, reader and backup are compared.
 """
 

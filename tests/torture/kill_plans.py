@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sqlite3
-from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC
 from pathlib import Path
 
+import made_up
+import stored
 from conftest import NOBODY, open_to_all
-
-FIXTURES = Path(__file__).parents[1] / "fixtures"
-OLD_ROWS = 300
 
 
 @dataclass(frozen=True)
@@ -46,22 +43,5 @@ def prepare(data_dir: Path, plan: Plan) -> None:
     data_dir.chmod(0o2750)
     if not plan.schema:
         return
-    database = data_dir / "events.db"
-    shutil.copyfile(FIXTURES / f"schema_{plan.schema:03}.db", database)
-    database.chmod(0o640)
-    with closing(sqlite3.connect(database)) as connection:
-        if plan.schema > 1:  # its day folders are not there: as if they had not been written yet
-            connection.execute("UPDATE day_log_marks SET last_id = 0")
-        _add_rows(connection)
-        connection.commit()
-
-
-def _add_rows(connection: sqlite3.Connection) -> None:
-    """So that its migration has something to do: all columns as those of the row that is there."""
-    names = [row[1] for row in connection.execute("PRAGMA table_info(events)") if row[1] not in ("id", "event_id")]
-    columns = ", ".join(names)
-    connection.execute(
-        f"INSERT INTO events (event_id, {columns}) WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n "
-        f"WHERE n < {OLD_ROWS}) SELECT 'old-' || n, {columns} FROM n, (SELECT * FROM events WHERE camera_id = "
-        "'front_door' LIMIT 1)"
-    )
+    with made_up.later(plan.schema):
+        stored.write(data_dir / "events.db", made_up.EVENTS, zone=UTC).chmod(0o640)

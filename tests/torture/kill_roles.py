@@ -14,6 +14,7 @@ from typing import Any
 
 import fuses
 import kill_sabotage
+import made_up
 import zmq
 from fuses import Fuse
 from kill_books import RECORDS, Cursor, Lives, event_id, group, picture
@@ -70,6 +71,7 @@ def _arm(fuse: Sequence[Any] | None) -> None:
 
 def command(arguments: Sequence[str], fuse: Sequence[Any] | None, purges: str, sabotage: str | None) -> int:
     """`sightlogd` with these arguments."""
+    made_up.become_later()
     _make_things_happen_often()
     if sabotage:
         kill_sabotage.apply(sabotage)
@@ -166,6 +168,7 @@ class _Slow:
 def reader(database: str, ledger: str, names: Sequence[str], purges: bool, sabotage: str | None) -> int:
     """Follows for ever, as nobody if it may; ends with an exit code as soon as something is wrong."""
     cursor = Cursor(Path(ledger))
+    made_up.become_later()
     if sabotage:
         kill_sabotage.apply(sabotage)
     if os.geteuid() == 0:
@@ -174,7 +177,7 @@ def reader(database: str, ledger: str, names: Sequence[str], purges: bool, sabot
         os.setuid(pwd.getpwnam("nobody").pw_uid)
     _make_things_happen_often()
     read = rows.events
-    rows.events = lambda connection, *arguments, **options: read(_Slow(connection), *arguments, **options)
+    rows.events = lambda connection, *arguments: read(_Slow(connection), *arguments)
     last, count = cursor.read()
     # Of a life that goes on with the cursor of the one before, the first event of each may be any.
     at_last = dict.fromkeys(names, (0, 0)) if last == 0 else {}

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import faults
+import made_up
 from street import NAMES, Decoder, Producer, Street
 
 from sightlog.errors import SpoolDamaged, SpoolFull
@@ -290,6 +291,8 @@ def _do(request: dict[str, Any]) -> dict[str, Any]:
     log = os.open(home / "daemon.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 2)
     set_up("info")
+    if request.get("later"):
+        made_up.become_later()
     if control := request.get("control"):
         CONTROLS[control]()
     fault = faults.Fault(**request.get("fault", {}), roots=[str(home / root) for root in request["roots"]])

@@ -22,6 +22,7 @@ from typing import Any
 
 import daylogs
 import ledger
+import made_up
 import pytest
 import stored
 from faults import HALF, NONE, WHOLE
@@ -98,6 +99,7 @@ class Scene:
     request: dict[str, Any] = field(default_factory=dict)
     duplicates: int = 0
     purged: str | None = None
+    migrates: bool = False
 
 
 def nothing(_yard: Yard, home: Path) -> None:
@@ -111,11 +113,7 @@ def some_days(_yard: Yard, home: Path) -> None:
         Event("yard", event_id=f"old-{n}", recorded_at=OLD + timedelta(seconds=n), llm_description="long ago")
         for n in range(3)
     ]
-    with closing(sqlite3.connect(stored.write(home / "data/events.db", events))) as connection:
-        # What the daemon adds where it stores.
-        connection.execute("INSERT INTO cameras VALUES ('default', 'yard', ?)", (stored.STORED_AT,))
-        connection.execute("INSERT INTO clock_days VALUES (?, 1)", (stored.STORED_AT[:10],))
-        connection.commit()
+    stored.write(home / "data/events.db", events)
 
 
 def whole_store(yard: Yard, home: Path) -> None:
@@ -135,11 +133,7 @@ def killed(yard: Yard, home: Path) -> None:
 
 def older_schema(_yard: Yard, home: Path) -> None:
     nothing(_yard, home)
-    shutil.copy(Path(__file__).parents[1] / "fixtures/schema_002.db", home / "data/events.db")
-    with closing(sqlite3.connect(home / "data/events.db")) as connection:
-        connection.execute("UPDATE day_log_marks SET last_id = 0")  # its logs are not there
-        connection.execute("DELETE FROM pending_amendments")  # too old
-        connection.commit()
+    stored.write(home / "data/events.db", made_up.EVENTS)
     (home / "data/ballast").write_bytes(bytes(8 << 20))
 
 
@@ -150,7 +144,7 @@ SCENES = {
     "removal of a day": Scene(whole_store, {"purge": OLD.astimezone().date().isoformat()}, purged="old-"),
     "recovery": Scene(killed),
     "first start": Scene(nothing),
-    "migration": Scene(older_schema),
+    "migration": Scene(older_schema, {"later": True}, migrates=True),
 }
 
 
@@ -175,6 +169,8 @@ def check(yard: Yard, home: Path, scene: Scene) -> None:
         connection.execute("DELETE FROM dead_letters")
         connection.commit()
         pictures = dict(connection.execute("SELECT event_id, thumbnail_path FROM events WHERE site = 'default'"))
+        if scene.migrates:
+            made_up.check(connection)
         if scene.purged:
             assert not [event_id for event_id in pictures if event_id.startswith(scene.purged)]
             assert not list((home / "data/trash").iterdir())
@@ -186,6 +182,7 @@ def check(yard: Yard, home: Path, scene: Scene) -> None:
             assert number % 3 == 0 or (home / "data" / pictures[event_id]).read_bytes().endswith(b"\xff\xd9")
     assert not list((home / "data/incoming").glob("*"))
     assert daylogs.are_marked(database)
+    daylogs.assert_the_view_names_the_lines(home / "data")
     assert (result := yard.ask(home, "rebuild", roots=[]))["code"] == 0, result
     made, original = daylogs.rows(home / "new.db"), daylogs.rows(database)
     for table in made:

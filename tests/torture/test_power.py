@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import UTC
 from pathlib import Path
+from unittest import mock
 
 import apsw
+import made_up
 import pytest
+import stored
 from house import PLACE, House
 from judge import LOSSES, Judge, cuts, in_memory, quickly
 from lab import LONG, Attack, often
 from medium import Entry, Sync, SyncNames
 from recorder import Recorder
 
+from sightlogd.store import migrate
+from sightlogd.store.migrate import Migration
+
 STEPS = 60
 IMAGES_A_LIFE = 400
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 @pytest.fixture
@@ -62,22 +67,34 @@ def test_a_power_cut_takes_nothing_that_was_acked(memory, attack, part):
 
 
 @pytest.mark.timeout(often(600, 7_200))
-@pytest.mark.parametrize("schema", ["schema_001.db", "schema_002.db", "schema_003.db", "schema_004.db"])
-def test_a_power_cut_in_a_migration_leaves_the_old_schema_or_the_new(memory, attack, schema):
-    attack.on("P1, P8", f"power cut while {schema} is migrated, and after that", "crash images")
-    for number in range(often(1, 8)):
-        choose = attack.random(number)
-        live = memory / "live"
-        (live / PLACE).mkdir(parents=True)
-        shutil.copyfile(FIXTURES / schema, live / PLACE / "events.db")
-        if schema != "schema_001.db":  # its day logs are not beside it
-            with contextlib.closing(apsw.Connection(str(live / PLACE / "events.db"))) as connection:
-                connection.execute("UPDATE day_log_marks SET last_id = 0")
-        house = begins(live, choose)
-        judge = Judge(house, house.recorder.log)
-        for moment, image in cuts(house.recorder.log, choose, often(100, 500), memory):
+@pytest.mark.parametrize("schema", [migration.version for migration in made_up.versions()])
+def test_a_power_cut_in_a_migration_leaves_the_old_schema_or_the_new(attack, schema):
+    attack.on(
+        "P1, P8", f"power cut while schema {schema} is migrated to {made_up.NEWEST}, and after that", "crash images"
+    )
+    with in_memory() as memory:
+        with made_up.later(schema):
+            before = stored.write(memory / "before.db", made_up.EVENTS, zone=UTC)
+        with made_up.later(), quickly():
+            for number in range(often(1, 8)):
+                attack_migration(attack, memory, before, attack.random(number))
+
+
+def attack_migration(attack: Attack, memory: Path, before: Path, choose: random.Random) -> None:
+    """Raises what an image lacks; for a control, counts it."""
+    live = memory / "live"
+    (live / PLACE).mkdir(parents=True)
+    shutil.copyfile(before, live / PLACE / "events.db")
+    house = begins(live, choose)
+    judge = Judge(house, house.recorder.log)
+    for moment, image in cuts(house.recorder.log, choose, often(100, 500), memory):
+        attack.runs += 1
+        try:
             judge.check(moment, image, choose)
-            attack.runs += 1
+        except LOSSES:
+            if not attack.control:
+                raise
+            attack.caught += 1
 
 
 def begins(root: Path, choose: random.Random, former: House | None = None) -> House:
@@ -172,6 +189,29 @@ def test_an_ack_before_the_commit_is_caught(memory, attack):
         house.acks_early = True
 
     caught(attack, memory, early)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("apart", ["each statement", "its record"])
+def test_a_migration_in_more_than_one_transaction_is_caught(attack, apart):
+    attack.without("P1, P8", f"the one transaction of a migration: {apart} in one of its own", "crash images")
+
+    def migrated(connection: apsw.Connection, wanted: list[Migration], now: Callable[[], str]) -> list[Migration]:
+        version = migrate.version_of(connection)
+        missing = [migration for migration in wanted if migration.version > version]
+        for migration in missing:
+            connection.execute(f"BEGIN; {migration.sql}; COMMIT" if apart == "its record" else migration.sql)
+            connection.execute("INSERT INTO schema_version VALUES (?, ?, ?)", (*migration[:2], now()))
+        return missing
+
+    with in_memory() as memory:
+        before = stored.write(memory / "before.db", made_up.EVENTS, zone=UTC)
+        with made_up.later(), quickly(), mock.patch.object(migrate, "migrate", migrated):
+            for number in range(often(20, 5)):
+                if attack.caught and not LONG:
+                    break
+                attack_migration(attack, memory, before, attack.random(number))
+    assert attack.caught
 
 
 def is_picture(path: str) -> bool:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import apsw
 import generated
@@ -121,15 +119,3 @@ def test_nothing_to_count(reader):
 def test_what_cannot_be_counted_by_is_told(reader):
     with pytest.raises(UsageError, match="expected one of day, label, camera, person, type"):
         reader.counts("hour")
-
-
-@pytest.mark.parametrize("version", ["001", "002"])
-def test_an_older_schema(tmp_path, version):
-    shutil.copy(Path(__file__).parents[1] / "fixtures" / f"schema_{version}.db", tmp_path / "events.db")
-    with Reader(tmp_path / "events.db") as reader:
-        assert reader.counts("person") == [("Anna", 1), (None, 1)] or reader.counts("person") == [
-            (None, 1),
-            ("Anna", 1),
-        ]
-        assert sorted(reader.counts("type")) == [("ding", 1), ("motion", 1)]
-        assert len(reader.counts("day")) == 1

@@ -290,7 +290,7 @@ def test_a_record_cut_anywhere_or_with_something_behind_it_is_refused():
     assert isinstance(decode_record(packed + b"\xc0"), Refusal)
 
 
-TELEMETRY = {"kind": "telemetry", "last": [1, 1], "acked": [0, 0]}
+TELEMETRY = {"kind": "telemetry", "last": [1, 1], "acked": [0, 0], "published": 1}
 
 
 @pytest.mark.parametrize(
@@ -314,12 +314,14 @@ TELEMETRY = {"kind": "telemetry", "last": [1, 1], "acked": [0, 0]}
         {"kind": "records", "first": [1.0, 1.5]},
         {"kind": "ping", "spooled_records": -1},
         {"kind": "ping", "spooled_bytes": 2**64 - 1},
-        {"kind": "telemetry", "acked": [1, 1]},
-        {"kind": "telemetry", "last": [1, 1]},
+        {"kind": "telemetry", "acked": [1, 1], "published": 1},
+        {"kind": "telemetry", "last": [1, 1], "published": 1},
+        {"kind": "telemetry", "last": [1, 1], "acked": [0, 0]},
         {**TELEMETRY, "last": [0, 0]},
         {**TELEMETRY, "last": [1, -1]},
         {**TELEMETRY, "acked": [2**63, 1]},
         {**TELEMETRY, "published": -1},
+        {**TELEMETRY, "published": None},
         {**TELEMETRY, "lost": 0.5},
         {**TELEMETRY, "spooled_bytes": 2**63},
         {**TELEMETRY, "frames_processed": "many"},

@@ -85,7 +85,20 @@ def test_a_directory_that_takes_no_new_file_keeps_the_old_one_instead(open_spool
     assert open_spool().published == 1
 
 
-@pytest.mark.parametrize("wrong", [{"published": -1}, {"published": "5"}, {"lost": {"a": -1}}, {"lost": [1]}])
+@pytest.mark.parametrize("lacks", ["format", "producer_id", "epoch", "published", "lost", "fenced", "epochs_before"])
+def test_an_identity_that_lacks_something_is_told(open_spool, lacks):
+    first = open_spool()
+    first.append([SMALL])
+    first.close()
+    rest = {key: value for key, value in identity(first).items() if key != lacks}
+    (first.directory / "identity.json").write_text(json.dumps(rest))
+    with pytest.raises(SpoolDamaged, match=f"KeyError\\('{lacks}'\\)"):
+        open_spool()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"published": None}, {"published": -1}, {"published": "5"}, {"lost": {"a": -1}}, {"lost": [1]}]
+)
 def test_an_identity_with_a_count_that_is_none_is_told(open_spool, wrong):
     first = open_spool()
     first.close()

@@ -1,14 +1,14 @@
-"""`find_events` and `find_observations`: filters, places in the order of time, older schemas."""
+"""`find_events` and `find_observations`: filters, places in the order of time."""
 
 from __future__ import annotations
 
 import shutil
 from datetime import timedelta
 from itertools import pairwise
-from pathlib import Path
 
 import apsw
 import generated
+import made_up
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,7 +18,6 @@ from sightlog.encoder import format_time
 from sightlogd.store import Store
 
 SHAPE = generated.Shape(events=3000, days=30, observed=0.3)
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 @pytest.fixture(scope="module")
@@ -244,34 +243,20 @@ def test_metadata_of_an_observation(tmp_path):
     assert found.embedding is None
 
 
-@pytest.mark.parametrize("fixture", sorted(FIXTURES.glob("schema_*.db")), ids=lambda path: path.stem)
-def test_every_released_schema_can_be_read(fixture, tmp_path):
-    shutil.copy(fixture, tmp_path / "events.db")
-    with Reader(tmp_path / "events.db") as reader:
-        garage, door = reader.find_events()
-        assert list(reader.find_events(person="Anna", event_type="ding", label="person")) == [door]
-        assert list(reader.find_events(unlock_granted=True)) == []
-        assert list(reader.find_events(stranger=True)) == [garage]
-        said = [observation.content for observation in reader.find_observations()]
-        assert reader.get_observation("none") is None
-        assert garage.embedding is None
-        if fixture.stem < "schema_003":
-            assert (said, door.embedding) == ([], None)
-        else:
-            assert (said, list(door.embedding)) == (["the package is wet"], [0.5, -0.25])
-
-
-def test_a_reader_that_was_open_before_a_migration_reads_what_came_with_it(tmp_path):
-    shutil.copy(FIXTURES / "schema_002.db", tmp_path / "events.db")
-    with Reader(tmp_path / "events.db") as reader:
-        with pytest.raises(SchemaMismatch, match="no index of texts yet"):
-            reader.search("anything")
-        before = reader.get_recent_events()
-        store = Store(tmp_path)
-        store.close()
-        assert reader.search("anything") == []
-        assert reader.status()["observations"] == 0
-        assert reader.get_recent_events() == before
+def test_a_reader_that_was_open_before_a_migration_goes_on_if_it_knows_the_new_schema(database, tmp_path):
+    shutil.copy(database, tmp_path / "events.db")
+    with (
+        Reader(tmp_path / "events.db", "home") as older,
+        made_up.later(),
+        Reader(tmp_path / "events.db", "home") as newer,
+    ):
+        before = newer.get_recent_events()
+        assert older.get_recent_events() == before
+        Store(tmp_path).close()
+        assert newer.get_recent_events() == before
+        assert newer.status()["schema_version"] == made_up.NEWEST
+        with made_up.later(made_up.NEWEST - 1), pytest.raises(SchemaMismatch, match="Upgrade sightlog here"):
+            older.get_recent_events()
 
 
 def test_a_cursor_and_an_offset_are_one_too_many(reader, everything):

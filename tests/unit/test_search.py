@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sightlog import Reader, SchemaMismatch, UsageError, search
+from sightlog import Reader, UsageError, search
 from sightlog.encoder import format_time
 from sightlogd.store.opening import create
 
@@ -243,10 +242,3 @@ def test_mistakes_of_a_program_are_told(reader):
         reader.search("cat", limit=-1)
     with pytest.raises(UsageError, match="time zone"):
         reader.search("cat", since=START.replace(tzinfo=None))
-
-
-@pytest.mark.parametrize("version", ["001", "002"])
-def test_an_older_schema_has_no_index(tmp_path, version):
-    shutil.copy(Path(__file__).parents[1] / "fixtures" / f"schema_{version}.db", tmp_path / "events.db")
-    with Reader(tmp_path / "events.db") as reader, pytest.raises(SchemaMismatch, match="no index of texts yet: start"):
-        reader.search("cat")

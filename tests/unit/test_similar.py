@@ -157,13 +157,6 @@ def test_only_the_site_s_own(vectors, reader):
     assert (names([hit]), hit.event) == ([ours], None)
 
 
-def test_an_older_schema_has_none(tmp_path):
-    fixture = Path(__file__).parents[1] / "fixtures" / "schema_002.db"
-    (tmp_path / "events.db").write_bytes(fixture.read_bytes())
-    with Reader(tmp_path / "events.db") as reader:
-        assert reader.similar([1, 0]) == []
-
-
 SCRIPT = """
 import json, sys
 way, database, queries = sys.argv[1], sys.argv[2], json.load(open(sys.argv[3]))

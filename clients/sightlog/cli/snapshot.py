@@ -63,8 +63,8 @@ def _is_sound(found: Any) -> bool:
             and all(isinstance(text, str) for text in texts)
             and all(one.keys() == _TOLD for one in told)
             and all(len(pair) == 4 and _are_numbers(pair) for pair in pairs)
-            and all(_are_numbers(one[key] for key in _TOLD - {"last", "acked", "published"}) for one in told)
-            and _are_numbers(value for value in (*others, *(one["published"] for one in told)) if value is not None)
+            and all(_are_numbers(one[key] for key in _TOLD - {"last", "acked"}) for one in told)
+            and _are_numbers(value for value in others if value is not None)
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return False

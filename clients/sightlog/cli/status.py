@@ -37,7 +37,7 @@ every producer, what became of all that it ever published:
   published = stored + dupl. + rejected + spool + lost, and off is what this leaves open: 0 when all is well
 
 dupl. are events that were there already, spool are records still waiting at the producer, lost is what a damaged spool
-or a restored database cost. "-": it had told nothing yet at the last snapshot, or is of an older version.
+or a restored database cost. "-": it had told nothing yet at the last snapshot.
 Dead letters are records that were not stored; the latest reasons are listed. Figures of the daemon are those of its
 last snapshot (metrics.metrics_interval); when it does not run they are those of its last run. All times are of the
 daemon's clock. -o json has everything.
@@ -114,7 +114,7 @@ def collect(options: argparse.Namespace) -> dict[str, Any]:
     if newest is not None:
         found["newest_event"] = {"event_id": newest.event_id, "recorded_at": format_time(newest.recorded_at)}
     found["events"] = counts["events"]
-    found["observations"] = counts.get("observations")
+    found["observations"] = counts["observations"]
     found["producers"] = accounts(found["metrics"], producers)
     found["dead_letters"] = {"counts": counts["dead_letters"], "latest": letters}
     found["pending_amendments"] = counts["pending_amendments"]

@@ -83,7 +83,7 @@ def _run(config: Config, options: argparse.Namespace) -> int:
     os.umask(UMASK)
     lock = Lock(config.data_dir)
     try:
-        store = Store(config.data_dir, config.store.synchronous)
+        store = Store(config.data_dir, config.store.synchronous, zone=config.zone())
         days, storage = Days(config.zone()), Storage(config.data_dir, config.storage)
         budget = Budget(config, store, DayLogs(config.data_dir, days, terminal.tell, storage.grew), storage, days)
         if not request.dry_run:

@@ -50,7 +50,7 @@ def _run(config: Config, options: argparse.Namespace) -> int:
             print(f"\r{day}: {found.days} days", end="", file=sys.stderr, flush=True)
 
     try:
-        found = rebuild_from_logs(config.data_dir, target, progress)
+        found = rebuild_from_logs(config.data_dir, target, progress, config.zone())
     except OSError as error:
         raise Stop(EXIT_IO_ERROR, f"cannot make {target} from the day folders: {error}. Nothing was changed") from error
     finally:

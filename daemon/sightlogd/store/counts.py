@@ -1,4 +1,4 @@
-"""How many rows each site has, up to an id. Whoever removes rows, triggers take them off: see migration 004."""
+"""How many rows each site has, up to an id. Whoever removes rows, triggers take them off."""
 
 from __future__ import annotations
 

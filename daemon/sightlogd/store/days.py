@@ -39,6 +39,16 @@ def count(connection: apsw.Connection, first: str, after: str) -> tuple[int, int
     return events, observations
 
 
+def any_between(connection: apsw.Connection, first: str, after: str) -> bool:
+    """Whether anything is of that time."""
+    query = "SELECT 1 FROM {} WHERE site = ? AND recorded_at >= ? AND recorded_at < ? LIMIT 1"
+    return any(
+        connection.execute(query.format(table), (site, first, after)).get is not None
+        for site in sites(connection)
+        for table in TABLES
+    )
+
+
 def last_id(connection: apsw.Connection, first: str, after: str) -> int:
     """Of what is of that time, the one committed last; 0 when there is nothing."""
     found: list[Any] = [

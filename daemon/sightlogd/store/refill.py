@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from sightlog.reader import COLUMNS
+from sightlogd.calendar import Days
 
 from . import bulk, texts, unlogged
 from .opening import create, explained
@@ -30,8 +31,9 @@ class Pending(NamedTuple):
 class Refill:
     """What is put in. What has no id, or one that is taken, gets a new one in `add_late`."""
 
-    def __init__(self, connection: apsw.Connection) -> None:
+    def __init__(self, connection: apsw.Connection, days: Days) -> None:
         self._connection = connection
+        self._days = days
         self._without_id: list[EventRow] = []
         self._observations_without_id: list[Sequence[Any]] = []
         self._logged: dict[str, int] = {}
@@ -83,6 +85,12 @@ class Refill:
     def add_persons(self, persons: Iterable[Sequence[Any]]) -> None:
         """(id, site, name, display_name, created_at)."""
         self._connection.executemany("INSERT OR IGNORE INTO persons VALUES (?, ?, ?, ?, ?)", persons)
+
+    def add_day(self, day: str) -> None:
+        """One that has events or observations, and the range that it has now."""
+        self._connection.execute(
+            "INSERT INTO days VALUES (?, ?, ?, ?)", (day, *self._days.range_of(day), self._days.zone_name)
+        )
 
     def add_late(self, persons: Iterable[Sequence[Any]]) -> None:
         """What gets new ids, behind all others; the daemon writes lines of it when it starts."""
@@ -137,7 +145,7 @@ class Refill:
         return int(self._connection.execute(f"SELECT count(*) FROM {table}").get)
 
 
-def make(path: Path, now: Callable[[], str], fill: Callable[[Refill], None]) -> None:
+def make(path: Path, now: Callable[[], str], days: Days, fill: Callable[[Refill], None]) -> None:
     """A database at `path`, complete or not at all. Raises Stop."""
     with explained(path):
-        create(path, now, lambda connection: fill(Refill(connection)))
+        create(path, now, lambda connection: fill(Refill(connection, days)))

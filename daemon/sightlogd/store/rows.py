@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import apsw
 
 from sightlog.wire import DUPLICATE, REJECTED, STORED
+from sightlogd.calendar import Days
 from sightlogd.changes import Change, EventsStored, ObservationStored, PersonStored, ThumbnailSet
 from sightlogd.decoder import AmendmentRecord, EventRecord, ObservationRecord, PersonRecord, Refusal
 from sightlogd.session import DeadLetter, Parcel
 
 from . import bulk, settled, texts, unlogged
 from .amendments import Amendments, add_detections, json_text
+from .ranges import Ranges
 from .savepoint import alone
 from .texts import Face
 
@@ -29,6 +31,8 @@ class Written(NamedTuple):
 
 Thumbnails = Mapping[tuple[int, int], str]
 """Paths by the indices of parcel and record."""
+_RECORDED_AT: Final = 4
+"""Where it is in a row of events."""
 _EventRow = tuple[int, int, EventRecord, tuple[Any, ...]]
 """The indices of parcel and record, the record, the row."""
 
@@ -39,9 +43,10 @@ class Rows:
     `forget` after a rollback: what is remembered is read again from the database.
     """
 
-    def __init__(self, connection: apsw.Connection) -> None:
+    def __init__(self, connection: apsw.Connection, days: Days) -> None:
         self._connection = connection
         self._one_by_one = False
+        self.days = Ranges(connection, days)
         self.forget()
 
     def forget(self) -> None:
@@ -50,6 +55,7 @@ class Rows:
         query = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name IN ('events', 'observations')"
         self._next_id = 1 + int(get(query).get)
         self._clock_day = ""
+        self.days.forget()
         self._cameras = set(get("SELECT site, camera_id FROM cameras").fetchall())
         self._amendments = Amendments(self._connection)
 
@@ -77,6 +83,8 @@ class Rows:
             self._amendments.apply_pending(ids, now, written.changes)
         for index, parcel in enumerate(parcels):
             self._write_others(parcel, now, written.exceptions[index], written)
+        observations = [change.observation for change in written.changes if type(change) is ObservationStored]
+        self.days.cover([observation.recorded_at for observation in observations])
         if now[:10] != self._clock_day:
             self._clock_day = now[:10]
             self._connection.execute("INSERT OR IGNORE INTO clock_days VALUES (?, ?)", (self._clock_day, first_id))
@@ -133,6 +141,7 @@ class Rows:
         if not self._one_by_one:
             bulk.EVENTS.run(self._connection, values)
             bulk.DETECTIONS.run(self._connection, detections)
+        self.days.cover(values[_RECORDED_AT :: len(rows[0])])
         texts.index_descriptions(self._connection, descriptions)
         texts.set_faces(self._connection, faces)
         self._next_id = rows[-1][0] + 1

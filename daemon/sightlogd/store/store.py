@@ -9,9 +9,9 @@ nothing that this process reads from the page cache can be trusted.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
@@ -20,6 +20,7 @@ import apsw
 from sightlog.accounts import Settled
 from sightlog.encoder import format_time
 from sightlog.wire import START, Position
+from sightlogd.calendar import Days
 from sightlogd.changes import ThumbnailSet
 from sightlogd.errors import EXIT_IO_ERROR, Stop, WriteRefused
 from sightlogd.session import DeadLetter, Exceptions, Parcel
@@ -46,8 +47,13 @@ class Store:
     """Opens, or makes, `data_dir/events.db`. The caller holds the lock on the data directory. Raises Stop."""
 
     def __init__(
-        self, data_dir: Path, synchronous: Synchronous = "FULL", clock: Callable[[], datetime] | None = None
+        self,
+        data_dir: Path,
+        synchronous: Synchronous = "FULL",
+        clock: Callable[[], datetime] | None = None,
+        zone: tzinfo | None = None,
     ) -> None:
+        """`zone` is that of the days, None: the system's."""
         self.path = data_dir / DATABASE
         self.wal_pages = 0
         self._checkpoint_at = WAL_PAGES_CHECKPOINT
@@ -58,7 +64,7 @@ class Store:
             # Replaces SQLite's own checkpoint, which a COMMIT would have to wait for: it is done between batches.
             self._connection.set_wal_hook(self._committed)
             self._page_bytes = int(self._connection.execute("PRAGMA page_size").get)
-            self._rows = Rows(self._connection)
+            self._rows = Rows(self._connection, Days(zone))
             self._names = os.fspath(self.path), os.fspath(data_dir / f"{DATABASE}-wal")
             self._shm = data_dir / f"{DATABASE}-shm"
             self._files = self._files_now()
@@ -143,11 +149,15 @@ class Store:
     def last_id(self) -> int:
         return self._rows.last_id
 
-    def delete_between(self, first: str, after: str, up_to_id: int, limit: int) -> int:
-        """Some of what is of that time; returns how many rows, 0 when none are left. Raises WriteRefused, Stop."""
+    def delete_between(self, first: str, after: str, up_to_id: int, limit: int, folders: Collection[str] = ()) -> int:
+        """Some of what is of that time; returns how many rows, 0 when none are left. Raises WriteRefused, Stop.
+
+        With the last of its rows a day loses its range, unless it is one of `folders`.
+        """
         with self._transaction():
             deleted = days.delete(self._connection, first, after, up_to_id, limit)
             counts.removed(self._connection, deleted)
+            self._rows.days.drop(first, after, folders)
             return deleted
 
     @property
