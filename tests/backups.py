@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,11 @@ def run(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
     )
     assert "Traceback" not in done.stderr, done.stderr
     return done
+
+
+def limit_memory(size: int) -> None:
+    """Of the process that is about to begin."""
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
 def backup(data_dir: Path, dest: Path) -> subprocess.CompletedProcess[str]:

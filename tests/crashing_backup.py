@@ -18,6 +18,7 @@ from typing import Any
 from sightlogd.__main__ import main
 from sightlogd.backups import files
 from sightlogd.backups.manifest import Writer
+from sightlogd.directory import Directory
 from sightlogd.store import copying
 
 left = int(sys.argv[1])
@@ -49,7 +50,8 @@ write_all = files.write_all
 if __name__ == "__main__":
     for module, names in (
         (os, ("replace", "rename", "ftruncate", "rmdir")),
-        (files, ("create", "sync")),
+        (Directory, ("create", "remove")),
+        (files, ("sync",)),
         (copying, ("copy", "finish", "to_wal")),
         (Writer, ("add", "end", "close")),
         (shutil, ("rmtree",)),

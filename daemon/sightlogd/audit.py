@@ -8,9 +8,7 @@ persons; where its lines are is noted in the temporary directory.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from . import purge
+from .directory import Odd, open_file
 from .files import jpeg
 from .files.catchup import line_of_observation, line_of_row
 from .files.daylog import JSON_NAME
@@ -28,6 +27,7 @@ from .files.days import EVENTS, Days, HeldFolder, folders
 from .files.lines import EventLine, ObservationLine, PersonLine, Replay
 from .files.loglines import LogLines, numbered, read_lines
 from .files.orphans import ON_ITS_WAY_SECONDS
+from .files.own import PICTURE, is_own
 from .findings import FINDINGS_MAX, Finding, Kind
 from .store.unlogged import EventRow
 from .store.view import View
@@ -35,7 +35,6 @@ from .store.view import View
 PAGE: Final = 500
 SUSPECTS_MAX: Final = 5_000
 """Of a day, looked at twice; when a day lacks more than these, all that is said holds without them."""
-_PICTURE: Final = ".jpg"
 _Row = tuple[int, str, str | None]
 
 
@@ -127,26 +126,32 @@ class Audit:
         name = f"{EVENTS}/{day.name}/{JSON_NAME}"
 
         def unreadable(number: int) -> None:
-            day.found.add(Kind.UNREADABLE, f"{name}: line {number} cannot be read")
+            what = f"line {number} cannot be read" if number else "it is no file"
+            day.found.add(Kind.UNREADABLE, f"{name}: {what}")
 
         return LogLines(self._data_dir / name, unreadable, self._persons.add)
 
     def _find_stray_pictures(self, day: _Day, lines: LogLines) -> None:
         before = time.time() - ON_ITS_WAY_SECONDS
         folder = f"{EVENTS}/{day.name}"
+        user_id = os.lstat(self._data_dir / folder).st_uid
         with os.scandir(self._data_dir / folder) as entries:
-            stems = (
-                entry.name[: -len(_PICTURE)]
+            pictures = (
+                (entry.name.removesuffix(PICTURE), is_own(entry, user_id))
                 for entry in entries
-                if entry.name.endswith(_PICTURE) and entry.stat(follow_symlinks=False).st_mtime < before
+                if entry.name.endswith(PICTURE) and entry.stat(follow_symlinks=False).st_mtime < before
             )
-            while page := list(islice(stems, PAGE)):
-                rows = self._view.thumbnails_of(page)
-                known = lines.known("events", page)
-                for stem in page:
-                    path = f"{folder}/{stem}{_PICTURE}"
-                    if stem not in known and rows.get(stem) != path:
+            while page := dict(islice(pictures, PAGE)):
+                rows = self._view.thumbnails_of(list(page))
+                known = lines.known("events", list(page))
+                for stem, is_ours in page.items():
+                    path = f"{folder}/{stem}{PICTURE}"
+                    if stem in known or rows.get(stem) == path:
+                        continue
+                    if is_ours:
                         day.found.add(Kind.STRAY_PICTURE, f"{path}: neither a row nor a line knows it")
+                    else:
+                        day.found.add(Kind.FOREIGN, f"{path}: sightlog did not make it")
 
     def _find_lines_without_row(self, day: _Day, lines: LogLines) -> None:
         for table, column in (("events", "event_id"), ("observations", "observation_id")):
@@ -227,18 +232,14 @@ class Audit:
     def _picture_trouble(self, path: str) -> str | None:
         """What is wrong with a thumbnail, as far as its ends say. Raises OSError where it may not be read."""
         try:
-            fd = os.open(self._data_dir / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                return "the file is not there"
-            if error.errno == errno.ELOOP:
-                return "it is a link"
-            raise
+            fd = open_file(self._data_dir / path)
+        except (FileNotFoundError, NotADirectoryError):
+            return "the file is not there"
+        except Odd as error:
+            return str(error.strerror)
         try:
-            there = os.fstat(fd)
-            if not stat.S_ISREG(there.st_mode):
-                return "it is no file"
-            is_whole = jpeg.has_ends(os.pread(fd, 2, 0), os.pread(fd, 2, max(0, there.st_size - 2)))
+            size = os.fstat(fd).st_size
+            is_whole = jpeg.has_ends(os.pread(fd, 2, 0), os.pread(fd, 2, max(0, size - 2)))
             return None if is_whole else "the file is no whole JPEG"
         finally:
             os.close(fd)
@@ -266,7 +267,10 @@ class Audit:
         """Of some events and observations: their day, and its neighbours, where the time zone was changed."""
         replay = Replay()
         for name in _around(day) if ids else ():
-            with contextlib.suppress(FileNotFoundError), (self._data_dir / EVENTS / name / JSON_NAME).open("rb") as log:
+            with (
+                contextlib.suppress(FileNotFoundError, Odd),
+                open(open_file(self._data_dir / EVENTS / name / JSON_NAME), "rb") as log,
+            ):
                 for _, _, line in numbered(log):
                     if isinstance(line, ObservationLine):
                         if line.observation_id in ids:

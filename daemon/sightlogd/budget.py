@@ -130,7 +130,9 @@ class Budget:
             log.warning("no room for the ballast; a disk that gets full has to be cleared by hand")
         for leaving in purge.unfinished(self._data_dir):
             log.warning("going on with the removal of a day", day=leaving.day)
-            yield from purge.finish(leaving, self._store, self._days)
+            if kept := (yield from purge.finish(leaving, self._store, self._days)):
+                log.warning(f"of {leaving.day}, {purge.kept_files(kept, leaving.day)}")
+                yield from self._storage.recount_day(leaving.day)
         self.removing = False
         for day in sorted(self._storage.days):
             yield from orphans.settle(self._data_dir, day, self._days, self._store, self._logs, self._orphans_settled)
@@ -166,12 +168,15 @@ class Budget:
             self.removing = True
             leaving = purge.begin(self._data_dir, day.name, self._store, self._logs, self._store.now())
             yield
-            yield from purge.finish(leaving, self._store, self._days)
+            kept = yield from purge.finish(leaving, self._store, self._days)
             self.removing = False
             self._storage.forget(day.name)
             self.events_total = max(0, self.events_total - day.events)
             self.observations_total = max(0, self.observations_total - day.observations)
             text = f"removed {day.name}: {retention.gigabytes(day.bytes)} freed, {day.contents}"
+            if kept:
+                text += f"; {purge.kept_files(kept, day.name)}"
+                yield from self._storage.recount_day(day.name)
             log.warning(
                 text, day=day.name, mb=round(day.bytes / 10**6, 1), events=day.events, observations=day.observations
             )
@@ -205,6 +210,8 @@ class Budget:
             if name == today:
                 continue
             day = self._day(name)
+            if self._storage.is_foreign(name) and not (day.events or day.observations):
+                continue
             if force or retention.may_go(day, today, clock_days, self._rules):
                 yield day
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 from typing import Final
 
 from sightlog import directories
+
+from .directory import open_file
 
 FILE_MODE: Final = 0o640
 UMASK: Final = 0o027
@@ -37,19 +40,36 @@ def write(target: Path, data: bytes, temporary: Path) -> None:
     make_directories(target.parent)
     make_directories(temporary.parent)
     try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+        fd = create(temporary)
         with open(fd, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(fd)
         os.rename(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except BaseException:
+        if _is_file(temporary):
+            temporary.unlink()
+        raise
+
+
+def create(path: Path) -> int:
+    """A new file, open for writing. It takes the place of a file of that name, and of nothing else. Raises OSError."""
+    if _is_file(path):
+        path.unlink()  # never emptied: it may have another name elsewhere
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+
+
+def _is_file(path: Path) -> bool:
+    """And no link to one."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def sync(path: Path) -> None:
     """Make the names in a directory durable, or the bytes of a file. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:
@@ -62,7 +82,7 @@ def write_again(path: Path) -> int:
     After a failed fsync the page cache can hold what the disk does not, and takes it for written. Written again it is
     dirty again, and this fsync covers it.
     """
-    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = open_file(path, os.O_RDWR)
     try:
         offset = 0
         while data := os.pread(fd, 1 << 20, offset):

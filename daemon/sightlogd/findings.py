@@ -43,10 +43,11 @@ class Kind(Enum):
         "them; without its events.db nothing is restored"
     )
     STRAY_PICTURE = "no damage: the daemon removes such pictures when it starts the next time"
+    FOREIGN = "no damage: somebody put these into the day folders, and they stay there, also when their day goes"
 
     @property
     def is_damage(self) -> bool:
-        return self is not Kind.STRAY_PICTURE
+        return self not in (Kind.STRAY_PICTURE, Kind.FOREIGN)
 
 
 class Finding(NamedTuple):

@@ -3,6 +3,8 @@
 The folder is renamed to `trash/DAY.ID` first: that is the durable word that the day goes, with the events up to ID;
 what comes for that day afterwards stays. Then its files go (on a full disk only that makes room), then the rows, then
 the index of texts is written anew without them, once that is a tenth of all, and the database's file shrinks.
+
+What somebody else put into the folder gets back to `events/DAY`, where it was, and stays.
 """
 
 from __future__ import annotations
@@ -10,23 +12,32 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 import time
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Generator, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import structlog
+
 from . import durable
+from .directory import Directory, Odd
 from .errors import WriteRefused
 from .files.daylog import DayLogs
 from .files.days import EVENTS, Days, folders, is_day
+from .files.own import event_of, is_own
 from .store import Store
+
+log = structlog.get_logger()
 
 TRASH: Final = "trash"
 SLICE_SECONDS: Final = 0.02
 """What a slice may take: the loop waits for it."""
 FILES_A_SLICE: Final = 100
-is_leaving = re.compile(r"(.{10})\.(\d{1,18})").fullmatch
+KEPT: Final = ".kept"
+"""Ends the name of a folder in trash/ whose day is gone, and in which there is what cannot be moved out of it."""
+_has_its_shape = re.compile(r"([0-9-]{10})\.([0-9]{1,18})").fullmatch
 
 
 class Leaving(NamedTuple):
@@ -58,12 +69,18 @@ class Pace:
             self.count *= 2
 
 
+def leaving_of(name: str) -> tuple[str, int] | None:
+    """Which day goes, up to which id, by the name of its folder in trash/; None for any other name."""
+    match = _has_its_shape(name)
+    return (match[1], int(match[2])) if match and is_day(match[1]) else None
+
+
 def unfinished(data_dir: Path) -> list[Leaving]:
     """Days whose removal was interrupted."""
-    with contextlib.suppress(OSError):
-        folders = (data_dir / TRASH).iterdir()
-        found = ((path, is_leaving(path.name)) for path in sorted(folders) if path.is_dir())
-        return [Leaving(match[1], int(match[2]), path) for path, match in found if match and is_day(match[1])]
+    with contextlib.suppress(OSError), Directory(data_dir) as data, data.folder(TRASH) as trash:
+        names = sorted(entry.name for entry in trash.list() if entry.is_dir(follow_symlinks=False))
+        found = ((name, leaving_of(name)) for name in names)
+        return [Leaving(*leaving, trash.path / name) for name, leaving in found if leaving]
     return []
 
 
@@ -72,18 +89,27 @@ def begin(data_dir: Path, day: str, store: Store, logs: DayLogs, now: str) -> Le
     folder = data_dir / EVENTS / day
     trash = data_dir / TRASH
     durable.make_directories(trash)
+    if not _is_folder(trash):
+        raise Odd(os.lstat(trash).st_mode, os.fspath(trash))
     target = trash / f"{day}.{store.last_id()}"
     logs.write_all()  # what waits for this day goes with it, and would make its folder anew
-    if folder.is_dir():
+    if _is_folder(folder):
         _carry_over(day, logs, now)
         logs.close(day)
         os.rename(folder, target)
         durable.sync(trash)
         durable.sync(folder.parent)
-    else:
+    else:  # gone; or a link, and what that leads to is not ours
         target.mkdir()
         durable.sync(trash)
     return Leaving(day, store.last_id(), target)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _carry_over(day: str, logs: DayLogs, now: str) -> None:
@@ -95,9 +121,12 @@ def _carry_over(day: str, logs: DayLogs, now: str) -> None:
             raise OSError("the day logs cannot be written")
 
 
-def finish(leaving: Leaving, store: Store, days: Days) -> Iterator[None]:
-    """The rest, a slice at a time. Raises OSError, WriteRefused, Stop; `unfinished` finds it again then."""
-    yield from _remove_files(leaving.folder)
+def finish(leaving: Leaving, store: Store, days: Days) -> Generator[None, None, int]:
+    """The rest, a slice at a time. Returns how many files of others stay, in `events/DAY`.
+
+    Raises OSError, WriteRefused, Stop; `unfinished` finds it again then.
+    """
+    kept = yield from _clear(leaving, store)
     first, after = days.range_of(leaving.day)
     pace = Pace(50)
     deleted = -1
@@ -112,8 +141,7 @@ def finish(leaving: Leaving, store: Store, days: Days) -> Iterator[None]:
     with contextlib.suppress(WriteRefused):
         if store.wants_merge:
             yield from _merge_texts(store)
-    leaving.folder.rmdir()
-    durable.sync(leaving.folder.parent)
+    _forget(leaving.folder)
     pace, left = Pace(50), -1
     while left:
         pace.begin()
@@ -124,6 +152,23 @@ def finish(leaving: Leaving, store: Store, days: Days) -> Iterator[None]:
         if left == before:
             break  # not one page could be given back
     store.checkpoint()
+    return kept
+
+
+def kept_files(number: int, day: str) -> str:
+    """What to say of the files that `finish` counted."""
+    return f"{number} files that sightlog did not make stay in {EVENTS}/{day}"
+
+
+def _forget(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except OSError:
+        # A directory of another user cannot be moved out by its own. Without a name of that kind it is no day any more.
+        if not any(folder.iterdir()):
+            raise
+        os.rename(folder, f"{folder}{KEPT}")
+    durable.sync(folder.parent)
 
 
 def _merge_texts(store: Store) -> Iterator[None]:
@@ -138,17 +183,48 @@ def _merge_texts(store: Store) -> Iterator[None]:
         yield
 
 
-def _remove_files(folder: Path) -> Iterator[None]:
-    """All of what is in it; somebody may have put folders there."""
-    while True:
-        with os.scandir(folder) as entries:
-            some = list(islice(entries, FILES_A_SLICE))
-        if not some:
-            return
-        for entry in some:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _remove_files(Path(entry.path))
-                os.rmdir(entry.path)
-            else:
-                os.unlink(entry.path)
-        yield
+def _clear(leaving: Leaving, store: Store) -> Generator[None, None, int]:
+    """What the daemon made goes, and all else back to where it was, as it is: neither followed nor looked into."""
+    stay: set[str] = set()
+    kept = number = 0
+    data_dir = leaving.folder.parent.parent
+    with Directory(data_dir) as data, data.folder(f"{TRASH}/{leaving.folder.name}") as folder:
+        user_id = os.fstat(folder.fd).st_uid
+        is_empty = False
+        while not is_empty:  # a file system may leave some out while others are removed
+            is_empty = True
+            for entry in folder.list():
+                if entry.name in stay:
+                    continue
+                is_empty = False
+                if is_own(entry, user_id) or _has_row(entry, leaving.day, store):
+                    folder.remove(entry.name)
+                else:
+                    kept += 1
+                    if not _move_back(entry.name, folder, data, f"{EVENTS}/{leaving.day}"):
+                        stay.add(entry.name)
+                if (number := number + 1) % FILES_A_SLICE == 0:
+                    yield
+            yield
+        if kept > len(stay):
+            durable.sync(data_dir / EVENTS / leaving.day)
+    return kept
+
+
+def _has_row(entry: os.DirEntry[str], day: str, store: Store) -> bool:
+    """Whether it is the picture of an event, whoever owns the file."""
+    if event_of(entry.name) is None or not entry.is_file(follow_symlinks=False):
+        return False
+    return bool(store.known_thumbnails([f"{EVENTS}/{day}/{entry.name}"]))
+
+
+def _move_back(name: str, folder: Directory, data: Directory, to: str) -> bool:
+    """Whether it is in `to` now; never in the place of something else. What cannot be moved stays where it is."""
+    try:
+        with data.make_folder(to) as day:
+            free = next(free for n in count() if day.lstat(free := f"{name}.{n}" if n else name) is None)
+            os.rename(name, free, src_dir_fd=folder.fd, dst_dir_fd=day.fd)
+    except OSError as error:
+        log.warning("cannot move back what is not ours; it stays", path=f"{folder.path}/{name}", reason=error.strerror)
+        return False
+    return True

@@ -20,6 +20,7 @@ from sightlog.records import now_utc
 
 from .calendar import Days
 from .decoder import EventRecord, ObservationRecord, Refusal, check_time, decode_record
+from .directory import Directory, Odd
 from .files.catchup import line_of_row
 from .files.daylog import JSON_NAME
 from .files.days import EVENTS, folders
@@ -34,6 +35,7 @@ from .files.lines import (
     amended,
     decode_line,
 )
+from .files.loglines import lines_of
 from .findings import FINDINGS_MAX
 from .store.refill import Pending, Refill, make
 from .store.texts import Face
@@ -101,7 +103,7 @@ def rebuild_from_logs(
         strangers: list[AmendmentLine] = []
         late_persons: list[tuple[Any, ...]] = []
         for day in folders(data_dir):
-            lines = list(_lines(data_dir / EVENTS / day / JSON_NAME, found))
+            lines = list(_lines(events_folder, day, found))
             replay = Replay(lines)
             events, strangers = replay.state, [*strangers, *replay.strangers]
             unstored = [line for line in lines if isinstance(line, EventLine) and not line.stored]
@@ -115,7 +117,6 @@ def rebuild_from_logs(
             unstored_persons = [line for line in lines if isinstance(line, PersonLine) and not line.stored]
             late_persons += [_person(line) for line in unstored_persons]
             pending += [_pending(line) for line in lines if isinstance(line, AmendmentLine) and line.waiting]
-            found.days += 1
             found.unstored += len(lost)
             progress(day, found)
         refill.add_late(late_persons)
@@ -131,20 +132,30 @@ def rebuild_from_logs(
         found.events, found.persons = refill.count("events"), refill.count("persons")
         found.observations, found.waiting = refill.count("observations"), refill.count("pending_amendments")
 
-    make(target, lambda: now, Days(zone), fill)
+    with Directory(data_dir / EVENTS) as events_folder:
+        make(target, lambda: now, Days(zone), fill)
     return found
 
 
-def _lines(path: Path, found: Rebuilt) -> Iterator[Line]:
+def _lines(events: Directory, day: str, found: Rebuilt) -> Iterator[Line]:
+    name = f"{day}/{JSON_NAME}"
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    yield decode_line(line)
-                except msgspec.MsgspecError:
-                    found.leave_out(f"{EVENTS}/{path.parent.name}/{path.name}:{number}")
+        fd = events.open_file(name)
     except FileNotFoundError:
         return
+    except Odd as error:
+        found.leave_out(f"{EVENTS}/{name} ({error.strerror})")
+        return
+    with open(fd, "rb") as file:
+        found.days += 1
+        for number, (_, line) in enumerate(lines_of(file), 1):
+            try:
+                if line is not None:
+                    yield decode_line(line)
+                    continue
+            except msgspec.MsgspecError:
+                pass
+            found.leave_out(f"{EVENTS}/{name}:{number}")
 
 
 def _is_sound(event: EventLine) -> bool:

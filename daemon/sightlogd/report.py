@@ -5,6 +5,7 @@ Nothing of it is fsynced: after a power cut the next snapshot is soon there, and
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,9 @@ import structlog
 from sightlog.accounts import Settled
 from sightlog.encoder import format_time
 
-from . import prometheus
+from . import durable, prometheus
+from .directory import open_file
+from .durable import FILE_MODE
 from .errors import WriteRefused
 from .logs import RateLimit
 from .metrics import Metrics, MetricsSnapshot
@@ -28,7 +31,6 @@ from .usage import usage
 log = structlog.get_logger()
 
 DIRECTORY_MODE: Final = 0o750
-FILE_MODE: Final = 0o640
 FILE_BYTES_MAX: Final = 8 * 1024 * 1024
 """Of metrics.json; one older file of that size is kept beside it as metrics.json.1."""
 LOG_SECONDS: Final = 600.0
@@ -85,12 +87,12 @@ class Reporter:
 
 
 def _append(path: Path, line: bytes) -> None:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, FILE_MODE)
+    fd = _opened(path)
     try:
         size = os.fstat(fd).st_size
         if size and size + len(line) > FILE_BYTES_MAX:
             os.rename(path, path.with_name(f"{path.name}.1"))
-            new = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, FILE_MODE)
+            new = _opened(path)
             os.close(fd)
             fd, size = new, 0
         if size and os.pread(fd, 1, size - 1) != b"\n":
@@ -102,10 +104,15 @@ def _append(path: Path, line: bytes) -> None:
         os.close(fd)
 
 
+def _opened(path: Path) -> int:
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
+    return open_file(path, os.O_RDWR | os.O_APPEND)
+
+
 def _replace(path: Path, data: bytes) -> None:
     temporary = path.with_name(f"{path.name}.tmp")  # the collector reads *.prom
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
-    with open(fd, "wb") as file:
+    with open(durable.create(temporary), "wb") as file:
         file.write(data)
     os.replace(temporary, path)
 

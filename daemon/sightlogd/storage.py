@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from .config import Storage as Limits
-from .durable import allocated
+from .directory import open_file
+from .durable import FILE_MODE, allocated
 from .files.days import EVENTS, folders
+from .files.own import is_own
 from .retention import GB, StorageStats, measured
 from .store import DATABASE, WAL_BYTES_KEPT
 
@@ -26,7 +28,9 @@ class Storage:
     def __init__(self, data_dir: Path, limits: Limits) -> None:
         self._data_dir = data_dir
         self.days: dict[str, int] = {}
-        """Bytes of the files in each day's folder."""
+        """Bytes in each day's folder that go with the day."""
+        self._foreign: dict[str, int] = {}
+        """Bytes that do not, in those which have something of others."""
         self._rest = 0
         self.free_bytes = 0
         """Of the file system, when it was measured last."""
@@ -48,12 +52,20 @@ class Storage:
     def recount(self) -> Iterator[None]:
         """Look at every file, in slices. What a day grows by while it is looked at may be missed until the next."""
         for day in folders(self._data_dir):
-            size = yield from _size(self._data_dir / EVENTS / day)
-            self.days[day] = size
+            yield from self.recount_day(day)
             yield
         there = set(folders(self._data_dir))
         self.days = {day: size for day, size in self.days.items() if day in there}
+        self._foreign = {day: size for day, size in self._foreign.items() if day in there}
         self.recount_rest()
+
+    def recount_day(self, day: str) -> Iterator[None]:
+        """In slices."""
+        own, foreign = yield from _sizes(self._data_dir / EVENTS / day)
+        self.days[day] = own
+        self._foreign.pop(day, None)
+        if foreign is not None:
+            self._foreign[day] = foreign
 
     def recount_rest(self) -> None:
         """Metrics, pictures that wait, what is being removed: few files, so all at once."""
@@ -72,6 +84,11 @@ class Storage:
     def forget(self, day: str) -> None:
         """Its folder is gone."""
         self.days.pop(day, None)
+        self._foreign.pop(day, None)
+
+    def is_foreign(self, day: str) -> bool:
+        """Whether nothing that is in its folder goes with it: what is left of a day that was removed."""
+        return day in self._foreign and not self.days.get(day)
 
     def measure(self, database_bytes: int, waiting_bytes: int) -> StorageStats:
         """O(days). `database_bytes`: what the database needs as of the last commit; `waiting_bytes`: what the day logs
@@ -82,7 +99,8 @@ class Storage:
         self.wal_excess = max(0, wal - WAL_BYTES_KEPT)
         # Room that was given up for a purge is not room for records.
         ballast = allocated(self._ballast)
-        used = sum(self.days.values()) + waiting_bytes + self._rest + database + wal + max(ballast, self._promised)
+        used = sum(self.days.values()) + sum(self._foreign.values()) + waiting_bytes + self._rest
+        used += database + wal + max(ballast, self._promised)
         disk = os.statvfs(self._data_dir)
         self.free_bytes = max(0, disk.f_bavail * disk.f_frsize - max(0, self._promised - ballast))
         return measured(used, self._size_limited, self.free_bytes, int(self._limits.keep_free_gb * GB))
@@ -95,7 +113,10 @@ class Storage:
     def make_ballast(self) -> bool:
         """Put the room by; False when the disk has none."""
         try:
-            fd = os.open(self._ballast, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            try:
+                fd = os.open(self._ballast, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+            except FileExistsError:
+                fd = open_file(self._ballast, os.O_WRONLY)
         except OSError:
             return False
         try:
@@ -114,13 +135,21 @@ class Storage:
             self._ballast.unlink()
 
 
-def _size(folder: Path) -> Generator[None, None, int]:
-    """What a folder and its files take, without folders in it. What may not be looked at is not counted."""
-    total = allocated(folder)
+def _sizes(folder: Path) -> Generator[None, None, tuple[int, int | None]]:
+    """What a folder and its files take, without folders in it: what is ours, and what is not, None when all is ours.
+
+    What may not be looked at is not counted.
+    """
+    own, foreign = 0, None
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        user_id = os.lstat(folder).st_uid
         for number, entry in enumerate(entries, 1):
-            if not entry.is_dir(follow_symlinks=False):
-                total += allocated(entry.path)
+            if is_own(entry, user_id):
+                own += allocated(entry.path)
+            else:
+                foreign = (foreign or 0) + (0 if entry.is_dir(follow_symlinks=False) else allocated(entry.path))
             if number % ENTRIES_A_SLICE == 0:
                 yield
-    return total
+    if foreign is None:
+        return own + allocated(folder), None
+    return own, foreign + allocated(folder)

@@ -157,7 +157,9 @@ class _System:
     def __init__(self, fault: Fault) -> None:
         self._fault = fault
 
-    def path_of(self, target: Any) -> str:
+    def path_of(self, target: Any, dir_fd: int | None = None) -> str:
+        if dir_fd is not None:
+            return os.path.join(self.path_of(dir_fd), os.fsdecode(target))
         if isinstance(target, int):
             try:
                 return self.readlink(f"/proc/self/fd/{target}")
@@ -165,9 +167,9 @@ class _System:
                 return ""
         return os.path.abspath(os.fsdecode(target)) if target is not None else ""
 
-    def step(self, what: str, target: Any) -> bool:
+    def step(self, what: str, target: Any, dir_fd: int | None = None) -> bool:
         """Whether it fails. The path stays the file's name, as the product would see it."""
-        path = self.path_of(target)
+        path = self.path_of(target, dir_fd)
         return self._fault.concerns(path) and self._fault.fails("system", what, path)
 
     def error(self, target: Any) -> OSError:
@@ -179,7 +181,7 @@ class _System:
 
         def wrapped(*arguments: Any, **options: Any) -> Any:
             target = arguments[0] if arguments else "."
-            if self.step(what, target):
+            if self.step(what, target, options.get("dir_fd", options.get("src_dir_fd"))):
                 if self._fault.takes_effect(what):
                     original(*arguments, **options)
                 raise self.error(target)
@@ -214,8 +216,9 @@ class _System:
         builtins.open = io.open = self._file_opened  # type: ignore[assignment]
 
     def _fd_opened(self, path: Any, flags: int, *arguments: Any, **options: Any) -> int:
-        creates = flags & os.O_CREAT and not os.path.exists(path)
-        if not flags & os.O_PATH and self.step("create" if creates else "open", path):
+        dir_fd = options.get("dir_fd")
+        creates = flags & os.O_CREAT and not os.path.exists(self.path_of(path, dir_fd))
+        if not flags & os.O_PATH and self.step("create" if creates else "open", path, dir_fd):
             raise self.error(path)
         return self._os_open(path, flags, *arguments, **options)
 

@@ -175,11 +175,12 @@ class Recorder:
 
     def _os_open(self, real: Any) -> Any:
         def opened(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
-            if flags & os.O_CREAT and (flags & os.O_TRUNC or self.find(path) is None) and self._place(path):
+            full = _at(path, dir_fd)
+            if flags & os.O_CREAT and (flags & os.O_TRUNC or self.find(full) is None) and self._place(full):
                 self.is_alive()
             fd = real(path, flags, mode, dir_fd=dir_fd)
             self._open.pop(fd, None)
-            there = None if dir_fd is not None else self.found_or_made(path)
+            there = self.found_or_made(full) if os.path.basename(full) != "." else self.find(full)
             if there is not None:
                 self._open[fd] = there
                 if flags & os.O_TRUNC:
@@ -240,11 +241,12 @@ class Recorder:
         return ftruncate
 
     def _os_rename(self, real: Any) -> Any:
-        def rename(source: Any, target: Any) -> None:
-            if self._place(source):
+        def rename(source: Any, target: Any, *, src_dir_fd: int | None = None, dst_dir_fd: int | None = None) -> None:
+            full, new_full = _at(source, src_dir_fd), _at(target, dst_dir_fd)
+            if self._place(full):
                 self.is_alive()
-            real(source, target)
-            old, new = self._place(source), self._place(target)
+            real(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+            old, new = self._place(full), self._place(new_full)
             if old is None or new is None:
                 assert old is new, "a move into or out of what is recorded"
                 return
@@ -260,20 +262,21 @@ class Recorder:
 
     def _os_unlink(self, real: Any) -> Any:
         def unlink(path: Any, *, dir_fd: int | None = None) -> None:
-            if dir_fd is None and self.find(path) is not None:
+            full = _at(path, dir_fd)
+            if self.find(full) is not None:
                 self.is_alive()
             real(path, dir_fd=dir_fd)
-            if dir_fd is None:
-                self.removed(path)
+            self.removed(full)
 
         return unlink
 
     def _os_mkdir(self, real: Any) -> Any:
         def mkdir(path: Any, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
-            if self._place(path):
+            full = _at(path, dir_fd)
+            if self._place(full):
                 self.is_alive()
             real(path, mode, dir_fd=dir_fd)
-            there = self.found_or_made(path)
+            there = self.found_or_made(full)
             if there is not None:
                 self._tree[there] = {}
                 self.log.names[there] = {}
@@ -296,6 +299,13 @@ class Recorder:
             return io.TextIOWrapper(io.BufferedWriter(raw), *more, **named)
 
         return opened
+
+
+def _at(path: Any, dir_fd: int | None) -> Any:
+    """The whole path of what is named from an open directory."""
+    if dir_fd is None or not isinstance(path, (str, bytes, os.PathLike)):
+        return path
+    return os.path.join(os.readlink(f"/proc/self/fd/{dir_fd}"), os.fsdecode(path))
 
 
 class _File(io.FileIO):

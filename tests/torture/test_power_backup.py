@@ -20,8 +20,9 @@ from sightlog.wire import Position
 from sightlogd import purge
 from sightlogd.backups.backup import Backup
 from sightlogd.backups.check import check, is_backup
-from sightlogd.backups.manifest import NAME, Manifest, Unusable
+from sightlogd.backups.manifest import Manifest, Unusable
 from sightlogd.backups.restore import Restore
+from sightlogd.directory import Directory
 from sightlogd.files import catchup
 from sightlogd.files.daylog import DayLogs
 from sightlogd.files.days import Days
@@ -88,7 +89,7 @@ class Judge:
         made = [what.positions for what in before if isinstance(what, Made)]
         possible = [*made[-1:], *([before[-1].positions] if before else [])]
         dest = image / DEST
-        if not is_backup(dest) or Manifest(dest / NAME).end is None:
+        if not is_backup(dest) or not is_complete(dest):
             assert not made, "the backup is gone"
             return
         assert [finding.text for finding in check(dest, silent)] == []
@@ -96,6 +97,11 @@ class Judge:
         data_dir.parent.mkdir()
         assert Restore(dest, data_dir, silent).run() is not None
         look_at(data_dir, possible)
+
+
+def is_complete(dest: Path) -> bool:
+    with Directory(dest) as directory, contextlib.closing(Manifest(directory)) as manifest:
+        return manifest.end is not None
 
 
 def look_at(data_dir: Path, possible: list[dict[str, Position]]) -> None:

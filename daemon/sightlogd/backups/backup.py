@@ -17,6 +17,7 @@ from typing import Final
 from sightlog.encoder import format_time
 from sightlog.records import now_utc
 from sightlogd import lock, purge
+from sightlogd.directory import Odd, open_file
 from sightlogd.errors import EXIT_IO_ERROR, EXIT_STORAGE_FULL, EXIT_TRY_AGAIN, Stop
 from sightlogd.files.days import EVENTS, folders
 from sightlogd.retention import gigabytes
@@ -26,7 +27,7 @@ from sightlogd.store.view import View
 
 from . import files, source
 from .copier import Copier, Report, Show
-from .manifest import End, Entry, Former
+from .manifest import MODE, End, Entry, Former
 from .target import KEPT, Target
 
 VIEWS_MAX: Final = 1_000
@@ -85,8 +86,10 @@ class Backup:
         former = Former(target.former)
         for day in folders(self._data_dir):
             known = former.day(day)
-            with contextlib.suppress(OSError):  # what cannot be read is told when it is copied
-                for file in source.files_of(self._data_dir / EVENTS / day):
+            # What cannot be read is told when it is copied.
+            with contextlib.suppress(OSError), contextlib.ExitStack() as held:
+                found = held.enter_context(source.opened(self._data_dir, f"{EVENTS}/{day}"))[1]
+                for file in found:
                     entry = known.get(f"{EVENTS}/{day}/{file.name}")
                     if entry is None or (file.size, file.mtime_ns) != (entry.size, entry.mtime_ns):
                         there = entry.size if entry and file.name in source.LOGS else 0
@@ -104,7 +107,7 @@ class Backup:
     def _take(self, target: Target, view: View, held: contextlib.ExitStack) -> None:
         """`held` lets the day folders go. Raises Damaged, OSError, Stop."""
         report = self._report
-        place = target.place_for(DATABASE)
+        place = target.begin_database()
         for _ in range(VIEWS_MAX):
             marks, amended = copying.marks_of(view)
             held.close()
@@ -143,12 +146,12 @@ class Backup:
                 marks = dict.fromkeys(marks, 0)
             if marks["person"] == 0:
                 copying.finish(view, place, marks, amended, behind)
-            writer.add(self._entry_of(place))
+            writer.add(self._entry_of(target))
             for _, entry in sorted(copier.waiting.items()):
                 writer.add(entry)
             end = End(
                 format_time(taken_at), writer.files, writer.bytes, report.events, report.observations, report.days,
-                leaving, target.replaced,
+                leaving,
             )  # fmt: skip
             self._show("making it durable")
             target.commit(writer, end)
@@ -162,15 +165,16 @@ class Backup:
     def _show_copying(self, done: int, of: int) -> None:
         self._show(f"database: {gigabytes(done)} of {gigabytes(of)}")
 
-    def _entry_of(self, place: Path) -> Entry:
-        there = place.stat()
+    def _entry_of(self, target: Target) -> Entry:
         try:
-            digest = files.hash_of(place, there.st_size) or hashlib.sha256().hexdigest()
+            entry = target.entry_of_database()
         except files.Unreadable as error:
-            raise Stop(EXIT_IO_ERROR, f"cannot read {place}: {error}. {KEPT}. Look at that disk") from error
+            raise Stop(
+                EXIT_IO_ERROR, f"cannot read {self._directory / DATABASE}: {error}. {KEPT}. Look at that disk"
+            ) from error
         self._report.copied += 1
-        self._report.copied_bytes += there.st_size
-        return Entry(DATABASE, there.st_size, there.st_mtime_ns, digest)
+        self._report.copied_bytes += entry.size
+        return entry
 
     # -- a damaged database ------------------------------------------------------------------------------------------
 
@@ -178,7 +182,7 @@ class Backup:
         """All there is, beside the former backup. Raises OSError."""
         report = self._report = Report(damage=finding, has_former=target.former.end is not None)
         stamp = "".join(letter for letter in now[:19] if letter not in "-:")
-        target.aside = self._directory / f"damaged-{stamp.lower()}"
+        target.aside = f"damaged-{stamp.lower()}"
         copier = Copier(self._data_dir, target, report, self._show, None, 0)
         former = Former(target.former)
         with contextlib.ExitStack() as held:
@@ -188,18 +192,21 @@ class Backup:
                     pass  # in no manifest: the former one stays
         copier.copy_incoming()
         if not lock.is_held(self._data_dir):
-            report.aside = target.aside
+            report.aside = self._directory / target.aside
             for name in (DATABASE, f"{DATABASE}-wal"):
-                self._copy_raw(name, target.aside / name)
-        files.sync(self._directory)
+                self._copy_raw(name, target, f"{target.aside}/{name}")
+        files.sync(target.held)
 
-    def _copy_raw(self, name: str, place: Path) -> None:
+    def _copy_raw(self, name: str, target: Target, path: str) -> None:
         try:
-            fd = os.open(self._data_dir / name, os.O_RDONLY | os.O_CLOEXEC)
+            fd = open_file(self._data_dir / name)
         except FileNotFoundError:
             return
+        except Odd as error:
+            self._report.unreadable.append(f"{name}: {error.strerror}")
+            return
         try:
-            to = files.create(place)
+            to = target.held.create(path, MODE)
             try:
                 size = files.read_into(
                     fd, os.fstat(fd).st_size, hashlib.sha256(), lambda data: files.write_all(to, data)

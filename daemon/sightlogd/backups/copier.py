@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from sightlogd.directory import Directory, Odd
 from sightlogd.files.days import EVENTS
 from sightlogd.files.orphans import ON_ITS_WAY_SECONDS
+from sightlogd.files.own import PICTURE, event_of
 from sightlogd.files.tails import whole_size
 from sightlogd.store.view import View
 
 from . import source
 from .files import Unreadable
-from .manifest import INCOMING, Entry
+from .manifest import INCOMING, Entry, is_expected
 from .source import LOGS, NotedDay, SourceFile
 from .target import Target
 
 AT_ONCE: Final = 500
 """Pictures looked up, and files between two words about the progress."""
-_PICTURE: Final = ".jpg"
 
 Show = Callable[[str], None]
 
@@ -39,8 +41,8 @@ class Report:
     """Files that are not in it, or only as they were before, and why."""
     denied: int = 0
     """How many of them the daemon's user may read."""
-    foreign: list[str] = field(default_factory=list)
-    """Files that are not in it: no name of sightlog's is like theirs."""
+    foreign: list[tuple[str, str]] = field(default_factory=list)
+    """Files that are not in it, and why: no name of sightlog's is like theirs."""
     other: list[str] = field(default_factory=list)
     """Files of the former backup that say what these do not, where they are kept."""
     kept: list[str] = field(default_factory=list)
@@ -71,36 +73,58 @@ class Copier:
 
     def copy_incoming(self) -> None:
         """Before the days: what leaves it meanwhile is in its day's folder by then. Raises OSError."""
-        for file in self._files_of(INCOMING) or ():
-            if not file.name.startswith("."):
-                self._wait(f"{INCOMING}/{file.name}", f"{INCOMING}/{file.name}", file.size)
+        with contextlib.ExitStack() as held:
+            if (found := self._opened(INCOMING, held)) is None:
+                return
+            folder, there = found
+            for file in there:
+                path = f"{INCOMING}/{file.name}"
+                if is_expected(path):
+                    self._wait(path, folder, file.name, file.size)
+                elif not file.name.startswith("."):
+                    self._report.foreign.append((path, "no event has such a name"))
 
-    def _wait(self, path: str, origin: str, size: int) -> None:
-        if path not in self.waiting and (entry := self._put(path, origin, size, None)) is not None:
+    def _opened(self, name: str, held: contextlib.ExitStack) -> tuple[Directory, list[SourceFile]] | None:
+        """Of the store; None, which is told, when it cannot be read, and when it is not there."""
+        try:
+            return held.enter_context(source.opened(self._data_dir, name))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._note(name, Unreadable(error), None)
+            return None
+
+    def _wait(self, path: str, folder: Directory, name: str, size: int) -> None:
+        if path not in self.waiting and (entry := self._put(path, folder, name, size, None)) is not None:
             self.waiting[path] = entry
 
     def copy_day(self, day: str, noted: NotedDay | None, known: dict[str, Entry]) -> Iterator[Entry]:
         """Its files, copied or there already. `known`: what the former backup has of it. Raises OSError."""
-        folder = f"{EVENTS}/{day}"
-        found = self._files_of(folder)
-        if found is None:  # it stays as it was before
-            self.lacks_lines = True
-            yield from known.values()
-            return
-        new = [file for file in found if file.name.endswith(_PICTURE) and f"{folder}/{file.name}" not in known]
+        told = len(self._report.unreadable)
+        with contextlib.ExitStack() as held:
+            if (found := self._opened(f"{EVENTS}/{day}", held)) is not None:
+                yield from self._copy_files(day, *found, noted, known)
+            elif len(self._report.unreadable) > told:  # it stays as it was before
+                self.lacks_lines = True
+                yield from known.values()
+
+    def _copy_files(
+        self, day: str, folder: Directory, found: list[SourceFile], noted: NotedDay | None, known: dict[str, Entry]
+    ) -> Iterator[Entry]:
+        new = [file for file in found if event_of(file.name) and f"{EVENTS}/{day}/{file.name}" not in known]
         without_row, without_path = self._look_up(new)
         for number, file in enumerate(found):
             if number % AT_ONCE == 0:
                 self._show(f"{day}: {number} of {len(found)} files")
-            path, size = f"{folder}/{file.name}", file.size
-            if not _is_text(file.name):
-                self._report.foreign.append(path)
+            path, size = f"{EVENTS}/{day}/{file.name}", file.size
+            if not is_expected(path):
+                self._report.foreign.append((path, "its name is not UTF-8 or has control characters"))
                 continue
             if file.name in without_row:
                 continue
             if file.name in without_path:
                 # It was made a thumbnail of since: the daemon that starts on the copy does the same.
-                self._wait(f"{INCOMING}/{file.name.removesuffix(_PICTURE)}", path, size)
+                self._wait(f"{INCOMING}/{file.name.removesuffix(PICTURE)}", folder, file.name, size)
                 continue
             if file.name in LOGS:
                 size = noted.sizes[file.name] if noted else 0
@@ -108,16 +132,21 @@ class Copier:
                     continue  # begun behind the view
             entry = known.get(path)
             if entry is None or (entry.size, entry.mtime_ns) != (size, file.mtime_ns) or not self._target.has(entry):
-                entry = self._put(path, path, size, entry)
+                entry = self._put(path, folder, file.name, size, entry)
             if entry is not None:
                 yield entry
+        for name in LOGS.keys() - {file.name for file in found}:
+            if (there := folder.lstat(name)) is not None:
+                path = f"{EVENTS}/{day}/{name}"
+                if (entry := self._note(path, Unreadable(Odd(there.st_mode, name)), known.get(path))) is not None:
+                    yield entry
 
     def _look_up(self, pictures: Sequence[SourceFile]) -> tuple[set[str], set[str]]:
         """Names of those that are on their way to a row, and of those whose row does not know them yet."""
         without_row: set[str] = set()
         without_path: set[str] = set()
         for start in range(0, len(pictures) if self._copy else 0, AT_ONCE):
-            some = {file.name.removesuffix(_PICTURE): file for file in pictures[start : start + AT_ONCE]}
+            some = {file.name.removesuffix(PICTURE): file for file in pictures[start : start + AT_ONCE]}
             rows = self._copy.thumbnails_of(list(some)) if self._copy else {}
             without_path |= {some[event_id].name for event_id, path in rows.items() if path is None}
             without_row |= {
@@ -128,23 +157,16 @@ class Copier:
     def _is_on_its_way(self, picture: SourceFile) -> bool:
         return picture.mtime_ns > self._on_its_way_ns
 
-    def _files_of(self, folder: str) -> list[SourceFile] | None:
-        try:
-            return source.files_of(self._data_dir / folder)
-        except OSError as error:
-            self._note(folder, Unreadable(error), None)
-            return None
-
-    def _put(self, path: str, origin: str, size: int, former: Entry | None) -> Entry | None:
+    def _put(self, path: str, folder: Directory, name: str, size: int, former: Entry | None) -> Entry | None:
         """None when it is gone; what the former backup has of it, if anything, when it cannot be read."""
+        origin = str((folder.path / name).relative_to(self._data_dir))
         try:
-            fd = os.open(self._data_dir / origin, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = folder.open_file(name)
         except FileNotFoundError:
             return None
         except OSError as error:
             return self._note(origin, Unreadable(error), former)
         try:
-            name = origin.rpartition("/")[2]
             if name in LOGS:
                 size = _whole_size(fd, size, name)
             entry = self._target.put(path, fd, size, former)
@@ -162,11 +184,6 @@ class Copier:
         self._report.denied += why.is_denied
         self.lacks_lines |= path.rpartition("/")[2] in LOGS
         return kept
-
-
-def _is_text(name: str) -> bool:
-    """Linux takes any bytes for a name; a manifest is UTF-8."""
-    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _whole_size(fd: int, size: int, name: str) -> int:

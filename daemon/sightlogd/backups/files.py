@@ -11,18 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from sightlogd.directory import Directory, Odd
 from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop
 from sightlogd.retention import gigabytes
+
+from .manifest import NAME_BYTES_MAX
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
 CHUNK_BYTES: Final = 1 << 20
-MODE: Final = 0o640
-DIRECTORY_MODE: Final = 0o750
 NEW: Final = "%new"
 """Ends the name of a file that is to replace another one. No stored name has a bare percent sign."""
-NAME_BYTES_MAX: Final = 255
 _LONG: Final = "%long-"
 """Begins the name of a file whose own would be too long: 84 capitals are 252 bytes. The manifest has its own."""
 _FORBIDDEN: Final = frozenset('%"*:<>?\\|')
@@ -44,6 +44,11 @@ def _stored_part(name: str) -> str:
     if len(os.fsencode(stored)) + len(NEW) <= NAME_BYTES_MAX:
         return stored
     return _LONG + hashlib.sha256(os.fsencode(name)).hexdigest()
+
+
+def places(stored: str, *, replaced: bool) -> tuple[str, ...]:
+    """Where a file may be: also under its new name, where the backup was cut off at its very end."""
+    return (stored, f"{stored}{NEW}") if replaced else (stored,)
 
 
 class Unreadable(Exception):
@@ -70,28 +75,22 @@ def read_into(source: int, size: int, digest: _Hash, write: Callable[[bytes], ob
     return size - left
 
 
-def hash_of(path: Path, size: int) -> str | None:
-    """Of the first `size` bytes; None when it has fewer. Raises OSError but for a missing file, Unreadable."""
+def hash_of(directory: Directory, path: str, size: int) -> str | None:
+    """Of the first `size` bytes; None when it has fewer or is not there. Raises OSError, Unreadable."""
     digest = hashlib.sha256()
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = directory.open_file(path)
     except FileNotFoundError:
         return None
+    except Odd as error:
+        raise Unreadable(error) from error
     try:
+        if os.fstat(fd).st_size < size:
+            return None
         found = read_into(fd, size, digest, lambda _: None)
     finally:
         os.close(fd)
     return digest.hexdigest() if found == size else None
-
-
-def create(path: Path) -> int:
-    """An empty file, open for writing; whoever may read the store is not asked, so nobody else may. Raises OSError."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        return os.open(path, flags, MODE)
-    except FileNotFoundError:
-        path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-        return os.open(path, flags, MODE)
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -100,19 +99,15 @@ def write_all(fd: int, data: bytes) -> None:
         rest = rest[os.write(fd, rest) :]
 
 
-def sync(directory: Path) -> None:
+def sync(directory: Directory) -> None:
     """Make all that was written to the file system of a directory durable: an fsync a picture takes a stick minutes.
 
     Raises OSError.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if libc.syncfs(fd):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(directory))
-    finally:
-        os.close(fd)
+    if libc.syncfs(directory.fd):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(directory.path))
 
 
 def free_bytes(directory: Path) -> int:
@@ -130,6 +125,12 @@ def explained(directory: Path, kept: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if isinstance(error, Odd):
+            raise Stop(
+                EXIT_IO_ERROR,
+                f"{error.filename} is in the way: {error.strerror}, and not what sightlog makes there. {kept}. "
+                "Move it away, or give another directory",
+            ) from error
         if _is_no_room(error):
             free = gigabytes(free_bytes(directory)) if directory.is_dir() else "nothing"
             raise Stop(

@@ -6,21 +6,35 @@ behind them.
 
 from __future__ import annotations
 
+import io
+import os
+import re
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Final
+from typing import Annotated, BinaryIO, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from sightlogd.decoder import DECODE_ERRORS
+from sightlogd.directory import Directory, Odd
+from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR
 from sightlogd.files.days import EVENTS, is_day
+from sightlogd.files.own import is_event_id
+from sightlogd.purge import leaving_of
+from sightlogd.store import DATABASE
 
 NAME: Final = "backup.json"
 UNFINISHED: Final = f"{NAME}.new"
 FORMAT: Final = 1
 INCOMING: Final = "incoming"
 LINE_BYTES_MAX: Final = 1 << 20
+BYTES_MAX: Final = 1 << 32
+"""Of a manifest: twenty million files, and the most that FAT has."""
+MODE: Final = 0o640
+NAME_BYTES_MAX: Final = 255
+_is_odd = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]").search
+"""Control characters, and what is no text: Linux takes any bytes for a name, a manifest is UTF-8."""
+_Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class Header(Struct, tag_field="kind", tag="backup", frozen=True):
@@ -34,28 +48,28 @@ class Header(Struct, tag_field="kind", tag="backup", frozen=True):
     begun_at: str
 
 
-class Entry(Struct, tag_field="kind", tag="file", frozen=True):
+class Entry(Struct, tag_field="kind", tag="file", frozen=True, omit_defaults=True):
     path: str
     """In the data directory."""
-    size: int
+    size: _Count
     """How much of it belongs to the backup: a day's log may have grown behind that."""
-    mtime_ns: int
+    mtime_ns: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
     """Of the original."""
-    sha256: str
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    replaced: bool = False
+    """It may still be under the name it was written with: the very end was cut off."""
 
 
 class End(Struct, tag_field="kind", tag="end", frozen=True):
     taken_at: str
     """As of when the database is."""
-    files: int
-    bytes: int
-    events: int
-    observations: int
-    days: int
+    files: _Count
+    bytes: _Count
+    events: _Count
+    observations: _Count
+    days: _Count
     leaving: list[str]
     """Days whose removal was under way, as their folders in trash/ are named."""
-    replaced: list[str]
-    """Files that may still be under the name they were written with: the very end was cut off."""
 
 
 Line = Header | Entry | End
@@ -66,34 +80,105 @@ _decoder = msgspec.json.Decoder(Line)
 class Unusable(Exception):
     """Why there is no backup to use. The text says what was found."""
 
+    def __init__(self, text: str, exit_code: int = EXIT_IO_ERROR) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
 
 class Manifest:
-    """One that is there. Raises Unusable, OSError."""
+    """The one that is there. Raises Unusable, OSError. `close` it.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    A stranger may have written it: names are those of a store, numbers are such as there are, and its end says what
+    there is, or it is unusable.
+    """
+
+    def __init__(self, directory: Directory) -> None:
+        self.path = directory.path / NAME
         self.end: End | None = None
         """None: no backup was ever completed here."""
-        first: Line | None = None
+        try:
+            self._fd = directory.open_file(NAME)
+        except Odd as error:
+            raise Unusable(f"{error.filename} is not the manifest of a backup: {error.strerror}") from error
+        try:
+            self._look()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _look(self) -> None:
         last: Line | None = None
-        for number, line in enumerate(_lines(path)):
-            if number == 0:
-                first = line
-            last = line
-        if not isinstance(first, Header):
-            raise Unusable(f"{path} is not the manifest of a backup")
-        if first.format != FORMAT:
-            raise Unusable(f"{path} has format {first.format}, written by a newer sightlog; this one knows {FORMAT}")
-        self.header = first
+        for last in self._lines():
+            if isinstance(last, Header):
+                self.header = last
+        if last is None:
+            raise Unusable(f"{self.path} is not the manifest of a backup")
         if isinstance(last, End):
             self.end = last
-        elif last is not first:
-            raise Unusable(f"{path} is cut off: its end is missing")
+        elif not isinstance(last, Header):
+            raise Unusable(f"{self.path} is cut off: its end is missing")
 
     def entries(self) -> Iterator[Entry]:
-        for line in _lines(self.path):
+        for line in self._lines():
             if isinstance(line, Entry):
                 yield line
+
+    def _lines(self) -> Iterator[Line]:
+        """Checked as far as they are read."""
+        size = os.fstat(self._fd).st_size
+        if size > BYTES_MAX:
+            raise Unusable(f"{self.path} is damaged: no manifest has {size} bytes")
+        files = total = 0
+        line: Line | None = None
+        with io.BufferedReader(_Beginning(self._fd, size), LINE_BYTES_MAX) as file:
+            while data := file.readline(LINE_BYTES_MAX):
+                before = line
+                try:
+                    line = _decoder.decode(data)
+                except DECODE_ERRORS as error:
+                    raise Unusable(f"{self.path} is damaged: {error}") from error
+                if before is None and not isinstance(line, Header):
+                    raise Unusable(f"{self.path} is not the manifest of a backup")
+                if isinstance(line, Entry):
+                    files, total = files + 1, total + line.size
+                self._check(line, before, files, total)
+                yield line
+
+    def _check(self, line: Line, before: Line | None, files: int, total: int) -> None:
+        if isinstance(line, Header):
+            if before is not None:
+                raise Unusable(f"{self.path} is damaged: it begins twice")
+            if line.format != FORMAT:
+                found = f"has format {line.format}, written by a newer sightlog; this one knows {FORMAT}"
+                raise Unusable(f"{self.path} {found}")
+            return
+        if isinstance(before, End):
+            raise Unusable(f"{self.path} is damaged: it goes on behind its end")
+        if isinstance(line, End) and (line.files, line.bytes) != (files, total):
+            raise Unusable(f"{self.path} is damaged: its end does not say what is in it")
+        names = [line.path] if isinstance(line, Entry) and not is_expected(line.path) else []
+        names += [name for name in line.leaving if not leaving_of(name)] if isinstance(line, End) else []
+        if names:
+            raise Unusable(f"{names[0]!r:.200} has no place in a backup, and {self.path} says so", EXIT_CONFIG)
+
+
+class _Beginning(io.RawIOBase):
+    """The first `size` bytes of an open file, from the first one on, whoever else reads it."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        self._fd, self._left, self._offset = fd, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        count = os.preadv(self._fd, [buffer[: self._left]], self._offset)
+        self._offset += count
+        self._left -= count
+        return count
 
 
 class Former:
@@ -121,19 +206,19 @@ def _day_of(path: str) -> str:
 
 def is_expected(path: str) -> bool:
     """Whether a backup may have this file: somebody may have written ../../etc into a manifest."""
-    parts = PurePosixPath(path).parts
-    if "/".join(parts) != path or ".." in parts or "\0" in path:
+    parts = path.split("/")
+    if _is_odd(path) or any(part in ("", ".", "..") or len(part.encode()) > NAME_BYTES_MAX for part in parts):
         return False
     if len(parts) == 3:
         return parts[0] == EVENTS and is_day(parts[1])
-    return path == "events.db" or (len(parts) == 2 and parts[0] == INCOMING)
+    return path == DATABASE or (len(parts) == 2 and parts[0] == INCOMING and is_event_id(parts[1]) is not None)
 
 
 class Writer:
-    """Writes lines into `path`, which is complete behind `end`. Raises OSError."""
+    """Writes lines, under a name of their own until they are complete, behind `end`. Raises OSError."""
 
-    def __init__(self, path: Path, header: Header) -> None:
-        self._file: BinaryIO = path.open("wb")
+    def __init__(self, directory: Directory, header: Header) -> None:
+        self._file: BinaryIO = os.fdopen(directory.create(UNFINISHED, MODE), "wb")
         self.files = self.bytes = 0
         self._write(header)
 
@@ -150,12 +235,3 @@ class Writer:
 
     def close(self) -> None:
         self._file.close()
-
-
-def _lines(path: Path) -> Iterator[Line]:
-    with path.open("rb") as file:
-        while data := file.readline(LINE_BYTES_MAX):
-            try:
-                yield _decoder.decode(data)
-            except DECODE_ERRORS as error:
-                raise Unusable(f"{path} is damaged: {error}") from error

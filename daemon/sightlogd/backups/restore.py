@@ -13,15 +13,18 @@ import contextlib
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
+from sightlogd.directory import DIRECTORY_MODE, Directory
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop
 from sightlogd.files.daylog import FILE_MODE as LOG_MODE
 from sightlogd.files.days import EVENTS
 from sightlogd.lock import Lock
-from sightlogd.purge import TRASH, is_leaving
+from sightlogd.purge import TRASH
 from sightlogd.retention import gigabytes
 from sightlogd.store import DATABASE, copying
 from sightlogd.store.copying import Damaged
@@ -37,41 +40,55 @@ _FOLDERS: Final = (INCOMING, TRASH, EVENTS)
 
 
 class Restore:
-    """`run` once. `show` is told what is being done. Raises Stop, and nothing was put in place then."""
+    """`run` once. `show` is told what is being done. Raises Stop, and nothing was put in place then.
 
-    def __init__(self, source: Path, data_dir: Path, show: Callable[[str], None]) -> None:
+    The files of `source` are opened within `reading`: root may do that, and does all else as the store's owner. A
+    stranger may have written them.
+    """
+
+    def __init__(
+        self,
+        source: Path,
+        data_dir: Path,
+        show: Callable[[str], None],
+        reading: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
         self._source = source
         self._data_dir = data_dir
         self._show = show
+        self._reading = reading
         self.damaged: list[str] = []
         """Files that are not in the store, because they are not what was backed up."""
         self._lacks_lines = False
-        self._restoring = data_dir / RESTORING
-        self._restored = data_dir / RESTORED
 
     def run(self) -> End | None:
         """None: an earlier restore was finished, which had only to be put in place."""
         self._check_place()
-        with contextlib.closing(Lock(self._data_dir)):
-            if self._restored.is_dir():
+        with contextlib.closing(Lock(self._data_dir)), contextlib.ExitStack() as held:
+            data = held.enter_context(Directory(self._data_dir))
+            there = data.lstat(RESTORED)
+            if there is not None and stat.S_ISDIR(there.st_mode):
                 self._check_only_restored()
                 with files.explained(self._data_dir, "The rest is done when this is run again"):
-                    self._put_in_place()
+                    self._put_in_place(data)
                 return None
             self._check_empty()
-            backup, end = self._manifest()
+            source, backup, end = self._opened(held)
             try:
                 with files.explained(self._data_dir, KEPT):
+                    shutil.rmtree(RESTORING, ignore_errors=True, dir_fd=data.fd)
                     self._check_room(end)
-                    self._copy(backup, end)
-                    self._check(end)
-                    files.sync(self._data_dir)
-                    os.rename(self._restoring, self._restored)
-                    files.sync(self._data_dir)
+                    os.mkdir(RESTORING, DIRECTORY_MODE, dir_fd=data.fd)
+                    with data.folder(RESTORING) as restoring:
+                        self._copy(source, backup, end, restoring)
+                        self._check(end, restoring)
+                    files.sync(data)
+                    data.rename(RESTORING, RESTORED)
+                    files.sync(data)
             finally:
-                shutil.rmtree(self._restoring, ignore_errors=True)
+                shutil.rmtree(RESTORING, ignore_errors=True, dir_fd=data.fd)
             with files.explained(self._data_dir, "Run this again: all is copied and has only to be put in place"):
-                self._put_in_place()
+                self._put_in_place(data)
             return end
 
     # -- may it? -----------------------------------------------------------------------------------------------------
@@ -83,20 +100,19 @@ class Restore:
 
     def _check_only_restored(self) -> None:
         """Somebody may have brought the store back meanwhile."""
+        restored = self._data_dir / RESTORED
         for name in (DATABASE, f"{DATABASE}-wal"):
-            if (self._restored / DATABASE).exists() and (self._data_dir / name).exists():
+            if (restored / DATABASE).exists() and os.path.lexists(self._data_dir / name):
                 raise Stop(
                     EXIT_CONFIG,
-                    f"{self._data_dir / name} is there, and {self._restored} of a restore that was interrupted is too. "
+                    f"{self._data_dir / name} is there, and {restored} of a restore that was interrupted is too. "
                     f"Nothing was changed. Move the one away that is not to be used (all of {DATABASE}*, or "
                     f"{RESTORED}/), and run this again for the restored one",
                 )
 
     def _check_empty(self) -> None:
-        there = [name for name in (DATABASE, f"{DATABASE}-wal") if (self._data_dir / name).exists()]
-        there += [
-            name for name in _FOLDERS if (self._data_dir / name).is_dir() and any((self._data_dir / name).iterdir())
-        ]
+        there = [name for name in (DATABASE, f"{DATABASE}-wal") if os.path.lexists(self._data_dir / name)]
+        there += [name for name in _FOLDERS if not _is_free(self._data_dir / name)]
         if there:
             names = [*there, *(["events.db-shm"] if f"{DATABASE}-wal" in there else [])]
             raise Stop(
@@ -107,9 +123,11 @@ class Restore:
                 f"  cd {self._data_dir} && mv {' '.join(names)} {self._data_dir}.before/",
             )
 
-    def _manifest(self) -> tuple[Manifest, End]:
+    def _opened(self, held: contextlib.ExitStack) -> tuple[Directory, Manifest, End]:
         try:
-            backup = Manifest(self._source / manifest.NAME)
+            with self._reading():
+                source = held.enter_context(Directory(self._source))
+                backup = held.enter_context(contextlib.closing(Manifest(source)))
         except FileNotFoundError as error:
             raise Stop(
                 EXIT_CONFIG, f"{self._source} is not a backup: it has no {manifest.NAME}. Is the disk mounted?"
@@ -119,12 +137,15 @@ class Restore:
         except OSError as error:
             raise self._unreadable(manifest.NAME, str(error.strerror)) from error
         except Unusable as error:
-            raise Stop(EXIT_IO_ERROR, f"{error}. {self._else()}") from error
+            raise self._unusable(error) from error
         if backup.end is None:
             raise Stop(
                 EXIT_CONFIG, f"no backup was ever completed in {self._source}: it was interrupted. {self._else()}"
             )
-        return backup, backup.end
+        return source, backup, backup.end
+
+    def _unusable(self, error: Unusable) -> Stop:
+        return Stop(error.exit_code, f"{error}. {self._else()}")
 
     def _else(self) -> str:
         return (
@@ -144,7 +165,6 @@ class Restore:
         )
 
     def _check_room(self, end: End) -> None:
-        shutil.rmtree(self._restoring, ignore_errors=True)
         free = files.free_bytes(self._data_dir)
         if end.bytes > free:
             raise Stop(
@@ -155,30 +175,24 @@ class Restore:
 
     # -- copying -----------------------------------------------------------------------------------------------------
 
-    def _copy(self, backup: Manifest, end: End) -> None:
+    def _copy(self, source: Directory, backup: Manifest, end: End, restoring: Directory) -> None:
         done = 0
-        self._restoring.mkdir(mode=files.DIRECTORY_MODE)
         try:
             for entry in backup.entries():
                 self._show(f"{gigabytes(done)} of {gigabytes(end.bytes)}")
-                self._copy_file(entry, end)
+                self._copy_file(source, entry, restoring)
                 done += entry.size
         except Unusable as error:
-            raise Stop(EXIT_IO_ERROR, f"{error}. {self._else()}") from error
+            raise self._unusable(error) from error
         for name in end.leaving:
-            if is_leaving(name):
-                (self._restoring / TRASH / name).mkdir(parents=True)
+            restoring.make_folder(f"{TRASH}/{name}").close()
 
-    def _copy_file(self, entry: Entry, end: End) -> None:
-        if not manifest.is_expected(entry.path):
-            raise Stop(EXIT_CONFIG, f"{entry.path!r} has no place in a backup. {self._else()}")
-        stored = self._source / files.stored_name(entry.path)
-        # Where the backup was cut off at its very end.
-        new = [Path(f"{stored}{files.NEW}")] if entry.path in end.replaced else []
+    def _copy_file(self, source: Directory, entry: Entry, restoring: Directory) -> None:
+        stored = files.stored_name(entry.path)
         said = "it is not there"
-        for place in (stored, *new):
+        for place in files.places(stored, replaced=entry.replaced):
             try:
-                if self._copied(place, entry):
+                if self._copied(source, place, entry, restoring):
                     return
                 said = "it is not what was backed up (its size or its hash differs)"
             except FileNotFoundError:
@@ -187,40 +201,42 @@ class Restore:
                 said = str(error)
         if entry.path == DATABASE:
             raise self._unreadable(entry.path, said)
-        (self._restoring / entry.path).unlink(missing_ok=True)
-        self.damaged.append(f"{files.stored_name(entry.path)}: {said}")
+        restoring.remove(entry.path)
+        self.damaged.append(f"{stored}: {said}")
         self._lacks_lines |= entry.path.rpartition("/")[2] in LOGS
 
-    def _copied(self, place: Path, entry: Entry) -> bool:
+    def _copied(self, source: Directory, place: str, entry: Entry, restoring: Directory) -> bool:
         """Whether what was copied is what was backed up. Raises FileNotFoundError, Unreadable, OSError."""
         try:
-            fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with self._reading():
+                fd = source.open_file(place)
         except FileNotFoundError:
             raise
         except PermissionError as error:
-            raise self._denied(place) from error
+            raise self._denied(self._source / place) from error
         except OSError as error:
             raise Unreadable(error) from error
         digest = hashlib.sha256()
-        target = self._restoring / entry.path
         try:
-            to = files.create(target)
+            if os.fstat(fd).st_size < entry.size:
+                return False
+            to = restoring.create(entry.path, manifest.MODE)
             try:
                 size = files.read_into(fd, entry.size, digest, lambda data: files.write_all(to, data))
+                if entry.path.rpartition("/")[2] in LOGS:
+                    os.fchmod(to, LOG_MODE)
+                # The next backup of this store to the same place has not to copy it again.
+                os.utime(to, ns=(entry.mtime_ns, entry.mtime_ns))
             finally:
                 os.close(to)
         finally:
             os.close(fd)
-        if target.name in LOGS:
-            target.chmod(LOG_MODE)
-        # The next backup of this store to the same place has not to copy it again.
-        os.utime(target, ns=(entry.mtime_ns, entry.mtime_ns))
         return size == entry.size and digest.hexdigest() == entry.sha256
 
-    def _check(self, end: End) -> None:
+    def _check(self, end: End, restoring: Directory) -> None:
         self._show("looking whether the database is sound")
-        place = self._restoring / DATABASE
-        if not place.exists():
+        place = restoring.real_path / DATABASE
+        if restoring.file(DATABASE) is None:
             raise Stop(EXIT_IO_ERROR, f"{self._source} has no {DATABASE}. {self._else()}")
         try:
             copying.check(place)
@@ -238,13 +254,22 @@ class Restore:
 
     # -- in place ----------------------------------------------------------------------------------------------------
 
-    def _put_in_place(self) -> None:
+    def _put_in_place(self, data: Directory) -> None:
         for name in (*_FOLDERS, DATABASE):
-            here, there = self._restored / name, self._data_dir / name
-            if here.exists():
-                if there.is_dir():
-                    there.rmdir()  # empty, or this is not ours to touch
-                os.rename(here, there)
-                files.sync(self._data_dir)
-        self._restored.rmdir()
-        files.sync(self._data_dir)
+            here = f"{RESTORED}/{name}"
+            if data.lstat(here) is not None:
+                there = data.lstat(name)
+                if there is not None and stat.S_ISDIR(there.st_mode):
+                    os.rmdir(name, dir_fd=data.fd)  # empty, or this is not ours to touch
+                data.rename(here, name)
+                files.sync(data)
+        os.rmdir(RESTORED, dir_fd=data.fd)
+        files.sync(data)
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether a folder may be put there: nothing has its name, or one that is empty."""
+    try:
+        return stat.S_ISDIR(os.lstat(folder).st_mode) and not any(folder.iterdir())
+    except FileNotFoundError:
+        return True

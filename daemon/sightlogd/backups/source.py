@@ -12,10 +12,12 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from sightlogd.directory import Directory, open_file
 from sightlogd.errors import EXIT_TRY_AGAIN, Stop
 from sightlogd.files.daylog import JSON_NAME, TEXT_NAME
 from sightlogd.files.days import EVENTS, HeldFolder, folders
 from sightlogd.files.lines import PersonLine, decode_line
+from sightlogd.files.loglines import lines_of
 from sightlogd.files.tails import whole_entries, whole_lines, whole_size
 
 LOGS: Final[dict[str, Callable[[bytes], int]]] = {JSON_NAME: whole_lines, TEXT_NAME: whole_entries}
@@ -67,15 +69,15 @@ def events_behind(data_dir: Path, noted: dict[str, NotedDay]) -> Iterator[str]:
         # A day that goes is left out; a log that cannot be read is told when it is copied.
         with (
             contextlib.suppress(OSError),
-            (data_dir / EVENTS / day / JSON_NAME).open("rb") as file,
+            os.fdopen(open_file(data_dir / EVENTS / day / JSON_NAME), "rb") as file,
         ):
             if os.fstat(file.fileno()).st_size == sizes[JSON_NAME]:
                 continue
             file.seek(whole_size(file.fileno(), sizes[JSON_NAME], whole_lines))
-            for data in file:
+            for _, data in lines_of(file):
                 with contextlib.suppress(msgspec.MsgspecError):
-                    line = decode_line(data)
-                    if not isinstance(line, PersonLine) and line.event_id is not None:
+                    line = None if data is None else decode_line(data)
+                    if line and not isinstance(line, PersonLine) and line.event_id is not None:
                         yield line.event_id
 
 
@@ -85,13 +87,22 @@ class SourceFile(NamedTuple):
     mtime_ns: int
 
 
-def files_of(folder: Path) -> list[SourceFile]:
-    """All plain files in it, whoever put them there, by name. Raises OSError but for a missing folder."""
+@contextlib.contextmanager
+def opened(data_dir: Path, path: str) -> Iterator[tuple[Directory, list[SourceFile]]]:
+    """`incoming`, or `events/DAY`; and all plain files in it, whoever put them there, by name. Raises OSError."""
+    top, _, day = path.partition("/")
+    with contextlib.ExitStack() as held:
+        folder = held.enter_context(Directory(data_dir / top))
+        if day:
+            folder = held.enter_context(folder.folder(day))
+        yield folder, _files_of(folder)
+
+
+def _files_of(folder: Directory) -> list[SourceFile]:
     found = []
-    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_file(follow_symlinks=False):
-                with contextlib.suppress(FileNotFoundError):
-                    there = entry.stat(follow_symlinks=False)
-                    found.append(SourceFile(entry.name, there.st_size, there.st_mtime_ns))
+    for entry in folder.list():
+        if entry.is_file(follow_symlinks=False):
+            with contextlib.suppress(FileNotFoundError):
+                there = entry.stat(follow_symlinks=False)
+                found.append(SourceFile(entry.name, there.st_size, there.st_mtime_ns))
     return sorted(found)

@@ -8,13 +8,16 @@ in kept/: a day that was removed may come again with a late record, and this may
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import sightlog
+from sightlogd.directory import DIRECTORY_MODE, Directory, user_for
 from sightlogd.errors import EXIT_CONFIG, EXIT_TRY_AGAIN, Stop
 from sightlogd.files.daylog import JSON_NAME, TEXT_NAME
 from sightlogd.files.days import EVENTS, folders
@@ -33,28 +36,33 @@ _GROWS: Final = (JSON_NAME, TEXT_NAME)
 
 
 class Target:
-    """Takes the lock, and looks whether `source` may be backed up there. Raises Stop. Call `close`."""
+    """Takes the lock, and looks whether `source` may be backed up there. Raises Stop. Call `close`.
+
+    Whoever had the disk before may have written what is there: it is reached from the directory's descriptor, and what
+    is no regular file where one should be is neither read nor written to.
+    """
 
     def __init__(self, directory: Path, source: Path, created: str, now: str) -> None:
         self.directory = directory
-        self.aside: Path | None = None
-        """Where what would replace a file goes instead: nothing takes the place of a good backup."""
-        self.replaced: list[str] = []
+        self.aside: str | None = None
+        """The folder for what would replace a file: nothing takes the place of a good backup."""
+        self._replaced: list[str] = []
         self.kept: list[str] = []
         """Files that are not what the store has now, under their new names in the directory."""
         self._check_place(source)
         self._header = Header(manifest.FORMAT, sightlog.__version__, str(source.resolve()), created, now)
-        with files.explained(directory, KEPT):
+        # Root's files would be in the way of the next backup by the daemon's user.
+        self._user = user_for(source)
+        with contextlib.ExitStack() as held, files.explained(directory, KEPT):
             if not directory.is_dir():
-                directory.mkdir(mode=files.DIRECTORY_MODE)
-            self._lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                self._take_lock()
-                self.former = self._former(source, created)
-                self._finish_replacing()
-            except BaseException:
-                os.close(self._lock)
-                raise
+                directory.mkdir(mode=DIRECTORY_MODE)
+            self.held = held.enter_context(Directory(directory, self._user))
+            self._take_lock()
+            self.former = held.enter_context(contextlib.closing(self._former(source, created)))
+            if self._user and os.fstat(self.held.fd).st_uid == 0:
+                self._user.gets(self.held.fd)
+            self._finish_replacing()
+            self._open = held.pop_all()
 
     def _check_place(self, source: Path) -> None:
         here, there = source.resolve(), self.directory.resolve()
@@ -73,14 +81,13 @@ class Target:
 
     def _take_lock(self) -> None:
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.held.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Stop(EXIT_TRY_AGAIN, f"another backup to {self.directory} is under way. Wait for it to end") from None
 
     def _former(self, source: Path, created: str) -> Manifest:
-        path = self.directory / manifest.NAME
-        if not path.exists():
-            if any(name != manifest.UNFINISHED for name in os.listdir(self.directory)):
+        if self.held.lstat(manifest.NAME) is None:
+            if any(entry.name != manifest.UNFINISHED for entry in self.held.list()):
                 raise Stop(
                     EXIT_CONFIG,
                     f"{self.directory} is not empty, and not a backup: it has no {manifest.NAME}. Nothing was changed. "
@@ -88,9 +95,8 @@ class Target:
                 )
             # From here on it is known as a backup's, complete or not.
             self._write_header()
-            return Manifest(path)
         try:
-            former = Manifest(path)
+            former = Manifest(self.held)
         except Unusable as error:
             raise Stop(
                 EXIT_CONFIG, f"{error}. Nothing was changed. Give another directory; this one needs a look by hand"
@@ -105,38 +111,27 @@ class Target:
         return former
 
     def _write_header(self) -> None:
-        new = self.directory / manifest.UNFINISHED
-        writer = Writer(new, self._header)
+        writer = Writer(self.held, self._header)
         writer.close()
-        files.sync(self.directory)
-        os.replace(new, self.directory / manifest.NAME)
-        files.sync(self.directory)
+        files.sync(self.held)
+        self.held.rename(manifest.UNFINISHED, manifest.NAME)
+        files.sync(self.held)
 
     def _finish_replacing(self) -> None:
         """What a backup that was cut off at its very end left under the new names."""
-        end = self.former.end
-        replaced = set(end.replaced if end else ())
-        waiting = {path for path in replaced if self._new(path).exists()}
-        for entry in self.former.entries() if waiting else ():
-            if entry.path in waiting and files.hash_of(self._new(entry.path), entry.size) == entry.sha256:
+        for entry in self.former.entries() if self.former.end else ():
+            new = _new(entry.path)
+            if entry.replaced and self.held.file(new) and files.hash_of(self.held, new, entry.size) == entry.sha256:
                 self._replace(entry.path, self.former.header.begun_at)
-        self._new(DATABASE).unlink(missing_ok=True)  # of one that was killed: it takes much room
-        files.sync(self.directory)
+        self.held.remove(_new(DATABASE))  # of one that was killed: it takes much room
+        files.sync(self.held)
 
     # -- files -------------------------------------------------------------------------------------------------------
 
-    def stored(self, path: str) -> Path:
-        return self.directory / files.stored_name(path)
-
-    def _new(self, path: str) -> Path:
-        return self.directory / f"{files.stored_name(path)}{files.NEW}"
-
     def has(self, entry: Entry) -> bool:
         """Whether it is there, as far as its size says: its bytes are read when it is restored."""
-        try:
-            return self.stored(entry.path).stat().st_size >= entry.size
-        except FileNotFoundError:
-            return False
+        there = self.held.file(files.stored_name(entry.path))
+        return there is not None and there.st_size >= entry.size
 
     def days(self) -> list[str]:
         """All that have a folder there, also those that the store does not have any more."""
@@ -148,16 +143,21 @@ class Target:
         Raises Unreadable, OSError.
         """
         mtime_ns = os.fstat(source).st_mtime_ns
+        stored = files.stored_name(path)
         digest = hashlib.sha256()
         found = self._beginning(path, source, size, former, digest)
+        replaced = False
         try:
             if found is None:
                 os.lseek(source, 0, os.SEEK_SET)
                 digest = hashlib.sha256()
                 found = 0
-                fd = files.create(self._replacement(path) if self.stored(path).exists() else self.stored(path))
+                replaced = self.held.lstat(stored) is not None
+                fd = self.held.create(self._replacement(path) if replaced else stored, manifest.MODE)
             else:
-                fd = os.open(self.stored(path), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                fd = self.held.open_file(stored, os.O_WRONLY)
+                if self._user:
+                    self._user.gets(fd)
                 os.ftruncate(fd, found)
                 os.lseek(fd, 0, os.SEEK_END)
             try:
@@ -165,11 +165,11 @@ class Target:
             finally:
                 os.close(fd)
         except Unreadable:
-            if path in self.replaced:  # what is not whole takes no place
-                self.replaced.remove(path)
-                self._new(path).unlink(missing_ok=True)
+            if path in self._replaced:  # what is not whole takes no place
+                self._replaced.remove(path)
+                self.held.remove(_new(path))
             raise
-        return Entry(path, found, mtime_ns, digest.hexdigest())
+        return Entry(path, found, mtime_ns, digest.hexdigest(), replaced)
 
     def _beginning(self, path: str, source: int, size: int, former: Entry | None, digest: _Hash) -> int | None:
         """How much of the source the file that is there begins with; None when it is another one, damaged or not there.
@@ -178,87 +178,109 @@ class Target:
         """
         if former and path.rpartition("/")[2] not in _GROWS:
             return None
+        name = files.stored_name(path)
+        found = self.held.file(name)
+        if found is None or found.st_nlink > 1:  # it may have another name elsewhere
+            return None
         try:
             # Without a former, one of a backup that was cut off, or of a day that was removed and comes again.
-            there = former.size if former else self.stored(path).stat().st_size
-            if there > size or (stored := files.hash_of(self.stored(path), there)) is None:
+            there = former.size if former else found.st_size
+            if there > size or (stored := files.hash_of(self.held, name, there)) is None:
                 return None
-        except FileNotFoundError:
-            return None
         except Unreadable:
             return None  # a bad sector of the backup's disk: copied anew
         files.read_into(source, there, digest, lambda _: None)
         return there if digest.hexdigest() == stored else None
 
-    def _replacement(self, path: str) -> Path:
+    def _replacement(self, path: str) -> str:
         if self.aside is not None:
-            return self.aside / files.stored_name(path)
-        self.replaced.append(path)
-        return self._new(path)
+            return f"{self.aside}/{files.stored_name(path)}"
+        self._replaced.append(path)
+        return _new(path)
 
-    def place_for(self, path: str) -> Path:
-        """The name under which a file that is made here is written."""
-        (place := self._replacement(path)).parent.mkdir(mode=files.DIRECTORY_MODE, parents=True, exist_ok=True)
-        return place
+    def begin_database(self) -> Path:
+        """Where the copy of the database is made, by what takes nothing but a path."""
+        return self.held.real_path / self._replacement(DATABASE)
+
+    def entry_of_database(self) -> Entry:
+        """Of the copy. Raises OSError, Unreadable."""
+        fd = self.held.open_file(_new(DATABASE))
+        try:
+            there = os.fstat(fd)
+            digest = hashlib.sha256()
+            files.read_into(fd, there.st_size, digest, lambda _: None)
+            if self._user:
+                self._user.gets(fd)
+        finally:
+            os.close(fd)
+        return Entry(DATABASE, there.st_size, there.st_mtime_ns, digest.hexdigest(), replaced=True)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def begin_manifest(self) -> Writer:
-        return Writer(self.directory / manifest.UNFINISHED, self._header)
+        return Writer(self.held, self._header)
 
     def commit(self, writer: Writer, end: End) -> None:
         """From here on it is the backup. Raises OSError."""
         writer.end(end)
         writer.close()
-        files.sync(self.directory)
+        files.sync(self.held)
         # Whatever fails from here on, they may be the backup's already: nothing of them is to be abandoned.
-        replaced, self.replaced = self.replaced, []
-        os.replace(self.directory / manifest.UNFINISHED, self.directory / manifest.NAME)
+        replaced, self._replaced = self._replaced, []
+        self.held.rename(manifest.UNFINISHED, manifest.NAME)
         with files.explained(self.directory, "The new backup is complete; the next one gives its files their names"):
-            files.sync(self.directory)
+            files.sync(self.held)
             for path in replaced:
                 self._replace(path, self._header.begun_at)
-            files.sync(self.directory)
+            files.sync(self.held)
 
     def _replace(self, path: str, at: str) -> None:
-        """The new file takes its name. Raises OSError."""
-        new, stored = self._new(path), self.stored(path)
-        if path.startswith(f"{EVENTS}/") and stored.exists() and not _begins_with(new, stored):
-            _, day, name = files.stored_name(path).split("/")
-            kept = f"{KEPT_FILES}/{day}.{''.join(filter(str.isalnum, at)).lower()}/{name}"
-            (place := self.directory / kept).parent.mkdir(mode=files.DIRECTORY_MODE, parents=True, exist_ok=True)
-            os.rename(stored, place)
+        """The new file takes its name. What a day's file said, and what is no file, is kept. Raises OSError."""
+        new, stored = _new(path), files.stored_name(path)
+        if (there := self.held.lstat(stored)) is not None and not self._may_be_replaced(path, new, there):
+            folder, _, name = f"{self.directory.name}/{stored}".rpartition("/")
+            kept = f"{KEPT_FILES}/{folder.rpartition('/')[2]}.{''.join(filter(str.isalnum, at)).lower()}/{name}"
+            self.held.rename(stored, kept)
             self.kept.append(kept)
-        os.replace(new, stored)
+        self.held.rename(new, stored)
+
+    def _may_be_replaced(self, path: str, new: str, there: os.stat_result) -> bool:
+        if not stat.S_ISREG(there.st_mode):
+            return False
+        if not path.startswith(f"{EVENTS}/"):
+            return True
+        try:  # where it goes on from there, nothing is lost
+            digest = files.hash_of(self.held, files.stored_name(path), there.st_size)
+            return digest is not None and digest == files.hash_of(self.held, new, there.st_size)
+        except Unreadable:
+            return False
 
     def abandon(self) -> None:
         """What was begun and is not part of any backup goes: its room may be needed."""
-        for path in [self.directory / manifest.UNFINISHED, *map(self._new, self.replaced)]:
-            path.unlink(missing_ok=True)
-        self.replaced.clear()
+        for path in [manifest.UNFINISHED, *map(_new, self._replaced)]:
+            self.held.remove(path)
+        self._replaced.clear()
 
     def close(self) -> None:
-        os.close(self._lock)
+        self._open.close()
 
 
-def _begins_with(path: Path, other: Path) -> bool:
-    size = other.stat().st_size
-    try:
-        return (digest := files.hash_of(other, size)) is not None and digest == files.hash_of(path, size)
-    except Unreadable:
-        return False
+def _new(path: str) -> str:
+    """The name that a file is written under which is to replace another one."""
+    return f"{files.stored_name(path)}{files.NEW}"
 
 
 def _continues(former: Manifest, source: Path) -> bool:
     """Whether some day's log begins as the backup's: a store that was rebuilt or moved is still that store."""
-    return any(
-        entry.path.endswith(f"/{JSON_NAME}") and entry.size and _has(source / entry.path, entry)
-        for entry in (former.entries() if former.end else ())
-    )
+    with Directory(source) as store:
+        return any(
+            entry.path.endswith(f"/{JSON_NAME}") and entry.size and _has(store, entry)
+            for entry in (former.entries() if former.end else ())
+        )
 
 
-def _has(path: Path, entry: Entry) -> bool:
+def _has(store: Directory, entry: Entry) -> bool:
     try:
-        return files.hash_of(path, entry.size) == entry.sha256
+        return files.hash_of(store, entry.path, entry.size) == entry.sha256
     except (OSError, Unreadable):
         return False

@@ -31,7 +31,9 @@ is complete the one before stays as it is, also when this is killed. Days that t
 such a day comes again, with a late record, what DEST had of it stays in DEST/kept. A file whose size and time are those
 of its copy is not read again: sightlogd verify --data-dir DEST reads the copies.
 
-Not in it: config.toml, keys, the producers' spools, metrics.
+What root makes in DEST belongs to the owner of the data directory, who makes the next one.
+
+Not in it: config.toml, keys, the producers' spools, metrics; links, pipes and folders within day folders.
 
 examples:
   sightlogd backup /media/stick/sightlog
@@ -61,8 +63,8 @@ def _run(config: Config, options: argparse.Namespace) -> int:
 def _tell(report: Report, config: Config, dest: Path) -> int:
     for text in report.unreadable[:SHOWN_MAX]:
         print(f"not in the backup: {text}")
-    for text in report.foreign[:SHOWN_MAX]:
-        print(f"not in the backup: {printable(text)}: its name is not UTF-8, and so not of sightlog")
+    for path, reason in report.foreign[:SHOWN_MAX]:
+        print(f"not in the backup: {printable(path)}: {reason}, and so not of sightlog")
     if report.damage is not None:
         _tell_of_damage(report, config, dest)
         return EXIT_IO_ERROR

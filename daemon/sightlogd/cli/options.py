@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sightlogd.config import INSTALLED_CONFIG, Config
 from sightlogd.errors import EXIT_CONFIG, EXIT_PERMISSION, Stop
-from sightlogd.store import DATABASE
+from sightlogd.store import DATABASE, migrate
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -51,14 +52,53 @@ def _add_parser(commands: Commands, name: str, summary: str, text: str) -> argpa
     )
 
 
-def check_owner(data_dir: Path) -> None:
-    """What another user makes in there, root too, the daemon could not write to afterwards. Raises Stop."""
-    owner = data_dir.stat().st_uid
-    if owner != os.geteuid():
+class Rights:
+    """Of who runs a command in a data directory of somebody else."""
+
+    def __init__(self, owner: os.stat_result | None) -> None:
+        self._owner = owner
+
+    @contextmanager
+    def of_root(self) -> Iterator[None]:
+        """For a while what root may again, where it was he who ran the command."""
+        if self._owner is None:
+            yield
+            return
+        _become(0, 0)
+        try:
+            yield
+        finally:
+            _become(self._owner.st_uid, self._owner.st_gid)
+
+
+@contextmanager
+def as_owner(data_dir: Path) -> Iterator[Rights]:
+    """What another user makes in there the daemon could not write to afterwards: root does it as the owner, and may no
+    more than he. Raises Stop for any other user."""
+    owner = data_dir.stat()
+    if owner.st_uid == os.geteuid():
+        yield Rights(None)
+        return
+    if os.geteuid() != 0:
         raise Stop(
             EXIT_PERMISSION,
-            f"{data_dir} belongs to another user (uid {owner}). Run this as that user, e.g. with sudo -u",
+            f"{data_dir} belongs to another user (uid {owner.st_uid}). Run this as that user, e.g. with sudo -u",
         )
+    migrate.packaged()  # they may lie where only root may look
+    groups = os.getgroups()
+    os.setgroups([])
+    _become(owner.st_uid, owner.st_gid)
+    try:
+        yield Rights(owner)
+    finally:
+        _become(0, 0)
+        os.setgroups(groups)
+
+
+def _become(uid: int, gid: int) -> None:
+    os.seteuid(0)
+    os.setegid(gid)
+    os.seteuid(uid)
 
 
 def check_there(data_dir: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+from collections.abc import Iterator
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,11 @@ from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION, Stop, WriteRefused
 from sightlogd.files.daylog import DayLogs
 from sightlogd.files.days import Days
 from sightlogd.lock import Lock
-from sightlogd.purge import finish, unfinished
+from sightlogd.purge import finish, kept_files, unfinished
 from sightlogd.storage import Storage
 from sightlogd.store import Store
 
-from .options import add_command, check_owner, check_there
+from .options import add_command, as_owner, check_there
 
 if TYPE_CHECKING:
     from .options import Commands
@@ -78,33 +79,37 @@ def _run(config: Config, options: argparse.Namespace) -> int:
     if code is not None:
         return code
     check_there(config.data_dir)
-    check_owner(config.data_dir)
     logs.set_up("error")
     os.umask(UMASK)
-    lock = Lock(config.data_dir)
-    try:
-        store = Store(config.data_dir, config.store.synchronous, zone=config.zone())
-        days, storage = Days(config.zone()), Storage(config.data_dir, config.storage)
-        budget = Budget(config, store, DayLogs(config.data_dir, days, terminal.tell, storage.grew), storage, days)
-        if not request.dry_run:
-            _finish_interrupted(config, store, days, terminal)
-        for _ in budget.recount():
-            pass
-        with contextlib.suppress(OSError, WriteRefused):  # told by then
-            for _ in purge_command.purge(request, budget, terminal):
-                pass
-        store.close()
-    finally:
-        lock.close()
+    with as_owner(config.data_dir), contextlib.closing(Lock(config.data_dir)):
+        _purge(config, request, terminal)
     return terminal.exit_code
 
 
-def _finish_interrupted(config: Config, store: Store, days: Days, terminal: _Terminal) -> None:
-    """Days on their way out when a daemon, or this command, was killed. Raises Stop."""
+def _purge(config: Config, request: PurgeRequest, terminal: _Terminal) -> None:
+    """Raises Stop."""
+    store = Store(config.data_dir, config.store.synchronous, zone=config.zone())
+    days, storage = Days(config.zone()), Storage(config.data_dir, config.storage)
+    budget = Budget(config, store, DayLogs(config.data_dir, days, terminal.tell, storage.grew), storage, days)
+    if not request.dry_run:
+        for _ in _finish_interrupted(config, store, days, terminal):
+            pass
+    for _ in budget.recount():
+        pass
+    with contextlib.suppress(OSError, WriteRefused):  # told by then
+        for _ in purge_command.purge(request, budget, terminal):
+            pass
+    store.close()
+
+
+def _finish_interrupted(config: Config, store: Store, days: Days, terminal: _Terminal) -> Iterator[None]:
+    """Days on their way out when a daemon, or this command, was killed; in slices. Raises Stop."""
     for leaving in unfinished(config.data_dir):
         try:
-            for _ in finish(leaving, store, days):
-                pass
-            terminal.tell(f"removed what was left of {leaving.day}: its removal had been interrupted")
+            kept = yield from finish(leaving, store, days)
+            terminal.tell(
+                f"removed what was left of {leaving.day}: its removal had been interrupted"
+                + (f"; {kept_files(kept, leaving.day)}" if kept else "")
+            )
         except (OSError, WriteRefused) as error:  # another day may make the room that it takes
             terminal.tell(f"cannot go on with the removal of {leaving.day}: {error}")

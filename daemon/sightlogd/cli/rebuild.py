@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from sightlogd.lock import Lock
 from sightlogd.rebuild import Rebuilt, rebuild_from_logs
 from sightlogd.store import DATABASE
 
-from .options import add_command, check_owner
+from .options import add_command, as_owner
 
 if TYPE_CHECKING:
     from .options import Commands
@@ -37,27 +38,28 @@ def _run(config: Config, options: argparse.Namespace) -> int:
         raise Stop(
             EXIT_CONFIG, f"{target} is there already. Nothing was changed; give another --output, or move it away"
         )
-    if not folders(config.data_dir):
-        raise Stop(EXIT_CONFIG, f"there are no day folders in {config.data_dir / EVENTS}. Is --data-dir right?")
-    lock = None
-    if target.absolute().parent == config.data_dir.absolute():
-        check_owner(config.data_dir)
-        lock = Lock(config.data_dir)  # a daemon that starts meanwhile would make a database of its own
     terminal = sys.stderr.isatty()
 
     def progress(day: str, found: Rebuilt) -> None:
         if terminal:
             print(f"\r{day}: {found.days} days", end="", file=sys.stderr, flush=True)
 
-    try:
-        found = rebuild_from_logs(config.data_dir, target, progress, config.zone())
-    except OSError as error:
-        raise Stop(EXIT_IO_ERROR, f"cannot make {target} from the day folders: {error}. Nothing was changed") from error
-    finally:
-        if lock is not None:
-            lock.close()
-        if terminal:
-            print(file=sys.stderr)
+    with contextlib.ExitStack() as held:
+        if target.absolute().parent == config.data_dir.absolute():
+            held.enter_context(as_owner(config.data_dir))
+            # A daemon that starts meanwhile would make a database of its own.
+            held.enter_context(contextlib.closing(Lock(config.data_dir)))
+        try:
+            if not folders(config.data_dir):
+                raise Stop(EXIT_CONFIG, f"there are no day folders in {config.data_dir / EVENTS}. Is --data-dir right?")
+            found = rebuild_from_logs(config.data_dir, target, progress, config.zone())
+        except OSError as error:
+            raise Stop(
+                EXIT_IO_ERROR, f"cannot make {target} from the day folders: {error}. Nothing was changed"
+            ) from error
+        finally:
+            if terminal:
+                print(file=sys.stderr)
     print(
         f"{target}: {found.events} events, {found.observations} observations, {found.persons} persons, "
         f"{found.waiting} amendments that wait, from {found.days} days"

@@ -13,7 +13,7 @@ from sightlogd.durable import UMASK
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, Stop
 from sightlogd.retention import gigabytes
 
-from .options import add_command, check_owner
+from .options import add_command, as_owner
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -24,11 +24,11 @@ SHOWN_MAX: Final = 20
 _TEXT: Final = """
 Puts a backup into the data directory, which has to have no store, with sightlogd stopped. Every file is compared with
 what was backed up, and the database is put in place last. Pictures and logs that are damaged are left out and named;
-without a sound database nothing is put in place. It is run as the daemon's user, whose the files have to be,
-and who has to be allowed to read SRC. When it is interrupted, run it again: until then the daemon does not start.
+without a sound database nothing is put in place. It is run as root, or as the user whose the data directory is: the
+files are that user's then. When it is interrupted, run it again: until then the daemon does not start.
 
 examples:
-  sudo -u sightlog sightlogd restore --config /etc/sightlog/config.toml /media/stick/sightlog
+  sudo sightlogd restore --config /etc/sightlog/config.toml /media/stick/sightlog
   sightlogd restore --data-dir ./elsewhere /media/stick/sightlog
 
 exit codes: 0 restored, 28 no room, 74 I/O error or a damaged backup (it says whether the rest was restored), 75 the
@@ -48,12 +48,12 @@ def _run(config: Config, options: argparse.Namespace) -> int:
             f"{config.data_dir} is not there. Make it first, as installing does (mkdir -m 2750 {config.data_dir}), "
             "and chown it to the daemon's user",
         )
-    check_owner(config.data_dir)
     os.umask(UMASK)
     progress = Progress()
     try:
-        restore = Restore(options.src, config.data_dir, progress.show)
-        end = restore.run()
+        with as_owner(config.data_dir) as rights:
+            restore = Restore(options.src, config.data_dir, progress.show, rights.of_root)
+            end = restore.run()
     finally:
         progress.clear()
     if end is None:

@@ -18,6 +18,7 @@ from sightlog.wire import Position
 from sightlogd import durable
 from sightlogd.changes import Change, Changes, EventAmended, EventsStored, LaterChange, ObservationStored, ThumbnailSet
 from sightlogd.decoder import Refusal
+from sightlogd.directory import open_file
 from sightlogd.session import Parcel
 
 from . import prose
@@ -52,7 +53,9 @@ class _Log:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.dirty = False
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
+        self._fd = open_file(path, os.O_RDWR | os.O_APPEND)
         try:
             os.fchmod(self._fd, FILE_MODE)  # whatever the umask says: people read these
             repair(self._fd, whole_lines if path.name == JSON_NAME else whole_entries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from sightlogd.directory import Odd, open_file
 from sightlogd.store.places import Place, Places
 
 from .lines import EventLine, Line, ObservationLine, PersonLine, Replay, decode_line
@@ -18,7 +20,8 @@ from .tails import TAIL_BYTES, whole_lines, whole_size
 class LogLines:
     """Reads all of the file once. `unreadable` is given the numbers of what is no line, from 1; `person` those lines.
 
-    Raises OSError but for a missing file, which has no lines, and Stop.
+    What has the file's name and is no file is unreadable as 0. Raises OSError but for a missing file, which has no
+    lines, and Stop.
     """
 
     def __init__(self, path: Path, unreadable: Callable[[int], None], person: Callable[[PersonLine], None]) -> None:
@@ -26,8 +29,10 @@ class LogLines:
         self._person = person
         self._file: BinaryIO | None = None
         try:
-            self._file = path.open("rb")
-        except FileNotFoundError:
+            self._file = os.fdopen(open_file(path), "rb")
+        except (FileNotFoundError, Odd) as error:
+            if isinstance(error, Odd):
+                unreadable(0)
             self._places = Places(())
             return
         try:
@@ -74,32 +79,33 @@ def numbered(file: BinaryIO) -> Iterator[tuple[int, int, Line | None]]:
     """Number, from 1, offset and line; None for what is no line. A torn end is left out: the daemon cuts it off."""
     left = whole_size(file.fileno(), os.fstat(file.fileno()).st_size, whole_lines)
     number = offset = 0
-    while left > 0 and (data := file.readline(TAIL_BYTES)):
-        size = len(data)
-        rest = data
-        while not rest.endswith(b"\n") and (rest := file.readline(TAIL_BYTES)):
-            size += len(rest)
+    lines = lines_of(file)
+    while left > 0 and (found := next(lines, None)):
+        size, data = found
         number += 1
         try:
-            yield number, offset, decode_line(data) if size == len(data) else None
+            yield number, offset, None if data is None else decode_line(data)
         except msgspec.MsgspecError:
             yield number, offset, None
         offset += size
         left -= size
 
 
+def lines_of(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
+    """Size and bytes of each line; None for one that is longer than any of ours. Raises OSError."""
+    while data := file.readline(TAIL_BYTES):
+        size, rest = len(data), data
+        while not rest.endswith(b"\n") and (rest := file.readline(TAIL_BYTES)):
+            size += len(rest)
+        yield size, data if size == len(data) else None
+
+
 def read_lines(path: Path, prefix: bytes = b"") -> list[Line]:
-    """What can be read of an events.json, of the lines that begin so. Raises OSError but for a missing file."""
+    """What can be read of an events.json, of the lines that begin so. Raises OSError but for one that is not there."""
     lines = []
-    try:
-        with path.open("rb") as file:
-            for line in file:
-                if not line.startswith(prefix):
-                    continue
-                try:
+    with contextlib.suppress(FileNotFoundError, Odd), open(open_file(path), "rb") as file:
+        for _, line in lines_of(file):
+            if line is not None and line.startswith(prefix):
+                with contextlib.suppress(msgspec.MsgspecError):
                     lines.append(decode_line(line))
-                except msgspec.MsgspecError:
-                    continue
-    except FileNotFoundError:
-        pass
     return lines

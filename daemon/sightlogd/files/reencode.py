@@ -125,7 +125,7 @@ def _flat(image: Image.Image) -> Image.Image:
 def answer(source: str, target: str, pixels_max: int, bytes_max: int) -> str:
     """What to say to one request."""
     try:
-        with open(source, "rb") as file:
+        with open(os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             data = file.read()
     except OSError as error:
         return f"io {error}"
@@ -134,7 +134,7 @@ def answer(source: str, target: str, pixels_max: int, bytes_max: int) -> str:
     except Exception as error:  # noqa: BLE001 - decoders raise whatever they like
         return f"no {type(error).__name__}: {error}"
     try:
-        with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640), "wb") as file:
+        with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640), "wb") as file:
             file.write(encoded)
             file.flush()
             os.fsync(file.fileno())

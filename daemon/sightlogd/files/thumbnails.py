@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ import structlog
 
 from sightlogd import durable
 from sightlogd.decoder import EventRecord
+from sightlogd.directory import Odd, open_file
 from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION, STORAGE_FULL, Stop, WriteRefused
 from sightlogd.logs import Warnings
 from sightlogd.metrics import PictureCounts
@@ -32,7 +32,7 @@ from . import formats, jpeg
 from .child import Answer, Child, Outcome
 from .daylog import DayLogs
 from .days import EVENTS, Days
-from .incoming import Incoming
+from .incoming import Incoming, check_free
 from .jpeg import NotAcceptable, PictureLimits
 
 log = structlog.get_logger()
@@ -141,10 +141,13 @@ class Thumbnails:
                 self._check_worth_decoding(image, error)
                 self._incoming.put(record.event_id, image)
                 return self._incoming.directory / record.event_id
+            before = check_free(target)  # of a commit that was refused
         except NotAcceptable as error:
             self._drop(record.event_id, str(error))
             return None
-        before = durable.allocated(target)  # of a commit that was refused
+        except Odd as error:
+            self._drop(record.event_id, _taken(error))
+            return None
         durable.write(target, image, self._incoming.unfinished)
         self._grew(target.parent.name, durable.blocks(len(image)) - before)
         return target
@@ -204,6 +207,8 @@ class Thumbnails:
                 return event_id
             # It has its picture: the last daemon died before the file was removed. Or the event was never stored, or
             # is deleted by now.
+            path = f"{self._incoming.directory.name}/{event_id}"
+            log.warning("removed a picture that no event waits for", path=path, reason="no row, or it has its picture")
             self._forget(event_id)
         return None
 
@@ -222,6 +227,9 @@ class Thumbnails:
             except NotAcceptable as error:
                 self._drop(event_id, str(error))
                 self._forget(event_id)
+            except Odd as error:
+                self._drop(event_id, _taken(error))
+                self._forget(event_id)
             except (OSError, WriteRefused) as error:
                 # The row may have its path all the same, and nobody else would log that.
                 self._logs.behind |= isinstance(error, WriteRefused)
@@ -233,6 +241,7 @@ class Thumbnails:
             self._check_encoded()
             target = self._target(event_id, recorded_at)
             durable.make_directories(target.parent)
+            check_free(target)
             os.rename(self._incoming.encoded, target)  # its bytes are durable: the decoder has fsynced them
             durable.sync(target.parent)
             self._grew(target.parent.name, durable.blocks(target.stat().st_size))
@@ -245,15 +254,10 @@ class Thumbnails:
     def _check_encoded(self) -> None:
         """What decoded a stranger's picture may have become the stranger's: its word is not enough."""
         try:
-            # Neither through a link nor waiting for somebody to write into a pipe.
-            fd = os.open(self._incoming.encoded, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ELOOP):
-                raise NotAcceptable("the decoder made no file") from error
-            raise
+            fd = open_file(self._incoming.encoded)
+        except (FileNotFoundError, Odd) as error:
+            raise NotAcceptable("the decoder made no file") from error
         with open(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise NotAcceptable("the decoder made no file")
             jpeg.check(file.read(self._limits.bytes_max + 1), self._limits)
 
     def _drop(self, event_id: str, reason: str) -> None:
@@ -277,6 +281,10 @@ class Thumbnails:
     def close(self) -> None:
         """What waits is taken up at the next start."""
         self._child.close()
+
+
+def _taken(error: Odd) -> str:
+    return f"its place {error.filename} is taken: {error.strerror} that sightlog did not make"
 
 
 def _opened(directory: Path) -> Incoming:

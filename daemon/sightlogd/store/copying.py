@@ -10,14 +10,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import apsw
+
+from sightlogd.directory import open_file
 
 from . import migrate, unlogged
 from .opening import explained, reason_of
 from .view import View
 
 PAGES_A_STEP: Final = 1_000
+_WRITES: Final = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOFOLLOW
+"""A path with a link in it is refused."""
 
 
 class Damaged(Exception):
@@ -65,7 +70,7 @@ def copy(view: View, target: Path, progress: Callable[[int, int], None]) -> None
         name.unlink(missing_ok=True)
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640))
     with _translated(target):
-        connection = apsw.Connection(str(target))
+        connection = apsw.Connection(str(target), flags=_WRITES)
         with contextlib.closing(connection):
             # Nobody else has it, and what a crash leaves of it is begun anew.
             for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = OFF", "synchronous = OFF"):
@@ -85,7 +90,7 @@ def finish(view: View, target: Path, marks: dict[str, int], amended: Iterable[in
     copy, where it starts on them.
     """
     with _translated(target):
-        connection = apsw.Connection(str(target))
+        connection = apsw.Connection(str(target), flags=_WRITES)
         with contextlib.closing(connection):
             execute = connection.execute
             # In one file: a stick that is mounted read-only has no room for a WAL.
@@ -114,14 +119,18 @@ def finish(view: View, target: Path, marks: dict[str, int], amended: Iterable[in
 
 def check(target: Path) -> None:
     """A database that nobody writes to, read from the disk and not from memory. Raises Damaged, OSError, Stop."""
-    fd = os.open(target, os.O_RDONLY)
+    fd = open_file(target)
     try:
         os.fsync(fd)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(fd)
     with _translated(target):
-        connection = apsw.Connection(str(target), flags=apsw.SQLITE_OPEN_READONLY)
+        # Nor is what lies beside it looked at: a stranger's disk may have a journal there, or a pipe of its name.
+        flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI | apsw.SQLITE_OPEN_NOFOLLOW
+        connection = apsw.Connection(
+            f"file:{quote(os.path.realpath(target.parent))}/{quote(target.name)}?immutable=1", flags=flags
+        )
         with contextlib.closing(connection):
             found = connection.execute("PRAGMA integrity_check(1)").get
             if found != "ok":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from importlib import resources
@@ -23,8 +24,9 @@ class Migration(NamedTuple):
     sql: str
 
 
+@functools.cache
 def packaged() -> list[Migration]:
-    """The migrations of this version, in order."""
+    """The migrations of this version, in order. Read once: root may go on as a user who may not read them."""
     found = []
     for file in resources.files("sightlogd.migrations").iterdir():
         if matched := _FILE_NAME.fullmatch(file.name):
