@@ -7,12 +7,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final, Self
 from urllib.parse import quote
 
 from .errors import DatabaseDamaged, DatabaseNotFound, NotNow, SchemaMismatch, SightlogError, UsageError
+from .layout import APPLICATION_ID, BACKUP
 
 SCHEMA_VERSION: Final = 1
 """The newest schema this reader knows."""
@@ -36,6 +37,11 @@ class Database:
             size = self.path.stat().st_size if there else 0
         except OSError as error:
             raise DatabaseNotFound(f"cannot look for {self.path}: {error.strerror}. May this user read it?") from error
+        if not there and self._is_of_backup():
+            raise DatabaseNotFound(
+                f"there is no database at {self.path}: the backup in {self.path.parent} was never completed. Run "
+                "sightlogd backup again, or take another one"
+            )
         if not there:
             raise DatabaseNotFound(
                 f"there is no database at {self.path}. sightlogd makes it at its first start; is the path right?"
@@ -56,9 +62,25 @@ class Database:
             raise
 
     def _connect(self) -> sqlite3.Connection:
+        """Beside a backup, and another program's database, it makes no file and takes no lock."""
+        if self._is_of_backup() and not self._beside("-wal").exists():
+            return self._opened("&immutable=1")  # a new one takes its place as a whole
+        if not (self._beside("-wal").exists() and self._beside("-shm").exists()):
+            # SQLite would make what is missing. A daemon has both, so none is writing just now.
+            with closing(self._opened("&immutable=1")) as connection, suppress(sqlite3.DatabaseError):
+                self._check_application(connection)
+        return self._opened()
+
+    def _is_of_backup(self) -> bool:
+        return self.path.with_name(BACKUP).exists()
+
+    def _beside(self, ending: str) -> Path:
+        return self.path.with_name(f"{self.path.name}{ending}")
+
+    def _opened(self, mode: str = "") -> sqlite3.Connection:
         # An explicit isolation_level=None: transactions are begun here, never by the module.
         connection = sqlite3.connect(
-            f"file:{quote(str(self.path.absolute()))}?mode=ro",
+            f"file:{quote(str(self.path.absolute()))}?mode=ro{mode}",
             uri=True,
             isolation_level=None,
             check_same_thread=False,
@@ -94,6 +116,7 @@ class Database:
         """At first, and when it changed: the daemon was upgraded meanwhile."""
         if changes == self._schema:
             return
+        self._check_application(connection)
         tables = connection.execute(
             "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ('schema_version', 'events')"
         ).fetchone()[0]
@@ -105,6 +128,10 @@ class Database:
                 f"{self.path} has schema {version}, this reader knows {SCHEMA_VERSION} at most. Upgrade sightlog here"
             )
         self._schema = changes
+
+    def _check_application(self, connection: sqlite3.Connection) -> None:
+        if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+            raise SchemaMismatch(f"{self.path} is an SQLite database, but not one of sightlog's")
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

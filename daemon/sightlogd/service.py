@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import gc
 import os
@@ -10,22 +9,18 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import structlog
 
-from . import logs, notify
+from . import datadir, logs, notify
 from .config import Config
 from .durable import UMASK
-from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_STORAGE_FULL, Stop
-from .files.days import EVENTS, folders
+from .errors import EXIT_IO_ERROR, EXIT_STORAGE_FULL, Stop
 from .ingest import Ingest
 from .lock import Lock
 from .notify import Notifier
 from .storage import Storage
-from .store import DATABASE, Store
-from .store.migrate import RESTORE
-from .store.opening import RESTORED
+from .store import Store
 from .watchdog import Watchdog
 
 log = structlog.get_logger()
@@ -81,6 +76,7 @@ def run(config: Config, load: Callable[[], Config]) -> int:
 
 def _run(config: Config, load: Callable[[], Config], notifier: Notifier, watchdog: Watchdog) -> int:
     handed = notify.handed_over(os.environ)
+    datadir.check_start(config.data_dir)
     lock = Lock(config.data_dir)
     try:
         notifier.status("opening the database")
@@ -131,7 +127,6 @@ def _reload(ingest: Ingest, load: Callable[[], Config], notifier: Notifier, stan
 
 def _open_store(config: Config) -> Store:
     """On a disk that is completely full, with the room that was put by for that. Raises Stop."""
-    _check_not_gone(config.data_dir)
     try:
         return Store(config.data_dir, config.store.synchronous, zone=config.zone())
     except Stop as stop:
@@ -140,20 +135,6 @@ def _open_store(config: Config) -> Store:
             raise
         storage.drop_ballast()
         return Store(config.data_dir, config.store.synchronous, zone=config.zone())
-
-
-def _check_not_gone(data_dir: Path) -> None:
-    """A new database would hide that the old one was lost. Raises Stop."""
-    days = []
-    with contextlib.suppress(OSError):  # told when it is opened
-        if not (data_dir / DATABASE).exists() and not (data_dir / RESTORED).exists():
-            days = folders(data_dir)
-    if days:
-        raise Stop(
-            EXIT_CONFIG,
-            f"the database is gone from {data_dir}, and the folders of {len(days)} days are there. Nothing was done. "
-            f"Bring it back; {RESTORE}; to begin anew, move {data_dir / EVENTS} away too",
-        )
 
 
 def _spare_the_collector() -> None:
@@ -167,7 +148,7 @@ def _spare_the_collector() -> None:
 
 def _report_start(config: Config, store: Store) -> None:
     if store.created:
-        log.info("made a new database", path=str(store.path))
+        log.warning("made a new store. Is it the right place, and the disk mounted?", path=str(store.path))
     elif store.migrated:
         log.info("migrated the database", migrations=[migration.name for migration in store.migrated])
     if store.recovered_bytes:

@@ -491,6 +491,20 @@ def test_another_user_of_the_readers_group_can_back_up_and_is_told_what_he_may_n
     assert (refused.returncode, "this user may not read" in refused.stderr) == (77, True)
 
 
+@pytest.mark.parametrize("owner", [0, NOBODY])
+def test_root_restores_through_no_link_that_another_user_may_have_put_there(daemon, dest, elsewhere, tmp_path, owner):
+    """What they lead to would be overwritten, or given to him."""
+    insert(daemon, "a")
+    assert backup(daemon.data_dir, dest).returncode == 0
+    secret = tmp_path / "secret"
+    secret.write_text("root's")
+    (elsewhere / "lock").symlink_to(secret)
+    os.chown(elsewhere, owner, owner)
+    done = restore(dest, elsewhere)
+    assert (done.returncode, f"{elsewhere / 'lock'} is a link" in done.stderr) == (78, True)
+    assert (secret.read_text(), secret.stat().st_uid) == ("root's", 0)
+
+
 def test_what_is_restored_has_the_modes_that_the_daemon_makes(daemon, dest, elsewhere):
     insert(daemon, "a")
     assert backup(daemon.data_dir, dest).returncode == 0

@@ -16,6 +16,7 @@ from conftest import NOBODY, wait_for
 from pictures import jpeg, png
 
 from sightlog import Event
+from sightlogd import control
 
 NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
 AT = NOON - timedelta(days=2)
@@ -250,15 +251,18 @@ def test_what_cannot_be_moved_back_stays_and_its_day_is_gone_all_the_same(idle_d
 
 
 def test_of_a_day_that_is_a_link_the_rows_go_and_nothing_behind_the_link(idle_daemon, outside):
+    """It became one while the daemon ran: no verb writes to a data directory where one is."""
     daemon = idle_daemon.start(config=KEEPING)
     insert(daemon, "a")
     insert(daemon, "today", at=datetime.now(UTC))
-    assert daemon.stop() == 0
     folder = daemon.data_dir / "events" / f"{AT:%Y-%m-%d}"
     shutil.move(folder, outside)
     folder.symlink_to(outside)
     before = sorted((path.name, path.read_bytes()) for path in outside.iterdir())
-    assert f"removed {folder.name}: " in purge(daemon, "--before", f"{NOON:%Y-%m-%d}", "--force")
+    told: list[str] = []
+    request = control.PurgeRequest(force=True, before=f"{NOON:%Y-%m-%d}")
+    assert control.ask(daemon.data_dir, request, told.append) == 0
+    assert f"removed {folder.name}: " in "\n".join(told)
     assert sorted((path.name, path.read_bytes()) for path in outside.iterdir()) == before
     assert os.readlink(folder) == str(outside)
     assert [event.event_id for event in daemon.reader().find_events()] == ["today"]
@@ -330,9 +334,11 @@ def test_a_name_that_is_taken_costs_the_picture_and_no_record(daemon, outside, w
 @pytest.mark.parametrize("name", ["metrics.json", "sightlog.prom.tmp"])
 @pytest.mark.parametrize("what", ["link", "dangling", "pipe", "folder"])
 def test_metrics_are_written_through_no_link(idle_daemon, outside, name, what):
-    daemon = idle_daemon
-    (daemon.data_dir / "metrics").mkdir(parents=True)
+    daemon = idle_daemon.start()
+    assert daemon.stop() == 0
+    (daemon.data_dir / "metrics").mkdir(exist_ok=True)
     place = daemon.data_dir / "metrics" / name
+    place.unlink(missing_ok=True)
     if what == "pipe":
         os.mkfifo(place)
     elif what == "folder":
@@ -348,8 +354,10 @@ def test_metrics_are_written_through_no_link(idle_daemon, outside, name, what):
 
 
 def test_metrics_are_not_written_into_a_file_with_another_name_elsewhere(idle_daemon, outside):
-    (idle_daemon.data_dir / "metrics").mkdir(parents=True)
+    assert idle_daemon.start().stop() == 0
+    (idle_daemon.data_dir / "metrics").mkdir(exist_ok=True)
     outside.write_text("secret")
+    (idle_daemon.data_dir / "metrics" / "sightlog.prom").unlink(missing_ok=True)
     (idle_daemon.data_dir / "metrics" / "sightlog.prom.tmp").hardlink_to(outside)
     idle_daemon.start()
     wait_for((idle_daemon.data_dir / "metrics" / "sightlog.prom").exists, "they are written")
@@ -358,10 +366,11 @@ def test_metrics_are_not_written_into_a_file_with_another_name_elsewhere(idle_da
 
 @pytest.mark.parametrize("what", ["link", "pipe"])
 def test_the_room_that_is_put_by_is_a_file(idle_daemon, outside, what):
-    daemon = idle_daemon
-    daemon.data_dir.mkdir(parents=True)
+    daemon = idle_daemon.start()
+    assert daemon.stop() == 0
     outside.write_text("secret")
     place = daemon.data_dir / "ballast"
+    place.unlink(missing_ok=True)
     place.symlink_to(outside) if what == "link" else os.mkfifo(place)
     daemon.start()
     wait_for(lambda: said(daemon, "no room for the ballast"), "it is told")

@@ -257,7 +257,7 @@ MAY_READ_THE_WALL_CLOCK = {
     "clients/sightlog/encoder.py",  # in a message, as advice
     "clients/sightlog/cli/demo.py", "clients/sightlog/cli/moment.py", "clients/sightlog/cli/reading.py",
     "clients/sightlog/cli/status.py", "daemon/sightlogd/audit.py", "daemon/sightlogd/ingest.py",
-    "daemon/sightlogd/report.py", "daemon/sightlogd/store/store.py",
+    "daemon/sightlogd/report.py", "daemon/sightlogd/store/still.py", "daemon/sightlogd/store/store.py",
 }  # fmt: skip
 reads_it = re.compile(
     r"\b(time\.time(_ns)?\(|datetime\.(now|today|utcnow)\(|date\.today\(|localtime\(\)|gmtime\(\))"

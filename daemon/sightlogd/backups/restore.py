@@ -64,6 +64,8 @@ class Restore:
     def run(self) -> End | None:
         """None: an earlier restore was finished, which had only to be put in place."""
         self._check_place()
+        if not os.path.lexists(self._data_dir / DATABASE) and not (self._data_dir / RESTORED).is_dir():
+            self._check_empty()  # not even the lock is made beside something else
         with contextlib.closing(Lock(self._data_dir)), contextlib.ExitStack() as held:
             data = held.enter_context(Directory(self._data_dir))
             there = data.lstat(RESTORED)

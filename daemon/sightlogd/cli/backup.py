@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sightlog.cli.output import printable
+from sightlogd import datadir
 from sightlogd.backups.backup import Backup
 from sightlogd.backups.copier import Report
 from sightlogd.config import Config
@@ -16,7 +17,7 @@ from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION
 from sightlogd.retention import gigabytes
 from sightlogd.store import DATABASE
 
-from .options import add_command, check_there
+from .options import add_command
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def _run(config: Config, options: argparse.Namespace) -> int:
-    check_there(config.data_dir)
+    datadir.check_readable(config.data_dir)
     os.umask(UMASK)
     progress = Progress()
     try:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Final
 from sightlog import keyfile
 from sightlog.errors import UsageError
 from sightlog.keyfile import KeyFile
-from sightlogd import control
+from sightlogd import control, datadir
 from sightlogd.config import Config
 from sightlogd.control import RevokeRequest
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
 from sightlogd.keys import Keys, create
 from sightlogd.remote import make_pair
+from sightlogd.store import DATABASE
+from sightlogd.store.signature import Owner, signature_of
 
 from .options import add_command, add_verbs
 
@@ -45,8 +47,15 @@ def add_parser(commands: Commands) -> None:
     revoke.add_argument("name", metavar="NAME")
 
 
+def _keys(config: Config) -> Keys:
+    """To be changed. Raises Stop."""
+    if config.keys_dir.resolve().is_relative_to(config.data_dir.resolve()):
+        datadir.check_writable(config.data_dir)
+    return Keys(config.keys_dir)
+
+
 def _new(config: Config, options: argparse.Namespace) -> int:
-    keys = Keys(config.keys_dir)
+    keys = _keys(config)
     output = options.output or Path(f"{options.name}.key_secret")
     keys.check_free(options.name)
     if output.exists():
@@ -93,18 +102,19 @@ def _allow(config: Config, options: argparse.Namespace) -> int:
             public = keyfile.read(Path(public), secret=False).public
         except UsageError as error:
             raise Stop(EXIT_CONFIG, f"{error} Expected a key of 40 characters in single quotes, or its file") from error
-    Keys(config.keys_dir).allow(options.name, public)
+    _keys(config).allow(options.name, public)
     print(f"{options.name} is allowed from now on")
     return 0
 
 
 def _revoke(config: Config, options: argparse.Namespace) -> int:
-    keys = Keys(config.keys_dir)
+    keys = _keys(config)
     if (other := keys.revoke(options.name)) is not None:
         raise Stop(EXIT_CONFIG, f"the same key is allowed as {other}, too. Run: sightlogd keys revoke {other}")
     print(f"{options.name} is not allowed any more")
     try:
-        code = control.ask(config.data_dir, RevokeRequest(), print)
+        is_store = signature_of(config.data_dir / DATABASE).owner is Owner.US
+        code = control.ask(config.data_dir, RevokeRequest(), print) if is_store else None
     except PermissionError as error:
         raise Stop(
             EXIT_PERMISSION,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sightlogd.config import INSTALLED_CONFIG, Config
-from sightlogd.errors import EXIT_CONFIG, EXIT_PERMISSION, Stop
-from sightlogd.store import DATABASE, migrate
+from sightlogd.errors import EXIT_PERMISSION, Stop
+from sightlogd.store import migrate
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -50,6 +51,18 @@ def _add_parser(commands: Commands, name: str, summary: str, text: str) -> argpa
         epilog=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def check_user(data_dir: Path) -> None:
+    """Of what the running daemon does for its own user and for root. Raises Stop."""
+    with contextlib.suppress(OSError):  # told when it is looked for
+        owner = data_dir.stat().st_uid
+        if os.geteuid() not in (0, owner):
+            raise Stop(
+                EXIT_PERMISSION,
+                f"{data_dir} belongs to another user (uid {owner}). This is for its own user, and for root while the "
+                "daemon runs. Run it as that user, e.g. with sudo -u",
+            )
 
 
 class Rights:
@@ -99,18 +112,3 @@ def _become(uid: int, gid: int) -> None:
     os.seteuid(0)
     os.setegid(gid)
     os.seteuid(uid)
-
-
-def check_there(data_dir: Path) -> None:
-    """Raises Stop when there is no database, or none that this user may see."""
-    try:
-        is_there = (data_dir / DATABASE).exists()
-    except PermissionError as error:
-        raise Stop(
-            EXIT_PERMISSION,
-            f"cannot read {data_dir}: {error.strerror}. Run this as the daemon's user, or as one of the readers' group",
-        ) from error
-    except OSError as error:
-        raise Stop(EXIT_CONFIG, f"cannot look for {data_dir}: {error.strerror}. Is --data-dir right?") from error
-    if not is_there:
-        raise Stop(EXIT_CONFIG, f"there is no database in {data_dir}. Is --data-dir right?")

@@ -9,20 +9,21 @@ from collections.abc import Iterator
 from datetime import date
 from typing import TYPE_CHECKING
 
-from sightlogd import control, logs, purge_command
+from sightlogd import control, datadir, logs, purge_command
 from sightlogd.budget import Budget
 from sightlogd.config import Config
 from sightlogd.control import PurgeRequest
 from sightlogd.durable import UMASK
-from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION, Stop, WriteRefused
+from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_TRY_AGAIN, Stop, WriteRefused
 from sightlogd.files.daylog import DayLogs
 from sightlogd.files.days import Days
-from sightlogd.lock import Lock
+from sightlogd.lock import Lock, is_held
 from sightlogd.purge import finish, kept_files, unfinished
 from sightlogd.storage import Storage
 from sightlogd.store import Store
+from sightlogd.store.still import StillStore
 
-from .options import add_command, as_owner, check_there
+from .options import add_command, as_owner, check_user
 
 if TYPE_CHECKING:
     from .options import Commands
@@ -65,9 +66,22 @@ class _Terminal:
         self.exit_code = exit_code
 
 
+class _Listener(_Terminal):
+    """Who waits whether what is said holds."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def tell(self, text: str) -> None:
+        self.said.append(text)
+
+
 def _run(config: Config, options: argparse.Namespace) -> int:
     request = PurgeRequest(options.dry_run, options.force, options.before)
     terminal = _Terminal()
+    check_user(config.data_dir)
+    if not datadir.check_writable(config.data_dir):
+        raise datadir.no_database(config.data_dir)
     try:
         code = control.ask(config.data_dir, request, terminal.tell)
     except PermissionError as error:
@@ -78,8 +92,10 @@ def _run(config: Config, options: argparse.Namespace) -> int:
         raise Stop(EXIT_IO_ERROR, f"the daemon did not answer: {error}. Look at its log") from error
     if code is not None:
         return code
-    check_there(config.data_dir)
     logs.set_up("error")
+    if request.dry_run:
+        with as_owner(config.data_dir):
+            return _show(config, request)
     os.umask(UMASK)
     with as_owner(config.data_dir), contextlib.closing(Lock(config.data_dir)):
         _purge(config, request, terminal)
@@ -91,15 +107,40 @@ def _purge(config: Config, request: PurgeRequest, terminal: _Terminal) -> None:
     store = Store(config.data_dir, config.store.synchronous, zone=config.zone())
     days, storage = Days(config.zone()), Storage(config.data_dir, config.storage)
     budget = Budget(config, store, DayLogs(config.data_dir, days, terminal.tell, storage.grew), storage, days)
-    if not request.dry_run:
-        for _ in _finish_interrupted(config, store, days, terminal):
-            pass
+    for _ in _finish_interrupted(config, store, days, terminal):
+        pass
     for _ in budget.recount():
         pass
     with contextlib.suppress(OSError, WriteRefused):  # told by then
         for _ in purge_command.purge(request, budget, terminal):
             pass
     store.close()
+
+
+def _show(config: Config, request: PurgeRequest) -> int:
+    """What would go, without a trace: no lock, no file. Returns the exit code. Raises Stop."""
+    if is_held(config.data_dir):
+        raise Stop(
+            EXIT_TRY_AGAIN,
+            f"a daemon has {config.data_dir} and does not listen on its {control.NAME}: nobody can tell what would go. "
+            "Stop it, or start it again",
+        )
+    days, storage = Days(config.zone()), Storage(config.data_dir, config.storage)
+    asked = _Listener()
+    with contextlib.closing(StillStore(config.data_dir)) as store:
+        budget = Budget(config, store, DayLogs(config.data_dir, days, asked.tell, storage.grew), storage, days)
+        for leaving in unfinished(config.data_dir):
+            asked.tell(f"{leaving.day} is half gone already: that was interrupted, and goes on first")
+        try:
+            for _ in budget.recount():
+                pass
+            for _ in purge_command.purge(request, budget, asked):
+                pass
+        except (OSError, WriteRefused) as error:
+            raise Stop(EXIT_IO_ERROR, f"cannot tell what would go: {error}. Look at the disk") from error
+        store.check()
+    print("\n".join(asked.said))
+    return asked.exit_code
 
 
 def _finish_interrupted(config: Config, store: Store, days: Days, terminal: _Terminal) -> Iterator[None]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sightlogd import datadir
 from sightlogd.config import Config
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, Stop
 from sightlogd.files.days import EVENTS, folders
@@ -15,7 +17,7 @@ from sightlogd.lock import Lock
 from sightlogd.rebuild import Rebuilt, rebuild_from_logs
 from sightlogd.store import DATABASE
 
-from .options import add_command, as_owner
+from .options import add_command, as_owner, check_user
 
 if TYPE_CHECKING:
     from .options import Commands
@@ -34,9 +36,24 @@ def add_parser(commands: Commands) -> None:
 def _run(config: Config, options: argparse.Namespace) -> int:
     database = config.data_dir / DATABASE
     target: Path = options.output or (database if not database.exists() else database.with_suffix(".rebuilt.db"))
-    if target.exists():
+    is_in_place = target.resolve().parent == config.data_dir.resolve()
+    if is_in_place:
+        check_user(config.data_dir)
+        datadir.check_writable(config.data_dir, may_be_damaged=True)
+        if target == database:
+            datadir.check_no_wal(config.data_dir)
+    datadir.check_output(target)
+    if os.path.lexists(target):
         raise Stop(
             EXIT_CONFIG, f"{target} is there already. Nothing was changed; give another --output, or move it away"
+        )
+    if not folders(config.data_dir):
+        raise Stop(EXIT_CONFIG, f"there are no day folders in {config.data_dir / EVENTS}. Is --data-dir right?")
+    if not datadir.has_own_lines(config.data_dir):
+        raise Stop(
+            EXIT_CONFIG,
+            f"the day folders in {config.data_dir / EVENTS} have no line of sightlog's. Nothing was changed. Is "
+            "--data-dir right?",
         )
     terminal = sys.stderr.isatty()
 
@@ -45,13 +62,11 @@ def _run(config: Config, options: argparse.Namespace) -> int:
             print(f"\r{day}: {found.days} days", end="", file=sys.stderr, flush=True)
 
     with contextlib.ExitStack() as held:
-        if target.absolute().parent == config.data_dir.absolute():
+        if is_in_place:
             held.enter_context(as_owner(config.data_dir))
             # A daemon that starts meanwhile would make a database of its own.
             held.enter_context(contextlib.closing(Lock(config.data_dir)))
         try:
-            if not folders(config.data_dir):
-                raise Stop(EXIT_CONFIG, f"there are no day folders in {config.data_dir / EVENTS}. Is --data-dir right?")
             found = rebuild_from_logs(config.data_dir, target, progress, config.zone())
         except OSError as error:
             raise Stop(

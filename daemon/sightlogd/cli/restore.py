@@ -7,13 +7,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from sightlogd import datadir
 from sightlogd.backups.restore import Restore
 from sightlogd.config import Config
 from sightlogd.durable import UMASK
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, Stop
 from sightlogd.retention import gigabytes
 
-from .options import add_command, as_owner
+from .options import add_command, as_owner, check_user
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -42,12 +43,14 @@ def add_parser(commands: Commands) -> None:
 
 
 def _run(config: Config, options: argparse.Namespace) -> int:
-    if not config.data_dir.is_dir():
+    if not config.data_dir.exists() and config.data_dir.parent.is_dir() and not config.data_dir.is_symlink():
         raise Stop(
             EXIT_CONFIG,
             f"{config.data_dir} is not there. Make it first, as installing does (mkdir -m 2750 {config.data_dir}), "
             "and chown it to the daemon's user",
         )
+    check_user(config.data_dir)
+    datadir.check_writable(config.data_dir)
     os.umask(UMASK)
     progress = Progress()
     try:

@@ -17,7 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from sightlog.cli.output import printable
 from sightlogd import config as configuration
+from sightlogd import datadir
 from sightlogd.config import Config
 from sightlogd.durable import UMASK
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_STORAGE_FULL, Stop
@@ -110,9 +112,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     os.umask(UMASK)
     try:
-        return steps[options.step](configuration.load(options.config, {}))
+        config = configuration.load(options.config, {})
+        if options.step == check.__name__ or not config.data_dir.exists():  # not before the first start
+            datadir.check_start(config.data_dir)
+        else:
+            datadir.check_writable(config.data_dir, may_be_damaged=True)
+        return steps[options.step](config)
     except Stop as stop:
-        print(f"sightlogd: {stop}", file=sys.stderr)
+        print(f"sightlogd: {printable(str(stop))}", file=sys.stderr)
         return stop.exit_code
     except OSError as error:
         print(f"sightlogd: {error.strerror}: {error.filename}", file=sys.stderr)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from sightlogd import datadir
 from sightlogd.audit import Audit
 from sightlogd.backups.check import check, is_backup
 from sightlogd.config import Config
@@ -18,7 +19,7 @@ from sightlogd.store import DATABASE
 from sightlogd.store.verify import verify
 from sightlogd.store.view import View
 
-from .options import add_command, check_there
+from .options import add_command
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def add_parser(commands: Commands) -> None:
 def _run(config: Config, _options: argparse.Namespace) -> int:
     of_backup = is_backup(config.data_dir)
     if not of_backup:
-        check_there(config.data_dir)
+        datadir.check_readable(config.data_dir)
     progress = Progress()
     counts: Counter[Kind] = Counter()
     try:

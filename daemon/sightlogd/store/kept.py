@@ -21,7 +21,7 @@ from . import migrate
 from .opening import BUSY_TIMEOUT_MS, DATABASE, explained
 
 KEPT: Final = "events.before-upgrade.db"
-_NEW: Final = "events.before-upgrade.new"
+UNFINISHED: Final = "events.before-upgrade.new"
 _FICLONE: Final = 0x40049409  # ioctl_ficlone(2)
 _CHUNK_BYTES: Final = 1 << 20
 
@@ -41,7 +41,7 @@ def newest_schema() -> int:
 
 def bytes_needed(data_dir: Path) -> int:
     """What the copy takes: nothing where the file system lets two files share their blocks. Raises OSError."""
-    probe = data_dir / _NEW
+    probe = data_dir / UNFINISHED
     try:
         if _shares_blocks(data_dir / DATABASE, probe):
             return 0
@@ -53,7 +53,7 @@ def bytes_needed(data_dir: Path) -> int:
 
 def keep(data_dir: Path) -> None:
     """Make the copy. Raises Stop."""
-    database, new = data_dir / DATABASE, data_dir / _NEW
+    database, new = data_dir / DATABASE, data_dir / UNFINISHED
     with explained(database):
         for leftover in (new, _wal(new), _shm(new)):
             leftover.unlink(missing_ok=True)

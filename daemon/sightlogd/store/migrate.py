@@ -10,7 +10,10 @@ from typing import Final, NamedTuple
 
 import apsw
 
+from sightlog.layout import APPLICATION_ID
 from sightlogd.errors import EXIT_CONFIG, Stop
+
+from .signature import is_ours
 
 _FILE_NAME: Final = re.compile(r"(\d{3})_[a-z0-9_]+\.sql")
 RESTORE: Final = (
@@ -35,11 +38,11 @@ def packaged() -> list[Migration]:
 
 
 def version_of(connection: apsw.Connection) -> int:
-    """The schema version, 0 for an empty database. Raises Stop for a database that is not sightlog's."""
+    """The schema version, 0 for one that is just being made. Raises Stop for a database that is not sightlog's."""
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    if not tables:
+    if not tables and connection.execute("PRAGMA application_id").get == APPLICATION_ID:
         return 0
-    if "schema_version" not in tables:
+    if not is_ours(connection):
         raise Stop(
             EXIT_CONFIG,
             f"{connection.filename} is an SQLite database, but not one of sightlog's. "

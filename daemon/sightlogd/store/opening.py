@@ -12,6 +12,7 @@ from typing import Final, Literal, NamedTuple
 
 import apsw
 
+from sightlog.layout import APPLICATION_ID
 from sightlogd import durable
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop
 
@@ -63,7 +64,7 @@ def open_database(path: Path, synchronous: Synchronous, now: Callable[[], str]) 
     check_library(apsw.sqlite_lib_version())
     migrations = migrate.packaged()
     with explained(path):
-        created = not _exists(path)
+        created = not path.exists()
         if created:
             create(path, now)
         recovered = _rewrite(_wal_of(path))
@@ -81,31 +82,6 @@ def _wal_of(path: Path) -> Path:
     return path.with_name(f"{path.name}-wal")
 
 
-def _exists(path: Path) -> bool:
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        wal = _wal_of(path)
-        if wal.exists() and wal.stat().st_size:
-            raise Stop(
-                EXIT_CONFIG,
-                f"{wal} is there, but {path} is not: the database was moved or deleted without its WAL. "
-                f"Nothing was changed. Bring it back, or move the WAL away too; {RESTORE}",
-            ) from None
-        for name in (RESTORING, RESTORED):
-            if (unfinished := path.with_name(name)).exists():
-                raise Stop(
-                    EXIT_CONFIG,
-                    f"{path} is not there, and {unfinished} is: a restore was interrupted. Nothing was changed. Run "
-                    "sightlogd restore again, or move that directory away to begin with an empty store",
-                ) from None
-        return False
-    if size == 0:
-        # `create` renames a complete database into place, so an empty one was never ours.
-        raise Stop(EXIT_CONFIG, f"{path} is empty (0 bytes): it was damaged. Nothing was changed; {RESTORE}")
-    return True
-
-
 def create(path: Path, now: Callable[[], str], fill: Callable[[apsw.Connection], None] | None = None) -> None:
     """Make the database under another name, `fill` it, and rename it: it is there complete, or not at all."""
     new = path.with_suffix(".new")
@@ -115,7 +91,8 @@ def create(path: Path, now: Callable[[], str], fill: Callable[[apsw.Connection],
     new.chmod(durable.FILE_MODE)
     connection = apsw.Connection(str(new))
     # Before the first table, or not at all: later it takes a VACUUM. Purging gives pages back in slices.
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    # And in one write with the mark: whatever a crash leaves of it is known as ours.
+    connection.execute(f"BEGIN; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA application_id = {APPLICATION_ID}; COMMIT")
     migrate.migrate(connection, migrate.packaged(), now)
     if fill is not None:
         fill(connection)
@@ -181,10 +158,10 @@ def explained(path: Path) -> Iterator[None]:
         ) from error
 
 
-def damaged(path: Path, error: apsw.Error) -> Stop:
+def damaged(path: Path, found: object) -> Stop:
     return Stop(
         EXIT_CONFIG,
-        f"{path} is damaged or not a database: {error}. Nothing was changed, moved or deleted. Before anything else: "
+        f"{path} is damaged or not a database: {found}. Nothing was changed, moved or deleted. Before anything else: "
         f"sightlogd backup DEST keeps it as it is, and the day folders. sightlogd verify says more. {RESTORE}",
     )
 

@@ -31,6 +31,18 @@ def connect(path: Path) -> apsw.Connection:
     return connection
 
 
+def check_version(connection: apsw.Connection, path: Path) -> None:
+    """Raises Stop, apsw.Error."""
+    version, newest = migrate.version_of(connection), migrate.packaged()[-1].version
+    if version != newest:
+        what = "Start sightlogd once, which migrates it" if version < newest else "Install the newer version again"
+        raise Stop(
+            EXIT_CONFIG,
+            f"{path} has schema {version}, and this sightlog's is {newest}. {what}, or use the version that wrote "
+            "it. Nothing was changed",
+        )
+
+
 class View:
     """Each call sees the database as it is then; within `moment` all see the same. Raises Stop, apsw.Error."""
 
@@ -38,20 +50,12 @@ class View:
         self.path = path
         try:
             self.connection = connect(path)
-            version = migrate.version_of(self.connection)
+            check_version(self.connection, path)
         except (apsw.CantOpenError, apsw.PermissionsError, apsw.AuthError, apsw.ReadOnlyError) as error:
             raise Stop(
                 EXIT_PERMISSION,
                 f"cannot read {path}: {error}. Run this as the daemon's user, or as one of the readers' group",
             ) from error
-        newest = migrate.packaged()[-1].version
-        if version != newest:
-            what = "Start sightlogd once, which migrates it" if version < newest else "Install the newer version again"
-            raise Stop(
-                EXIT_CONFIG,
-                f"{path} has schema {version}, and this sightlog's is {newest}. {what}, or use the version that wrote "
-                "it. Nothing was changed",
-            )
 
     @contextlib.contextmanager
     def moment(self) -> Iterator[None]:
