@@ -138,7 +138,7 @@ class Database:
         try:
             yield
         except sqlite3.OperationalError as error:
-            if "locked" in str(error) or _is_unmade(error):
+            if "locked" in str(error) or "locking protocol" in str(error) or _is_unmade(error):
                 raise NotNow(f"{self.path} is being recovered by another process. Try again") from error
             if "unable to open" in str(error) or "readonly" in str(error):
                 raise DatabaseNotFound(

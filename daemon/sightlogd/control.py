@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import socket
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -19,6 +20,7 @@ from msgspec import Struct
 
 from .decoder import DECODE_ERRORS
 from .errors import EXIT_IO_ERROR
+from .store.guard import Identity, identity_of
 
 log = structlog.get_logger()
 
@@ -73,28 +75,57 @@ class Control:
     """Listens in the data directory, with the caller's poller. `answer` has to end the client it is given."""
 
     def __init__(self, data_dir: Path, poller: Poller, answer: Answer) -> None:
+        self._data_dir = data_dir
         self._path = data_dir / NAME
         self._poller = poller
         self._answer = answer
         self._clients: dict[int, Client] = {}
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        self._listener: socket.socket | None = None
+        self._identity: Identity | None = None
+        self._open()
+
+    def _open(self) -> None:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
-            self._path.unlink(missing_ok=True)  # a dead daemon's: this one holds the lock
-            with _short(data_dir) as short:
-                self._listener.bind(short)
+            if stat.S_ISSOCK(_mode_of(self._path)):
+                self._path.unlink()  # a dead daemon's: this one holds the lock
+            with _short(self._data_dir) as short:
+                listener.bind(short)
+            self._identity = identity_of(self._path)
             self._path.chmod(0o600)
         except OSError as error:
             # A file system without sockets, such as an exFAT stick: everything else works there.
             log.warning(
                 "no control socket: sightlogd purge and keys revoke need the daemon to be stopped", reason=str(error)
             )
+            listener.close()
             return
-        self._listener.listen(CLIENTS_MAX)
-        poller.register(self._listener.fileno(), _READABLE)
+        listener.listen(CLIENTS_MAX)
+        self._listener = listener
+        self._poller.register(listener.fileno(), _READABLE)
+
+    def check(self) -> None:
+        """A socket that was removed or replaced is made again, once nothing else is in its place."""
+        if self._identity is None or self._is_in_place():  # there never was one, or it still is there
+            return
+        if self._listener is not None:
+            log.warning(f"{NAME} was removed or replaced. Find out who cleans up there")
+            self._poller.unregister(self._listener.fileno())
+            self._listener.close()
+            self._listener = None
+        mode = _mode_of(self._path)
+        if mode == 0 or stat.S_ISSOCK(mode):
+            self._open()
+
+    def _is_in_place(self) -> bool:
+        try:
+            return identity_of(self._path) == self._identity
+        except OSError:
+            return False
 
     def serve(self, ready: set[int]) -> None:
         """What the poller found readable."""
-        if self._listener.fileno() in ready:
+        if self._listener is not None and self._listener.fileno() in ready:
             with contextlib.suppress(OSError):
                 connection, _ = self._listener.accept()
                 connection.setblocking(False)
@@ -130,11 +161,21 @@ class Control:
         return self._clients.pop(fd)
 
     def close(self) -> None:
-        self._listener.close()
         for client in self._clients.values():
             client.connection.close()
-        with contextlib.suppress(OSError):
-            self._path.unlink(missing_ok=True)
+        if self._listener is not None:
+            self._listener.close()
+            if self._is_in_place():
+                with contextlib.suppress(OSError):
+                    self._path.unlink()
+
+
+def _mode_of(path: Path) -> int:
+    """0 when there is nothing."""
+    try:
+        return path.lstat().st_mode
+    except FileNotFoundError:
+        return 0
 
 
 def ask(data_dir: Path, request: Request, show: Callable[[str], None]) -> int | None:

@@ -17,12 +17,14 @@ from typing import Final, NamedTuple
 import msgspec
 
 from sightlog.layout import BACKUP
+from sightlog.writer import FACTS
 
 from . import control, leftovers
 from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
 from .files.daylog import JSON_NAME, TEXT_NAME
 from .files.days import EVENTS, folders, is_day
 from .files.lines import decode_line
+from .lock import LOCK
 from .purge import TRASH
 from .storage import BALLAST
 from .store import DATABASE, kept
@@ -30,7 +32,6 @@ from .store.migrate import RESTORE
 from .store.opening import RESTORED, RESTORING, damaged
 from .store.signature import Owner, signature_of
 
-LOCK: Final = "lock"
 INCOMING: Final = "incoming"
 METRICS: Final = "metrics"
 _LINES_LOOKED_AT: Final = 100
@@ -64,6 +65,9 @@ _NAMES: Final = {
     kept.KEPT: _Name(stat.S_ISREG, "a file", leftovers.of_database),
     kept.UNFINISHED: _Name(stat.S_ISREG, "a file", leftovers.of_database),
     LOCK: _Name(stat.S_ISREG, "a file", leftovers.of_lock),
+    f"{LOCK}.new": _Name(stat.S_ISREG, "a file", leftovers.of_lock),
+    FACTS: _Name(stat.S_ISREG, "a file", leftovers.of_facts),
+    f"{FACTS}.new": _Name(stat.S_ISREG, "a file", leftovers.of_facts),
     BALLAST: _Name(stat.S_ISREG, "a file", leftovers.of_ballast),
     control.NAME: _Name(lambda mode: not stat.S_ISREG(mode), "a socket"),
     INCOMING: _Name(stat.S_ISDIR, "a directory"),

@@ -76,6 +76,28 @@ def sync(path: Path) -> None:
         os.close(fd)
 
 
+def put(new: Path, target: Path) -> None:
+    """Give a file its name, never in the place of another. Raises FileExistsError, OSError.
+
+    A crash in between leaves both names, and the next call ends it. Durable once `sync` ran on both directories.
+    """
+    try:
+        os.link(new, target)
+    except FileExistsError:
+        if not os.path.samestat(os.lstat(new), os.lstat(target)):
+            raise
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+            raise
+        # FAT has no links. Somebody may take the name between these two, which there is no help for.
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+        os.rename(new, target)
+        return
+    sync(target.parent)  # or the old name may be gone on the disk, and the new one not there yet
+    os.unlink(new)
+
+
 def write_again(path: Path) -> int:
     """Write a file over itself, and make that durable; returns its size. Raises OSError.
 

@@ -42,6 +42,8 @@ WINDOW_BATCHES: Final = 4
 RETRY_SECONDS: Final = 1.0
 RETRY_SECONDS_MAX: Final = 30.0
 CHORES_SECONDS: Final = 60.0
+LOOK_SECONDS: Final = 1.0
+"""Between two looks whether the control socket is still there."""
 WAKE_BYTES: Final = 4_096
 
 
@@ -79,6 +81,7 @@ class Ingest:
         self._refused_until = 0.0
         self._retry_seconds = RETRY_SECONDS
         self._next_chores = time.monotonic() + CHORES_SECONDS
+        self._next_look = 0.0
         self._maintain_at = 0.0
         self._slow = RateLimit(WARNING_SECONDS)
         self._warn = Warnings()
@@ -158,6 +161,9 @@ class Ingest:
         reason = self._batch.due(now)
         if reason is not None:
             self._commit(reason)
+        if now >= self._next_look:  # not worth a wake-up
+            self._next_look = now + LOOK_SECONDS
+            self._control.check()
         if now >= self._next_chores:
             self._do_chores(now)
         if now >= self._doors.check_at:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from sightlog.layout import APPLICATION_ID
+from sightlog.writer import FACTS_BYTES
 
 from .directory import Odd, open_file
 from .files.days import is_day
@@ -69,6 +70,14 @@ def of_lock(path: Path) -> str | None:
     return "it is not sightlog's, which says nothing but a process"
 
 
+def of_facts(path: Path) -> str | None:
+    with open(open_file(path), "rb") as file:
+        said = file.read(FACTS_BYTES + 1)
+    if len(said) <= FACTS_BYTES and (not said.strip(b"\0") or _has_keys(said, {"pid", "verb"})):
+        return None
+    return "it does not say which process of sightlog's writes"
+
+
 def of_ballast(path: Path) -> str | None:
     if path.stat().st_size > BALLAST_BYTES:
         return f"it is larger than sightlog's, which has {BALLAST_BYTES} bytes at most"
@@ -85,9 +94,9 @@ def of_incoming(path: Path) -> str | None:
 
 
 def of_trash(path: Path) -> str | None:
-    """A folder DAY.ID would be removed with what is in it."""
+    """A folder DAY.ID would be removed with what is in it; an empty one of another name stays."""
     for name in _names(path):
-        if not leaving_of(name):
+        if not leaving_of(name) and not (path / name).is_dir():
             return f"{name} is in it"
         if _names(path / name):
             return f"{name}, with what is in it, is there"
@@ -126,9 +135,13 @@ def of_metrics(path: Path) -> str | None:
 
 
 def _is_snapshot(line: bytes) -> bool:
+    return _has_keys(line, {"at", "pid"})
+
+
+def _has_keys(text: bytes, keys: set[str]) -> bool:
     try:
-        return {"at", "pid"} <= dict(json.loads(line)).keys()
-    except (ValueError, TypeError):
+        return keys <= dict(json.loads(text)).keys()
+    except (ValueError, TypeError, RecursionError):
         return False
 
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +18,8 @@ import zmq
 
 from sightlog.wire import FRAME_BYTES_MAX
 
-from .errors import EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_TRY_AGAIN, Stop
+from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_TRY_AGAIN, Stop
+from .store.guard import identity_of
 
 log = structlog.get_logger()
 
@@ -24,6 +30,8 @@ ACK_QUEUE_MESSAGES: Final = 1_024
 STOP_LINGER_MS: Final = 2_000
 """How long the last acks may take to leave after the socket is closed."""
 SOCKET_MODE: Final = 0o660
+LOCK_SECONDS: Final = 2.0
+"""Another daemon that is just binding a socket in the same directory gets this long."""
 
 
 class Listener:
@@ -34,11 +42,6 @@ class Listener:
         transport, _, address = self.endpoint.partition("://")
         self._path = Path(address) if transport == "ipc" else None
         self._is_handed = handed is not None
-        if handed is None and self._path is not None and _is_listened_on(self._path):
-            raise Stop(
-                EXIT_TRY_AGAIN,
-                f"another process listens on {endpoint}. Stop it, or give this daemon another --endpoint",
-            )
         self.router = make_router(context)
         try:
             if handed is not None:
@@ -47,11 +50,19 @@ class Listener:
                         "the socket handed over is not [ingest] endpoint", handed=self.endpoint, endpoint=endpoint
                     )
                 self.router.setsockopt(zmq.USE_FD, handed.detach())
-            self.router.bind(self.endpoint)
-            if self._path is not None:
-                if handed is None:
+                self.router.bind(self.endpoint)
+            elif self._path is not None:
+                with _one_at_a_time(self._path.parent):
+                    _check_free(self._path)
+                    self.router.bind(self.endpoint)
                     self._path.chmod(SOCKET_MODE)
-                self._inode = self._path.stat().st_ino
+            else:
+                self.router.bind(self.endpoint)
+            if self._path is not None:
+                self._identity = identity_of(self._path)
+        except Stop:
+            self.router.close(linger=0)
+            raise
         except (zmq.ZMQError, OSError) as error:
             self.router.close(linger=0)
             # A folder that is missing, or a port that is taken, may pass: as for other machines (remote).
@@ -73,8 +84,8 @@ class Listener:
 
     def _is_in_place(self) -> bool:
         try:
-            return self._path is None or self._path.stat().st_ino == self._inode
-        except FileNotFoundError:
+            return self._path is None or identity_of(self._path) == self._identity
+        except OSError:
             return False
 
     def close(self) -> None:
@@ -98,11 +109,41 @@ def make_router(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
     return router
 
 
-def _is_listened_on(path: Path) -> bool:
-    """libzmq binds over the socket of another process without a word."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+@contextmanager
+def _one_at_a_time(directory: Path) -> Iterator[None]:
+    """Two daemons that start at once do not both find a path free. Raises OSError."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                # Anybody who may read the directory can hold this up, but not for good.
+                if time.monotonic() >= deadline:
+                    break
+                time.sleep(0.05)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _check_free(path: Path) -> None:
+    """libzmq binds over whatever is there without a word: another process's socket, any file. Raises Stop, OSError."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise Stop(
+            EXIT_CONFIG, f"{path} is there, and is not a socket. Move it away, or give this daemon another --endpoint"
+        )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(os.fspath(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return  # a dead process's
         except OSError:
-            return False
-    return True
+            pass  # one that is busy, or of somebody who lets nobody in
+    raise Stop(EXIT_TRY_AGAIN, f"another process listens on {path}. Stop it, or give this daemon another --endpoint")

@@ -8,7 +8,9 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 
@@ -18,22 +20,28 @@ from .durable import UMASK
 from .errors import EXIT_IO_ERROR, EXIT_STORAGE_FULL, Stop
 from .ingest import Ingest
 from .lock import Lock
+from .logs import Warnings
 from .notify import Notifier
 from .storage import Storage
 from .store import Store
-from .watchdog import Watchdog
+from .watchdog import EXTEND_SECONDS, Watchdog
 
 log = structlog.get_logger()
 
+WAIT_SECONDS: Final = 0.2
+"""Between two looks whether a start can go on."""
+
 
 class Standing:
-    """How the daemon is: for `sightlog status` in the lock file, for the service manager as its status line."""
+    """How the daemon is: for `sightlog status` in its facts, for the service manager as its status line."""
 
     def __init__(self, lock: Lock, notifier: Notifier) -> None:
         self._lock = lock
         self._notifier = notifier
         self._trouble: str | None = None
         self._figures = ""
+        self._waited_for: str | None = None
+        self._warn = Warnings()
 
     @property
     def text(self) -> str:
@@ -44,6 +52,15 @@ class Standing:
         self._trouble = reason
         self._lock.tell(reason)
         self._notifier.status(self.text)
+
+    def waits(self, reason: str) -> None:
+        """A start goes on when the locks of another program are gone: called again and again until then."""
+        if reason != self._waited_for:
+            self._waited_for = reason
+            self.trouble(reason)
+        self._warn("start", f"the start waits: {reason}. End that program")
+        self._notifier.extend(EXTEND_SECONDS)
+        time.sleep(WAIT_SECONDS)
 
     def figures(self, text: str) -> None:
         """What it does when all is well."""
@@ -80,9 +97,10 @@ def _run(config: Config, load: Callable[[], Config], notifier: Notifier, watchdo
     lock = Lock(config.data_dir)
     try:
         notifier.status("opening the database")
-        store = _open_store(config)
-        _report_start(config, store)
         standing = Standing(lock, notifier)
+        store = _open_store(config, lock, standing)
+        standing.trouble(None)
+        _report_start(config, store)
         ingest = Ingest(config, store, standing.trouble, standing.figures, watchdog, handed)
         with ingest.signals(lambda: _reload(ingest, load, notifier, standing)):
             try:
@@ -125,16 +143,21 @@ def _reload(ingest: Ingest, load: Callable[[], Config], notifier: Notifier, stan
     notifier.ready(standing.text)
 
 
-def _open_store(config: Config) -> Store:
+def _open_store(config: Config, lock: Lock, standing: Standing) -> Store:
     """On a disk that is completely full, with the room that was put by for that. Raises Stop."""
+
+    def opened() -> Store:
+        zone, waits = config.zone(), standing.waits
+        return Store(config.data_dir, config.store.synchronous, zone=zone, wait=waits, check_lock=lock.check)
+
     try:
-        return Store(config.data_dir, config.store.synchronous, zone=config.zone())
+        return opened()
     except Stop as stop:
         storage = Storage(config.data_dir, config.storage)
         if stop.exit_code != EXIT_STORAGE_FULL or not storage.has_ballast():
             raise
         storage.drop_ballast()
-        return Store(config.data_dir, config.store.synchronous, zone=config.zone())
+        return opened()
 
 
 def _spare_the_collector() -> None:

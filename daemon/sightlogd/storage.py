@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Final
@@ -108,10 +109,13 @@ class Storage:
     # -- ballast -----------------------------------------------------------------------------------------------------
 
     def has_ballast(self) -> bool:
-        return allocated(self._ballast) >= self._ballast_bytes
+        with contextlib.suppress(OSError):
+            return _is_ours(self._ballast.lstat()) and allocated(self._ballast) >= self._ballast_bytes
+        return False
 
     def make_ballast(self) -> bool:
-        """Put the room by; False when the disk has none."""
+        """Put the room by; False when the disk has none, or another file is there."""
+        # Never through a link: what it leads to would grow, and count as room.
         try:
             try:
                 fd = os.open(self._ballast, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
@@ -120,6 +124,8 @@ class Storage:
         except OSError:
             return False
         try:
+            if not _is_ours(os.fstat(fd)):
+                return False
             os.posix_fallocate(fd, 0, max(self._ballast_bytes, 1))
         except OSError:
             self.drop_ballast()
@@ -130,9 +136,15 @@ class Storage:
         return True
 
     def drop_ballast(self) -> None:
-        """Give the room up, to make more."""
+        """Give the room up, to make more; a file that is not ours stays."""
         with contextlib.suppress(OSError):
-            self._ballast.unlink()
+            if _is_ours(self._ballast.lstat()):
+                self._ballast.unlink()
+
+
+def _is_ours(there: os.stat_result) -> bool:
+    """Neither a link, nor another name of a file that is elsewhere."""
+    return stat.S_ISREG(there.st_mode) and there.st_nlink == 1
 
 
 def _sizes(folder: Path) -> Generator[None, None, tuple[int, int | None]]:

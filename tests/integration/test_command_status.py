@@ -9,6 +9,7 @@ from pathlib import Path
 
 from commands import SIGHTLOG, environment, ids, run
 from conftest import wait_for
+from locker import locked
 
 
 def test_status_before_during_and_after_the_daemons_life(idle_daemon):
@@ -62,8 +63,12 @@ def test_status_before_during_and_after_the_daemons_life(idle_daemon):
 
 
 def test_somebody_else_who_asks_is_not_taken_for_the_daemon(daemon):
-    daemon.stop()
-    with open(daemon.data_dir / "lock") as lock:
+    daemon.kill()
+    with (
+        open(daemon.data_dir / "lock") as lock,
+        locked(daemon.data_dir / "writer.json", 0, 0),
+        locked(daemon.database, 0, 0),
+    ):
         fcntl.flock(lock, fcntl.LOCK_SH)
         assert run(daemon, "status").returncode == 3
 

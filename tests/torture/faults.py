@@ -205,7 +205,8 @@ class _System:
         self.readlink, self._os_open, self._open = os.readlink, os.open, io.open
         for name, what in (
             ("fsync", "sync"), ("fdatasync", "sync"), ("ftruncate", "truncate"), ("rename", "rename"),
-            ("replace", "rename"), ("unlink", "delete"), ("rmdir", "rmdir"), ("mkdir", "mkdir"), ("scandir", "list"),
+            ("replace", "rename"), ("link", "rename"), ("unlink", "delete"), ("rmdir", "rmdir"),
+            ("mkdir", "mkdir"), ("scandir", "list"),
             ("listdir", "list"), ("read", "read"), ("pread", "read"), ("posix_fallocate", "fallocate"),
             ("fchmod", "chmod"), ("chmod", "chmod"),
         ):  # fmt: skip

@@ -22,7 +22,9 @@ AFTER: Final = "after"
 ENTERED: Final = "entered"
 RETURNED: Final = "returned"
 
-CHANGES: Final = ("rename", "replace", "unlink", "ftruncate", "mkdir", "rmdir", "fsync", "fdatasync", "posix_fallocate")
+CHANGES: Final = (
+    "rename", "replace", "link", "unlink", "ftruncate", "mkdir", "rmdir", "fsync", "fdatasync", "posix_fallocate",
+)  # fmt: skip
 WRITES: Final = {"write": 1, "pwrite": 1}
 """Calls of `os`, and which argument is what they write."""
 _WRITE = ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, use_errno=True)

@@ -300,6 +300,7 @@ class House:
         self.ingest.close()
         self.store._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         self.store._connection.close()
+        self.store._guard.close()
         self._lock.close()
 
     def run(self, steps: int) -> None:
@@ -413,6 +414,7 @@ class House:
             self.ingest.close()
             with contextlib.suppress(apsw.Error):
                 self.store._connection.close()
+            self.store._guard.close()
             self._lock.close()
 
     def store_do(self, name: str) -> Callable[[], None]:

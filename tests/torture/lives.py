@@ -117,7 +117,7 @@ def _forbid(nth: int) -> None:
     files_now = store.Store._files_now
     left = nth + 1  # the first one is at the start
 
-    def forbidden(self: store.Store) -> tuple[int, int]:
+    def forbidden(self: store.Store) -> Any:
         nonlocal left
         left -= 1
         if left == 0:

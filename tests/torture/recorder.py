@@ -88,7 +88,7 @@ class Recorder:
 
     def __enter__(self) -> Recorder:
         for name in ("open", "close", "write", "pwrite", "fsync", "fdatasync", "ftruncate", "rename", "replace",
-                     "unlink", "remove", "mkdir", "rmdir"):  # fmt: skip
+                     "link", "unlink", "remove", "mkdir", "rmdir"):  # fmt: skip
             wrapped = getattr(self, f"_os_{_SAME.get(name, name)}")
             self._stack.enter_context(mock.patch.object(os, name, wrapped(getattr(os, name))))
         self._stack.enter_context(mock.patch.object(files, "sync", self._sync_all))
@@ -259,6 +259,19 @@ class Recorder:
                 self._add(Names(((*old, None),), after_last=True))
 
         return rename
+
+    def _os_link(self, real: Any) -> Any:
+        def link(source: Any, target: Any) -> None:
+            there, new = self.find(source), self._place(target)
+            if there is not None:
+                self.is_alive()
+            real(source, target)
+            assert (there is None) == (new is None), "a link into or out of what is recorded"
+            if new is not None:
+                self._tree[new[0]][new[1]] = there
+                self._add(Names(((*new, there),)))
+
+        return link
 
     def _os_unlink(self, real: Any) -> Any:
         def unlink(path: Any, *, dir_fd: int | None = None) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 import stored
 
-from sightlog import Detection, Event, Reader, UsageError
+from sightlog import Detection, Event, Reader, UsageError, writer
 from sightlog.cli import main
 from sightlog.cli.output import json_line
 from sightlog.cli.publish import event_from_json, parse_detection
@@ -132,10 +132,10 @@ def test_help_has_examples_and_exit_codes(command, capsys):
     assert max(map(len, said.splitlines())) <= 120
 
 
-def test_without_a_lock_file_nobody_runs(tmp_path):
+def test_without_a_lock_nobody_runs_whatever_the_facts_say(tmp_path):
     nobody = {"running": False, "pid": None, "trouble": None}
     assert daemon_of(tmp_path) == nobody
-    (tmp_path / "lock").write_text("4711\ncannot write")
+    (tmp_path / "writer.json").write_bytes(writer.pack(writer.Writer(4711, "run", "now", "cannot write")))
     assert daemon_of(tmp_path) == nobody
 
 

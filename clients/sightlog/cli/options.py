@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from sightlog.errors import UsageError
 from sightlog.reader import Reader
 from sightlog.records import DEFAULT_SITE
+from sightlog.writer import DATABASE as DATABASE
 
 from .moment import parse_moment
 from .output import FALLBACK_WIDTH, complain, terminal
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 DEFAULT_DATA_DIR: Final = "/var/lib/sightlog"
-DATABASE: Final = "events.db"
 FOUND: Final = 0
 NONE: Final = 1
 """The exit code when nothing matched, as grep's."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
-import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from sightlog import writer
 from sightlog.encoder import format_time
-from sightlog.errors import DatabaseNotFound
+from sightlog.errors import DatabaseNotFound, NotNow
+from sightlog.writer import RUN
 
 from .figures import metrics_lines
 from .formats import add_output
@@ -61,25 +62,17 @@ def add_parsers(commands: Commands) -> None:
 def daemon_of(data_dir: Path) -> dict[str, Any]:
     """`running`, the daemon's `pid` and its `trouble`, why it cannot write now; both None when there is none.
 
-    Raises DatabaseNotFound when the lock may not be read.
+    Raises DatabaseNotFound when this user may not look.
     """
     try:
-        fd = os.open(data_dir / "lock", os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return {"running": False, "pid": None, "trouble": None}
+        found = writer.find(data_dir)
     except OSError as error:
         raise DatabaseNotFound(
-            f"cannot look at {data_dir / 'lock'}: {error.strerror}. Run it as a user of the readers' group"
+            f"cannot look at {error.filename}: {error.strerror}. Run it as a user of the readers' group"
         ) from error
-    try:
-        # A daemon that starts at this very moment tries again for two seconds.
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pid, _, trouble = os.read(fd, 4096).decode(errors="replace").partition("\n")
-        return {"running": True, "pid": int(pid) if pid.isdigit() else None, "trouble": trouble or None}
-    finally:
-        os.close(fd)
-    return {"running": False, "pid": None, "trouble": None}
+    if found is None or found.verb not in (None, RUN):  # a purge, say
+        return {"running": False, "pid": None, "trouble": None}
+    return {"running": True, "pid": found.pid, "trouble": found.trouble}
 
 
 def _bytes_of(path: Path) -> int:
@@ -90,7 +83,7 @@ def _bytes_of(path: Path) -> int:
 
 
 def collect(options: argparse.Namespace) -> dict[str, Any]:
-    """What `-o json` prints. `database` and what is read from it are None while there is no database."""
+    """What `-o json` prints. `database` and what is read from it are None while there is none, or none to be read."""
     path = database_of(options)
     found: dict[str, Any] = {
         "daemon": daemon_of(path.parent),
@@ -100,6 +93,14 @@ def collect(options: argparse.Namespace) -> dict[str, Any]:
     }
     if not path.exists():
         return found
+    # Whatever is in the way of a start is in the way of readers too; how the daemon is can be told all the same.
+    with suppress(NotNow):
+        _read(options, path, found)
+    return found
+
+
+def _read(options: argparse.Namespace, path: Path, found: dict[str, Any]) -> None:
+    """What the database says. Raises SightlogError."""
     with open_reader(options) as reader:
         counts = reader.status()
         newest = next(reader.find_events(newest_first=True, limit=1), None)
@@ -118,7 +119,6 @@ def collect(options: argparse.Namespace) -> dict[str, Any]:
     found["producers"] = accounts(found["metrics"], producers)
     found["dead_letters"] = {"counts": counts["dead_letters"], "latest": letters}
     found["pending_amendments"] = counts["pending_amendments"]
-    return found
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -149,7 +149,8 @@ def _lines(found: Mapping[str, Any], path: Path, to: Terminal, now: datetime) ->
             [("○ ", "bad"), ("sightlogd is not running", "bold"), (f" on {printable(str(path.parent))}", "")]
         )
     if database is None:
-        yield field("database", f"none at {path}; sightlogd makes it at its first start", to)
+        state = "cannot be read now" if path.exists() else "is not there; sightlogd makes it at its first start"
+        yield field("database", f"{path} {state}", to)
         return
     if metrics is not None:
         yield from _storage(metrics, to)

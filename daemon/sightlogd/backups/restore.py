@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
+from sightlogd import durable
 from sightlogd.directory import DIRECTORY_MODE, Directory
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop
 from sightlogd.files.daylog import FILE_MODE as LOG_MODE
@@ -28,6 +29,7 @@ from sightlogd.purge import TRASH
 from sightlogd.retention import gigabytes
 from sightlogd.store import DATABASE, copying
 from sightlogd.store.copying import Damaged
+from sightlogd.store.guard import Guard, made_by_another
 from sightlogd.store.opening import RESTORED, RESTORING
 
 from . import files, manifest
@@ -66,7 +68,7 @@ class Restore:
         self._check_place()
         if not os.path.lexists(self._data_dir / DATABASE) and not (self._data_dir / RESTORED).is_dir():
             self._check_empty()  # not even the lock is made beside something else
-        with contextlib.closing(Lock(self._data_dir)), contextlib.ExitStack() as held:
+        with contextlib.closing(Lock(self._data_dir, "restore")), contextlib.ExitStack() as held:
             data = held.enter_context(Directory(self._data_dir))
             there = data.lstat(RESTORED)
             if there is not None and stat.S_ISDIR(there.st_mode):
@@ -104,7 +106,9 @@ class Restore:
         """Somebody may have brought the store back meanwhile."""
         restored = self._data_dir / RESTORED
         for name in (DATABASE, f"{DATABASE}-wal"):
-            if (restored / DATABASE).exists() and os.path.lexists(self._data_dir / name):
+            here, there = restored / DATABASE, self._data_dir / name
+            # Both, and the same: a crash while it was put there.
+            if here.exists() and os.path.lexists(there) and not (there.exists() and there.samefile(here)):
                 raise Stop(
                     EXIT_CONFIG,
                     f"{self._data_dir / name} is there, and {restored} of a restore that was interrupted is too. "
@@ -257,7 +261,7 @@ class Restore:
     # -- in place ----------------------------------------------------------------------------------------------------
 
     def _put_in_place(self, data: Directory) -> None:
-        for name in (*_FOLDERS, DATABASE):
+        for name in _FOLDERS:
             here = f"{RESTORED}/{name}"
             if data.lstat(here) is not None:
                 there = data.lstat(name)
@@ -265,6 +269,15 @@ class Restore:
                     os.rmdir(name, dir_fd=data.fd)  # empty, or this is not ours to touch
                 data.rename(here, name)
                 files.sync(data)
+        database = self._data_dir / RESTORED / DATABASE
+        if data.lstat(f"{RESTORED}/{DATABASE}") is not None:
+            # Guarded before it has its name, and never in the place of one that a daemon made meanwhile.
+            with contextlib.closing(Guard(database)):
+                try:
+                    durable.put(database, self._data_dir / DATABASE)
+                except FileExistsError as error:
+                    raise made_by_another(self._data_dir / DATABASE) from error
+            files.sync(data)
         os.rmdir(RESTORED, dir_fd=data.fd)
         files.sync(data)
 

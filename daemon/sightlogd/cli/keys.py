@@ -12,8 +12,9 @@ from sightlog.keyfile import KeyFile
 from sightlogd import control, datadir
 from sightlogd.config import Config
 from sightlogd.control import RevokeRequest
-from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
+from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_TRY_AGAIN, Stop
 from sightlogd.keys import Keys, create
+from sightlogd.lock import is_held
 from sightlogd.remote import make_pair
 from sightlogd.store import DATABASE
 from sightlogd.store.signature import Owner, signature_of
@@ -125,6 +126,12 @@ def _revoke(config: Config, options: argparse.Namespace) -> int:
         raise Stop(
             EXIT_IO_ERROR, f"but the daemon did not answer: {error}. Look at its log, and start it again"
         ) from error
+    if code is None and is_held(config.data_dir):
+        raise Stop(
+            EXIT_TRY_AGAIN,
+            f"but the daemon on {config.data_dir} does not listen on its {control.NAME}: what is connected stays. "
+            "Start it again, or wait a minute and run this again",
+        )
     if code is None:
         print(f"no daemon runs on {config.data_dir}: it holds from the next start")
     return code or 0

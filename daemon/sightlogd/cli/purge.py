@@ -97,14 +97,14 @@ def _run(config: Config, options: argparse.Namespace) -> int:
         with as_owner(config.data_dir):
             return _show(config, request)
     os.umask(UMASK)
-    with as_owner(config.data_dir), contextlib.closing(Lock(config.data_dir)):
-        _purge(config, request, terminal)
+    with as_owner(config.data_dir), contextlib.closing(Lock(config.data_dir, "purge")) as lock:
+        _purge(config, request, terminal, lock)
     return terminal.exit_code
 
 
-def _purge(config: Config, request: PurgeRequest, terminal: _Terminal) -> None:
+def _purge(config: Config, request: PurgeRequest, terminal: _Terminal, lock: Lock) -> None:
     """Raises Stop."""
-    store = Store(config.data_dir, config.store.synchronous, zone=config.zone())
+    store = Store(config.data_dir, config.store.synchronous, zone=config.zone(), check_lock=lock.check)
     days, storage = Days(config.zone()), Storage(config.data_dir, config.storage)
     budget = Budget(config, store, DayLogs(config.data_dir, days, terminal.tell, storage.grew), storage, days)
     for _ in _finish_interrupted(config, store, days, terminal):

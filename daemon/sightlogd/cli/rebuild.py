@@ -65,7 +65,7 @@ def _run(config: Config, options: argparse.Namespace) -> int:
         if is_in_place:
             held.enter_context(as_owner(config.data_dir))
             # A daemon that starts meanwhile would make a database of its own.
-            held.enter_context(contextlib.closing(Lock(config.data_dir)))
+            held.enter_context(contextlib.closing(Lock(config.data_dir, "rebuild")))
         try:
             found = rebuild_from_logs(config.data_dir, target, progress, config.zone())
         except OSError as error:

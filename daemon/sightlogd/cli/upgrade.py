@@ -89,7 +89,7 @@ def undo(config: Config) -> int:
 @contextmanager
 def _locked(config: Config) -> Iterator[None]:
     """No daemon has the data directory. Raises Stop."""
-    lock = Lock(config.data_dir)
+    lock = Lock(config.data_dir, "upgrade")
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ from sightlogd import durable
 from sightlogd.errors import EXIT_IO_ERROR, Stop
 
 from . import migrate
+from .guard import Guard
 from .opening import BUSY_TIMEOUT_MS, DATABASE, explained
 
 KEPT: Final = "events.before-upgrade.db"
@@ -54,7 +55,7 @@ def bytes_needed(data_dir: Path) -> int:
 def keep(data_dir: Path) -> None:
     """Make the copy. Raises Stop."""
     database, new = data_dir / DATABASE, data_dir / UNFINISHED
-    with explained(database):
+    with explained(database), contextlib.closing(Guard(database)):
         for leftover in (new, _wal(new), _shm(new)):
             leftover.unlink(missing_ok=True)
         try:
@@ -97,7 +98,8 @@ def put_back(data_dir: Path) -> None:
     database or the other, and no WAL of the one beside the other.
     """
     database = data_dir / DATABASE
-    with explained(database):
+    # Both: from the moment that the copy has the name, nobody else may write to it.
+    with explained(database), contextlib.closing(Guard(database)), contextlib.closing(Guard(data_dir / KEPT)):
         with contextlib.closing(_open(database, apsw.SQLITE_OPEN_READWRITE)) as connection:
             [(busy, _, _)] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         if busy:

@@ -6,20 +6,21 @@ import ctypes
 import errno
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 import apsw
 
 from sightlog.layout import APPLICATION_ID
+from sightlog.writer import DATABASE as DATABASE
 from sightlogd import durable
-from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop
+from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, EXIT_TRY_AGAIN, Stop
 
 from . import migrate
+from .guard import Guard, Wait, another_writer, identity_of, made_by_another
 from .migrate import RESTORE
 
-DATABASE: Final = "events.db"
 BUSY_TIMEOUT_MS: Final = 5_000
 WAL_BYTES_KEPT: Final = 8 * 1024 * 1024
 CHECKED_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -34,6 +35,8 @@ Synchronous = Literal["FULL", "NORMAL"]
 
 class Opened(NamedTuple):
     connection: apsw.Connection
+    guard: Guard
+    """To be closed behind the connection."""
     created: bool
     migrated: list[migrate.Migration]
     recovered_bytes: int
@@ -59,23 +62,49 @@ def check_library(version: str) -> None:
         )
 
 
-def open_database(path: Path, synchronous: Synchronous, now: Callable[[], str]) -> Opened:
-    """Opens, or makes, the database of a data directory whose lock the caller holds. Raises Stop."""
+def open_database(path: Path, synchronous: Synchronous, now: Callable[[], str], wait: Wait) -> Opened:
+    """Opens, or makes, the database; nothing is written before no other process can. Raises Stop.
+
+    `wait` is told who is in the way, for as long as that lasts.
+    """
     check_library(apsw.sqlite_lib_version())
     migrations = migrate.packaged()
     with explained(path):
         created = not path.exists()
-        if created:
-            create(path, now)
-        recovered = _rewrite(_wal_of(path))
-        connection = _connect(path, synchronous)
+        guard = _created(path, now) if created else Guard(path)
+        try:
+            if not created:
+                _finish_creation(path, guard)
+            recovered = 0
+            while True:
+                with guard.without_other_writers(wait):
+                    recovered = _rewrite(_wal_of(path)) or recovered
+                try:
+                    connection, migrated = _opened(path, synchronous, migrations, now)
+                except (apsw.BusyError, apsw.ProtocolError):
+                    wait(guard.in_the_way())
+                    continue
+                return Opened(connection, guard, created, migrated, recovered)
+        except BaseException:
+            guard.close()
+            raise
+
+
+def _opened(
+    path: Path, synchronous: Synchronous, migrations: list[migrate.Migration], now: Callable[[], str]
+) -> tuple[apsw.Connection, list[migrate.Migration]]:
+    connection = _connect(path, synchronous)
+    try:
         if path.stat().st_size <= CHECKED_BYTES_MAX:
             found = connection.execute("PRAGMA quick_check(1)").get
             if found != "ok":
                 raise apsw.CorruptError(found)
         migrated = migrate.migrate(connection, migrations, now)
         migrate.check_schema(connection, migrations)
-        return Opened(connection, created, migrated, recovered)
+    except BaseException:
+        connection.close()
+        raise
+    return connection, migrated
 
 
 def _wal_of(path: Path) -> Path:
@@ -83,25 +112,71 @@ def _wal_of(path: Path) -> Path:
 
 
 def create(path: Path, now: Callable[[], str], fill: Callable[[apsw.Connection], None] | None = None) -> None:
-    """Make the database under another name, `fill` it, and rename it: it is there complete, or not at all."""
-    new = path.with_suffix(".new")
-    for leftover in (new, Path(f"{new}-wal"), Path(f"{new}-shm")):
-        leftover.unlink(missing_ok=True)
-    os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, durable.FILE_MODE))
-    new.chmod(durable.FILE_MODE)
-    connection = apsw.Connection(str(new))
-    # Before the first table, or not at all: later it takes a VACUUM. Purging gives pages back in slices.
-    # And in one write with the mark: whatever a crash leaves of it is known as ours.
-    connection.execute(f"BEGIN; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA application_id = {APPLICATION_ID}; COMMIT")
-    migrate.migrate(connection, migrate.packaged(), now)
-    if fill is not None:
-        fill(connection)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.close()
-    # Not only an fsync: while it makes a WAL database of it, SQLite keeps a failed one to itself.
-    durable.write_again(new)
-    os.replace(new, path)
-    durable.sync(path.parent)
+    """Make the database under another name, `fill` it, and give it its own: it is there complete, or not at all.
+
+    Never in the place of another: of two processes that make one at once, one is refused. Raises Stop, OSError.
+    """
+    _created(path, now, fill).close()
+
+
+def _created(path: Path, now: Callable[[], str], fill: Callable[[apsw.Connection], None] | None = None) -> Guard:
+    """Guarded from before it has its name."""
+    new = _new_of(path)
+    _clear(new)
+    try:
+        # Nobody who reads can be in the way of what is not finished.
+        os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        guard = Guard(new)
+    except (FileExistsError, FileNotFoundError) as error:
+        raise another_writer(path.parent) from error
+    try:
+        if identity_of(new) != guard.identity:  # another one cleared it before it was guarded
+            raise another_writer(path.parent)
+        connection = apsw.Connection(str(new))
+        # Before the first table, or not at all: later it takes a VACUUM. Purging gives pages back in slices.
+        # And in one write with the mark: whatever a crash leaves of it is known as ours.
+        connection.execute(f"BEGIN; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA application_id = {APPLICATION_ID}; COMMIT")
+        migrate.migrate(connection, migrate.packaged(), now)
+        if fill is not None:
+            fill(connection)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.close()
+        new.chmod(durable.FILE_MODE)
+        # Not only an fsync: while it makes a WAL database of it, SQLite keeps a failed one to itself.
+        durable.write_again(new)
+        durable.put(new, path)
+        durable.sync(path.parent)
+    except BaseException as error:
+        guard.close()
+        if isinstance(error, FileExistsError):
+            raise made_by_another(path) from error
+        raise
+    return guard
+
+
+def _new_of(path: Path) -> Path:
+    return path.with_suffix(".new")
+
+
+def _clear(new: Path) -> None:
+    """What a crash left; not what another process is making. Raises Stop."""
+    try:
+        guard = Guard(new)
+    except FileNotFoundError:
+        return
+    try:
+        for leftover in (new, Path(f"{new}-wal"), Path(f"{new}-shm")):
+            leftover.unlink(missing_ok=True)
+    finally:
+        guard.close()
+
+
+def _finish_creation(path: Path, guard: Guard) -> None:
+    """A crash between its two names left both."""
+    new = _new_of(path)
+    with suppress(FileNotFoundError):
+        if identity_of(new) == guard.identity:
+            new.unlink()
 
 
 def _connect(path: Path, synchronous: Synchronous) -> apsw.Connection:
@@ -145,9 +220,9 @@ def explained(path: Path) -> Iterator[None]:
             f"cannot open {path} for writing: {error}. Nothing was changed. Give the daemon's user the "
             f"directory {path.parent} and the files in it",
         ) from error
-    except apsw.BusyError as error:
+    except (apsw.BusyError, apsw.ProtocolError) as error:
         raise Stop(
-            EXIT_IO_ERROR,
+            EXIT_TRY_AGAIN,
             f"{path} is locked by another process: {error}. End the program that writes to it and start again",
         ) from error
     except (apsw.FullError, apsw.IOError, OSError) as error:

@@ -26,7 +26,8 @@ from sightlogd.errors import EXIT_IO_ERROR, Stop, WriteRefused
 from sightlogd.session import DeadLetter, Exceptions, Parcel
 
 from . import counts, days, lookups, unlogged
-from .holders import Holder, holders
+from .guard import Identity, Wait, identity_of, refuse
+from .holders import Holder, hindrance, holders
 from .migrate import RESTORE
 from .opening import BUSY_TIMEOUT_MS, DATABASE, Synchronous, damaged, explained, open_database, reason_of
 from .rows import Rows, Thumbnails, Written
@@ -44,7 +45,11 @@ is not to grow with all other days. More: a larger index. Less: it is written an
 
 
 class Store:
-    """Opens, or makes, `data_dir/events.db`. The caller holds the lock on the data directory. Raises Stop."""
+    """Opens, or makes, `data_dir/events.db`, and keeps every other writer out of it. Raises Stop.
+
+    `wait` is told who is in the way of opening it, for as long as that lasts. `check_lock` is called before each ack,
+    with whether the database itself is locked against other writers.
+    """
 
     def __init__(
         self,
@@ -52,6 +57,8 @@ class Store:
         synchronous: Synchronous = "FULL",
         clock: Callable[[], datetime] | None = None,
         zone: tzinfo | None = None,
+        wait: Wait = refuse,
+        check_lock: Callable[[bool], None] | None = None,
     ) -> None:
         """`zone` is that of the days, None: the system's."""
         self.path = data_dir / DATABASE
@@ -59,15 +66,16 @@ class Store:
         self._checkpoint_at = WAL_PAGES_CHECKPOINT
         self._clock = clock or (lambda: datetime.now(UTC))
         with explained(self.path):
-            opened = open_database(self.path, synchronous, self.now)
-            self._connection, self.created, self.migrated, self.recovered_bytes = opened
+            opened = open_database(self.path, synchronous, self.now, wait)
+            self._connection, self._guard, self.created, self.migrated, self.recovered_bytes = opened
             # Replaces SQLite's own checkpoint, which a COMMIT would have to wait for: it is done between batches.
             self._connection.set_wal_hook(self._committed)
             self._page_bytes = int(self._connection.execute("PRAGMA page_size").get)
             self._rows = Rows(self._connection, Days(zone))
-            self._names = os.fspath(self.path), os.fspath(data_dir / f"{DATABASE}-wal")
             self._shm = data_dir / f"{DATABASE}-shm"
-            self._files = self._files_now()
+            self._names = os.fspath(self.path), os.fspath(data_dir / f"{DATABASE}-wal"), os.fspath(self._shm)
+            self._files = self._guard.identity, *self._files_now()[1:]
+            self._check_lock = check_lock
 
     def _committed(self, _connection: apsw.Connection, _database: str, pages: int) -> int:
         self.wal_pages = pages
@@ -272,9 +280,8 @@ class Store:
                 self._roll_back()
             raise outcome from error
 
-    def _files_now(self) -> tuple[int, int]:
-        # stat() only: opening and closing the live file would drop SQLite's locks on it.
-        return os.stat(self._names[0]).st_ino, os.stat(self._names[1]).st_ino
+    def _files_now(self) -> tuple[Identity, ...]:
+        return tuple(map(identity_of, self._names))
 
     def _check_files(self) -> None:
         """Before an ack: an open file can be written long after its name was removed, and what is written is lost."""
@@ -288,9 +295,12 @@ class Store:
         if not in_place:
             raise Stop(
                 EXIT_IO_ERROR,
-                f"{self.path} or its WAL was removed, moved or replaced while the daemon ran. Producers keep what "
-                f"was not acked. Stop the daemon before touching its files; {RESTORE}",
+                f"{self.path}, its WAL or its -shm was removed, moved or replaced while the daemon ran. Producers keep "
+                f"what was not acked. Stop the daemon before touching its files; {RESTORE}",
             )
+        is_held = self._guard.hold()
+        if self._check_lock is not None:
+            self._check_lock(is_held)
 
     def _roll_back(self) -> None:
         # SQLite has rolled back by itself after some errors.
@@ -304,8 +314,11 @@ class Store:
     def _classified(self, error: apsw.Error) -> Stop | WriteRefused:
         if isinstance(error, apsw.FullError):
             return WriteRefused("storage_full", f"no room for {self.path}: {error}")
-        if isinstance(error, apsw.BusyError):
-            return WriteRefused("locked", f"another process writes to {self.path}: {error}")
+        # ProtocolError: a reader has locked the marks of all readers.
+        if isinstance(error, (apsw.BusyError, apsw.ProtocolError)):
+            who = hindrance(self._shm, of_marks=isinstance(error, apsw.ProtocolError))
+            known = who or "another process, which has let go of it meanwhile,"
+            return WriteRefused("locked", f"{known} has locked {self.path} against writing: {error}")
         if isinstance(error, (apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError, apsw.AuthError)):
             return WriteRefused("not_writable", f"cannot write to {self.path}: {error}")
         if isinstance(error, (apsw.CorruptError, apsw.NotADBError)):
@@ -357,7 +370,7 @@ class Store:
     def _checkpoint(self, mode: int) -> None:
         try:
             self._connection.wal_checkpoint(mode=mode)
-        except (apsw.BusyError, apsw.LockedError):
+        except (apsw.BusyError, apsw.LockedError, apsw.ProtocolError):
             pass  # readers hold it up; the next one goes on
         except apsw.Error as error:
             outcome = self._classified(error)
@@ -385,3 +398,4 @@ class Store:
             self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
         finally:
             self._connection.close()
+            self._guard.close()

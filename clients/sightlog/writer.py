@@ -1,0 +1,107 @@
+"""Which process writes to a store, as anybody finds out who may read it: by its locks, never by a number in a file.
+
+The writer has a write lock on one byte far behind the end of the database, and another on the file of facts about
+itself. Both end with it, however it ends. To ask is not to lock: who asks keeps nobody from starting.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+import time
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from . import filelocks
+
+DATABASE: Final = "events.db"
+FACTS: Final = "writer.json"
+"""In the data directory: what the writer says about itself. It excludes nobody, and may be removed."""
+WRITER_BYTE: Final = 1 << 62
+"""Of the database, and of the facts: the byte that the writer has locked. SQLite's own are at 2**30."""
+FACTS_BYTES: Final = 4_096
+TROUBLE_CHARS_MAX: Final = 600
+"""Each may take six bytes."""
+RUN: Final = "run"
+_TRIES: Final = 5
+"""To read facts that are being changed."""
+
+
+class Writer(NamedTuple):
+    """A process that lives, and writes or is about to. All is None where its facts are gone."""
+
+    pid: int | None = None
+    verb: str | None = None
+    """Of sightlogd: RUN is the daemon."""
+    since: str | None = None
+    trouble: str | None = None
+    """Why it cannot write now."""
+
+    def __str__(self) -> str:
+        known = [
+            f"process {self.pid}" if self.pid else "which process is not known",
+            *([f"sightlogd {self.verb}"] if self.verb else []),
+            *([f"since {self.since}"] if self.since else []),
+        ]
+        return ", ".join(known)
+
+
+def pack(writer: Writer) -> bytes:
+    """Its facts: always as many bytes, so that a full disk is no hindrance to change them."""
+    trouble = writer.trouble and writer.trouble[:TROUBLE_CHARS_MAX]
+    text = json.dumps(writer._replace(trouble=trouble)._asdict())
+    return text.encode().ljust(FACTS_BYTES - 1) + b"\n"
+
+
+def find(data_dir: Path) -> Writer | None:
+    """Who writes to the store; None: nobody. Raises OSError where this user may not look.
+
+    Not for a process that has the database open: closing the file takes SQLite's locks along.
+    """
+    if (told := facts(data_dir)) is not None:
+        return told
+    fd = _opened(data_dir / DATABASE)
+    if fd is None:
+        return None
+    try:
+        return Writer() if _is_locked(fd) else None
+    finally:
+        os.close(fd)
+
+
+def facts(data_dir: Path) -> Writer | None:
+    """What the writer says; None where that is gone, or of a process that has ended. Raises OSError."""
+    fd = _opened(data_dir / FACTS)
+    if fd is None:
+        return None
+    try:
+        return _read(fd) if _is_locked(fd) else None
+    finally:
+        os.close(fd)
+
+
+def _opened(path: Path) -> int | None:
+    """None for what is not there, or not a file."""
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return None
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _is_locked(fd: int) -> bool:
+    # Only a write lock is in the way of a read lock, and that takes the right to write.
+    return filelocks.conflict(fd, fcntl.F_RDLCK, WRITER_BYTE) is not None
+
+
+def _read(fd: int) -> Writer:
+    for _ in range(_TRIES):
+        try:
+            told = json.loads(os.pread(fd, FACTS_BYTES, 0))
+            return Writer(int(told["pid"]), str(told["verb"]), str(told["since"]), told["trouble"])
+        except (ValueError, KeyError, TypeError):
+            time.sleep(0.01)
+    return Writer()
