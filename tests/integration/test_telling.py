@@ -49,8 +49,9 @@ def account(daemon: Daemon, producer_id: str) -> dict | None:
 
 
 def lines(daemon: Daemon) -> list[dict]:
+    """One that is being written is not there yet."""
     path = daemon.data_dir / "metrics" / "metrics.json"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
 
 
 def live(daemon: Daemon, life: str) -> None:
