@@ -252,17 +252,19 @@ def spool(request: dict[str, Any], fault: faults.Fault) -> dict[str, Any]:
     read = insist(lambda: _read(spool, START), OSError)
     # A segment is given back as a whole: the daemon says which of its records it has.
     result = {"code": 0, "as_told": len(read) >= len(inside) and read == accepted[len(accepted) - len(read) :]}
+    settled = START
     for number in range(request["events"]):
         text = f"{spool.epoch}-{number}"
         data = text.encode() + b"x" * 900
-        position = insist(lambda data=data: spool.append([(data, b"image")]), SpoolFull)
+        position = insist(lambda data=data: spool.append([(data, b"image")], settled), SpoolFull)
         tell("P", text)
         inside.append(text)
         if number % 4 == 3:
             insist(spool.sync, OSError)
         if number % 8 == 7:
-            with contextlib.suppress(OSError):  # as the publisher does: with the next ack
-                spool.drop_through(position)
+            settled = position
+            with contextlib.suppress(OSError):  # as the publisher does: with the next ack, or where there is no room
+                spool.drop_through(settled)
             for acked in inside:
                 tell("A", acked)
             inside = []
