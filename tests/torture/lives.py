@@ -256,7 +256,7 @@ def spool(request: dict[str, Any], fault: faults.Fault) -> dict[str, Any]:
     for number in range(request["events"]):
         text = f"{spool.epoch}-{number}"
         data = text.encode() + b"x" * 900
-        position = insist(lambda data=data: spool.append([(data, b"image")], settled), SpoolFull)
+        position = insist(lambda data=data, acked=settled: spool.append([(data, b"image")], acked), SpoolFull)
         tell("P", text)
         inside.append(text)
         if number % 4 == 3:
