@@ -16,7 +16,9 @@ from typing import NamedTuple
 import apsw
 
 from sightlog.encoder import format_time
+from sightlogd.calendar import Days
 from sightlogd.store.opening import create
+from sightlogd.store.ranges import Ranges
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 SITES = ("home", "shed", "cabin")
@@ -103,6 +105,8 @@ def write(path: Path, shape: Shape) -> None:
                     connection.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(batch[0]))})", batch)
                     batch.clear()
             connection.execute("COMMIT")
+    days = [(BEGIN + timedelta(days=number)).date().isoformat() for number in range(shape.days + 1)]
+    Ranges(connection, Days(UTC)).add(map(Days(UTC).range_of, days))
     connection.execute("INSERT INTO texts_index (texts_index) VALUES ('rebuild')")
     connection.close()
 

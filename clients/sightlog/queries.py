@@ -126,6 +126,11 @@ def times(start: datetime | None, end: datetime | None) -> Span:
     )
 
 
+def before(moment: str) -> Span:
+    """All places with recorded_at < a stored time."""
+    return Span(_FIRST, (moment, 0))
+
+
 def narrowed(span: Span, *, after: str | None, before: str | None, newest_first: bool) -> Span:
     """What of it comes behind the cursor `after` and in front of the cursor `before`, in the order asked for."""
     low, high = (before, after) if newest_first else (after, before)

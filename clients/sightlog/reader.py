@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from . import queries, rows
@@ -74,11 +74,24 @@ class Reader(Database):
             events = self._events(connection, "AND event_id = ?", (event_id,))
         return events[0] if events else None
 
+    def ahead_from(self) -> datetime:
+        """What was recorded from this time on is more than a day ahead of the clock: a sensor's own was wrong.
+
+        It would stand on top of the newest for ever, so `get_recent_events` and `get_events_by_camera` leave it out.
+        """
+        return datetime.fromisoformat(self._ahead_from())
+
+    def _ahead_from(self) -> str:
+        from .ahead import ahead_from
+
+        with self._snapshot() as connection:
+            (newest,) = connection.execute("SELECT max(day) FROM clock_days").fetchone()
+        return ahead_from(datetime.now(UTC), newest)
+
     def get_recent_events(self, limit: int = 20, offset: int = 0) -> list[Event]:
-        """Newest first."""
-        return self._page(
-            self._events, queries.events_filter(), queries.ALWAYS, _count("limit", limit), _count("offset", offset)
-        )
+        """Newest first, without what is ahead of the clock."""
+        span = queries.before(self._ahead_from())
+        return self._page(self._events, queries.events_filter(), span, _count("limit", limit), _count("offset", offset))
 
     def get_events_by_timerange(self, start: datetime, end: datetime, limit: int = 100, offset: int = 0) -> list[Event]:
         """Events with start <= recorded_at < end, newest first. Both need a time zone, else InvalidRecord."""
@@ -88,12 +101,11 @@ class Reader(Database):
         return self._page(self._events, queries.events_filter(), span, _count("limit", limit), _count("offset", offset))
 
     def get_events_by_camera(self, camera_id: str, limit: int = 20) -> list[Event]:
-        """One camera's events, newest first."""
+        """One camera's events, newest first, without what is ahead of the clock."""
         if not isinstance(camera_id, str):
             raise UsageError(f"camera_id={camera_id!r:.80}: expected the id of a camera, as text")
-        return self._page(
-            self._events, queries.events_filter(camera_id=camera_id), queries.ALWAYS, _count("limit", limit)
-        )
+        wanted, span = queries.events_filter(camera_id=camera_id), queries.before(self._ahead_from())
+        return self._page(self._events, wanted, span, _count("limit", limit))
 
     def find_events(
         self,

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
 from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, Final
@@ -23,8 +22,8 @@ from .directory import Odd, open_file
 from .files import jpeg
 from .files.catchup import line_of_observation, line_of_row
 from .files.daylog import JSON_NAME
-from .files.days import EVENTS, Days, HeldFolder, folders
-from .files.lines import EventLine, ObservationLine, PersonLine, Replay
+from .files.days import EVENTS, HeldFolder, folders
+from .files.lines import DayLine, EventLine, ObservationLine, PersonLine, Replay
 from .files.loglines import LogLines, numbered, read_lines
 from .files.orphans import ON_ITS_WAY_SECONDS
 from .files.own import PICTURE, is_own
@@ -81,9 +80,8 @@ class _Day:
 class Audit:
     """`run` once. `show` is told what is looked at. Raises OSError, and what `View` does."""
 
-    def __init__(self, data_dir: Path, days: Days, view: View, show: Callable[[str], None]) -> None:
+    def __init__(self, data_dir: Path, view: View, show: Callable[[str], None]) -> None:
         self._data_dir = data_dir
-        self._days = days
         self._view = view
         self._show = show
         self._persons: set[PersonLine] = set()
@@ -94,7 +92,7 @@ class Audit:
         for number, day in enumerate(there, 1):
             self._show(f"{day}, day {number} of {len(there)}")
             yield from self._check_day(day)
-        yield from self._check_gaps(there)
+        yield from self._check_gaps(set(there))
         missing = [row for row in persons if PersonLine(*row) not in self._persons]
         yield from self._check_persons(missing)
 
@@ -113,6 +111,7 @@ class Audit:
             with contextlib.suppress(FileNotFoundError), contextlib.closing(self._read(day)) as lines:
                 self._find_stray_pictures(day, lines)
                 self._find_lines_without_row(day, lines)
+                self._compare_range(day, lines)
                 self._compare(day, lines)
                 self._confirm(day)
             if folder.is_in_place() and name not in self._leaving():
@@ -158,21 +157,32 @@ class Audit:
             for page in lines.pages(table, PAGE):
                 known = self._view.known(table, column, page)
                 strange = [key for key in page if key not in known]
-                replay = lines.replay(table, strange)
                 for key in strange:
-                    line = replay.state[key] if table == "events" else replay.observations[key]
-                    # Of another day by today's time zone: that was changed, and purges went by the new one.
-                    if self._days.day_of(line.recorded_at) == day.name:
-                        day.found.add(
-                            Kind.NO_ROW,
-                            f"{EVENTS}/{day.name}/{JSON_NAME} has {table[:-1]} {key}, and no row of it is there",
-                        )
+                    day.found.add(
+                        Kind.NO_ROW,
+                        f"{EVENTS}/{day.name}/{JSON_NAME} has {table[:-1]} {key}, and no row of it is there",
+                    )
+
+    def _compare_range(self, day: _Day, lines: LogLines) -> None:
+        """What has grown just now need not be in the lines yet: they have to have it with what it has grown for."""
+        found = self._view.range_of(day.name)
+        if found is None or found == lines.range:
+            return
+        noted = lines.range or found._replace(after=found.first)
+        if self._view.is_logged(found.first, noted.first) or self._view.is_logged(noted.after, found.after):
+            day.found.add(
+                Kind.NO_LINE,
+                f"{EVENTS}/{day.name}/{JSON_NAME} does not tell the day's range of time as the database has it",
+            )
 
     # -- rows --------------------------------------------------------------------------------------------------------
 
     def _compare(self, day: _Day, lines: LogLines | None) -> None:
         """Finds pictures that are missing, and fills what is suspected."""
-        first, after = self._days.range_of(day.name)
+        found = self._view.range_of(day.name)
+        if found is None:  # nothing of that day is stored
+            return
+        _, first, after, _ = found
         for site in self._view.sites():
             for page, rows in self._event_pages(site, first, after):
                 state = lines.replay("events", [row.columns[1] for row in rows]).state if lines else {}
@@ -223,7 +233,7 @@ class Audit:
     def _confirm(self, day: _Day) -> None:
         for event_id, text in self._confirmed_events(day.name, day.events):
             day.found.add(Kind.NO_LINE, f"event {event_id}: {text} {EVENTS}/{day.name}/{JSON_NAME}")
-        lines = self._replay_around(day.name, day.observations).observations
+        lines = self._replay(day.name, day.observations).observations
         there = self._view.known("observations", "observation_id", list(day.observations))
         for key, observation in day.observations.items():
             if lines.get(key) != observation and key in there:
@@ -249,7 +259,7 @@ class Audit:
         if not ids:
             return
         before = self._rows(ids)
-        replay = self._replay_around(day, {line.event_id for line in before.values()})
+        replay = self._replay(day, {line.event_id for line in before.values()})
         after = self._rows(ids)
         for row_id, line in before.items():
             if after.get(row_id) == line and replay.state.get(line.event_id) != line:
@@ -263,43 +273,36 @@ class Audit:
             found |= {row.columns[0]: line_of_row(row) for row in rows}
         return found
 
-    def _replay_around(self, day: str, ids: Collection[str]) -> Replay:
-        """Of some events and observations: their day, and its neighbours, where the time zone was changed."""
+    def _replay(self, day: str, ids: Collection[str]) -> Replay:
+        """Of some events and observations."""
         replay = Replay()
-        for name in _around(day) if ids else ():
-            with (
-                contextlib.suppress(FileNotFoundError, Odd),
-                open(open_file(self._data_dir / EVENTS / name / JSON_NAME), "rb") as log,
-            ):
-                for _, _, line in numbered(log):
-                    if isinstance(line, ObservationLine):
-                        if line.observation_id in ids:
-                            replay.add(line)
-                    elif line is not None and not isinstance(line, PersonLine) and line.event_id in ids:
+        with (
+            contextlib.suppress(FileNotFoundError, Odd),
+            open(open_file(self._data_dir / EVENTS / day / JSON_NAME), "rb") as log,
+        ):
+            for _, _, line in numbered(log) if ids else ():
+                if isinstance(line, ObservationLine):
+                    if line.observation_id in ids:
                         replay.add(line)
+                elif line is not None and not isinstance(line, (PersonLine, DayLine)) and line.event_id in ids:
+                    replay.add(line)
         return replay
 
     # -- folders that are gone, persons ------------------------------------------------------------------------------
 
-    def _check_gaps(self, there: Sequence[str]) -> Iterator[Finding]:
-        """Rows of days without a folder: between the folders, before and behind them."""
-        start = ""
-        for day in [*there, None]:
-            first, after = self._days.range_of(day) if day else ("~", "")
-            while (moment := self._view.first_between(start, first)) is not None:
-                name = self._days.day_of(moment)
-                yield from self._check_gone(name)
-                start = self._days.range_of(name)[1]
-            start = after
+    def _check_gaps(self, there: Collection[str]) -> Iterator[Finding]:
+        """Rows of days without a folder."""
+        for found in self._view.ranges():
+            if found.day not in there and self._view.is_logged(found.first, found.after):
+                yield from self._check_gone(found.day)
 
     def _check_gone(self, name: str) -> Iterator[Finding]:
         day = _Day(name)
         leaving = self._leaving()
         self._compare(day, None)
-        lines = self._replay_around(name, day.observations).observations
         confirmed = {
             "events": sum(1 for _ in self._confirmed_events(name, day.events)),
-            "observations": sum(lines.get(key) != line for key, line in day.observations.items()),
+            "observations": len(self._view.known("observations", "observation_id", list(day.observations))),
         }
         is_gone = not (self._data_dir / EVENTS / name).exists() and name not in leaving | self._leaving()
         if any(confirmed.values()) and is_gone:
@@ -323,12 +326,3 @@ class Audit:
         for row in missing:
             if PersonLine(*row) not in self._persons:
                 yield Finding(Kind.NO_LINE, f"person {row[2]} of site {row[1]}: no line of it in any day's {JSON_NAME}")
-
-
-def _around(day: str) -> Iterator[str]:
-    middle = date.fromisoformat(day)
-    for days in (-1, 0, 1):
-        try:
-            yield (middle + timedelta(days=days)).isoformat()
-        except OverflowError:  # the first or last day there is
-            continue

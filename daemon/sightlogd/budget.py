@@ -17,7 +17,6 @@ from .config import Storage as Limits
 from .errors import EXIT_STORAGE_FULL, STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
 from .files import orphans
 from .files.daylog import DayLogs
-from .files.days import Days
 from .logs import RateLimit
 from .retention import Day, Level, Plan, Rules, StorageStats
 from .storage import Storage
@@ -38,13 +37,12 @@ REPEAT_SECONDS: Final = 3_600.0
 class Budget:
     """Call `step` while `busy`: a slice of work each time. Call `check` when much was stored, and now and then."""
 
-    def __init__(self, config: Config, store: Store, logs: DayLogs, storage: Storage, days: Days) -> None:
+    def __init__(self, config: Config, store: Store, logs: DayLogs, storage: Storage) -> None:
         self._limits = config.storage
         self._data_dir: Path = config.data_dir
         self._store = store
         self._logs = logs
         self._storage = storage
-        self._days = days
         self._rules = Rules(config.storage.min_retention_days, config.storage.purge_share_max)
         self._told = RateLimit(REPEAT_SECONDS)
         self._level = Level.FINE
@@ -130,12 +128,12 @@ class Budget:
             log.warning("no room for the ballast; a disk that gets full has to be cleared by hand")
         for leaving in purge.unfinished(self._data_dir):
             log.warning("going on with the removal of a day", day=leaving.day)
-            if kept := (yield from purge.finish(leaving, self._store, self._days)):
+            if kept := (yield from purge.finish(leaving, self._store)):
                 log.warning(f"of {leaving.day}, {purge.kept_files(kept, leaving.day)}")
                 yield from self._storage.recount_day(leaving.day)
         self.removing = False
         for day in sorted(self._storage.days):
-            yield from orphans.settle(self._data_dir, day, self._days, self._store, self._logs, self._orphans_settled)
+            yield from orphans.settle(self._data_dir, day, self._store, self._logs, self._orphans_settled)
         yield from self._count_up()
 
     def _count_up(self) -> Iterator[None]:
@@ -154,7 +152,7 @@ class Budget:
         yield from self._storage.recount()
         total = others = 0
         for day in sorted(self._storage.days):
-            of_day = self._store.count_between(*self._days.range_of(day))
+            of_day = self._store.count_of(day)
             total, others = total + of_day[0], others + of_day[1]
             yield
         self.events_total, self.observations_total = total, others
@@ -168,7 +166,7 @@ class Budget:
             self.removing = True
             leaving = purge.begin(self._data_dir, day.name, self._store, self._logs, self._store.now())
             yield
-            kept = yield from purge.finish(leaving, self._store, self._days)
+            kept = yield from purge.finish(leaving, self._store)
             self.removing = False
             self._storage.forget(day.name)
             self.events_total = max(0, self.events_total - day.events)
@@ -196,31 +194,42 @@ class Budget:
 
     # -- what may go -------------------------------------------------------------------------------------------------
 
-    def old_days(self, *, force: bool = False) -> Iterator[Day]:
-        """Days that may go, the oldest first; with `force` all but today, those in the future too."""
-        today = self._days.day_of(self._store.now())
-        clock_days = self._store.clock_days()
-        names = set(self._storage.days)
-        oldest = self._store.oldest()
-        if oldest is not None:
-            names.add(self._days.day_of(oldest))  # rows whose folder somebody removed
-        for name in sorted(names):
-            if not force and not retention.is_past(name, today, self._rules):
-                return
-            if name == today:
+    @property
+    def today(self) -> str:
+        return self._store.day_of(self._store.now())
+
+    def _days(self) -> set[str]:
+        """Those that have a folder, and those that somebody removed the folder of."""
+        return {*self._storage.days, *self._store.stored_days()}
+
+    def _last_day(self) -> str:
+        """The days behind this one are ahead of the clock."""
+        return self._store.day_of(self._store.ahead_from())
+
+    def has(self, name: str) -> bool:
+        """Whether anything is there of a day."""
+        return name in self._storage.days or any(self._store.count_of(name))
+
+    def old_days(self, wanted: Callable[[str], bool] = lambda _: True, *, force: bool = False) -> Iterator[Day]:
+        """Of the wanted days those that may go, in the order in which they do; with `force` all but today."""
+        today, last_day, clock_days = self.today, self._last_day(), self._store.clock_days()
+        for name in retention.in_order(self._days(), last_day):
+            is_old = force or retention.is_old(name, today, last_day, self._rules)
+            if name == today or not is_old or not wanted(name):
                 continue
             day = self._day(name)
-            if self._storage.is_foreign(name) and not (day.events or day.observations):
+            if (name not in self._storage.days or self._storage.is_foreign(name)) and not (
+                day.events or day.observations
+            ):
                 continue
-            if force or retention.may_go(day, today, clock_days, self._rules):
+            if force or retention.may_go(day, today, last_day, clock_days, self._rules):
                 yield day
 
     def _day(self, name: str) -> Day:
-        first, after = self._days.range_of(name)
-        events, others = self._store.count_between(first, after)
+        events, others = self._store.count_of(name)
         total = max(events + others, self.events_total + self.observations_total, 1)
         rows = self._store.bytes * (events + others) // total
-        last_id = self._store.last_id_between(first, after)
+        last_id = self._store.last_id_of(name)
         return Day(name, self._storage.days.get(name, 0) + rows, events, others, last_id)
 
     def plan(self, *, force: bool = False) -> Plan:
@@ -235,9 +244,14 @@ class Budget:
 
     def nothing_may_go(self) -> str:
         """Why the plan is empty."""
-        today = self._days.day_of(self._store.now())
-        ahead = [day for day in self._storage.days if day > today]
-        future = f" {len(ahead)} days are in the future: whose clock is wrong?" if ahead else ""
+        last_day = self._last_day()
+        ahead = sorted(name for name in self._days() if name > last_day)
+        future = (
+            f" {len(ahead)} are ahead of the clock, {retention.span(ahead)}: a sensor's clock is wrong. They go first, "
+            "once they are not written to any more; `sightlogd purge --day DAY --force` removes one now."
+            if ahead
+            else ""
+        )
         return (
             f"No day may go: each is today's, or younger than min_retention_days = {self._rules.min_retention_days}, "
             f"or was written to that recently.{future} `sightlogd purge --force` removes days all the same; or make "
@@ -289,7 +303,8 @@ class Budget:
     def _begin_to_make_room(self, stats: StorageStats) -> None:
         plan = self.plan()
         if plan.days:
-            self._warn(f"Storage at {self._described(stats)}, removing {retention.named(plan.days)}")
+            going = retention.span([day.name for day in plan.days])
+            self._warn(f"Storage at {self._described(stats)}, removing {going}")
             self._rotating = True
             self._do_now(self._rotate())
         else:

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta, tzinfo
-from typing import Final
+from typing import Final, NamedTuple
 
 from sightlog.encoder import format_time
 
+BEGINNING: Final = ""
+"""In front of every stored time."""
+END: Final = "~"
+"""Behind every stored time."""
 _MINUTES_MAX: Final = 10_000
 
 
+class DayRange(NamedTuple):
+    """The day has what was recorded from `first` on and before `after`, both stored times."""
+
+    day: str
+    first: str
+    after: str
+    zone: str
+    """The time zone of the calendar that said so, by its name; '': the system's, which had none."""
+
+    def has(self, moment: str) -> bool:
+        return self.first <= moment < self.after
+
+
 class Days:
-    """`zone` None: the system's."""
+    """The calendar of a time zone, None: the system's as the C library has it."""
 
     def __init__(self, zone: tzinfo | None) -> None:
         self._zone = zone
         self.zone_name = "" if zone is None else str(zone)
-        """As `[store] timezone` says it."""
         self._minutes: dict[str, tuple[str, str]] = {}
 
     def day_of(self, moment: str) -> str:
@@ -43,18 +59,17 @@ class Days:
             return moment[:10], f"{moment[:10]} {moment[11:19]}"
         day = there.date()
         # Clocks have gone back over midnight at 00:01: what came after the first midnight is of the new day.
-        if moment >= self.range_of(day.isoformat())[1]:
+        if moment >= self.range_of(day.isoformat()).after:
             day += timedelta(days=1)
         return day.isoformat(), there.isoformat(" ", "seconds")[:19]
 
-    def range_of(self, day: str) -> tuple[str, str]:
-        """The stored times from which on, and before which, a moment is of this day."""
+    def range_of(self, day: str) -> DayRange:
         first = date.fromisoformat(day)
         try:
             after = self._midnight(first + timedelta(days=1))
         except OverflowError:
-            after = "~"  # behind every time
-        return self._midnight(first) if first > date.min else "", after
+            after = END
+        return DayRange(day, self._midnight(first) if first > date.min else BEGINNING, after, self.zone_name)
 
     def _midnight(self, day: date) -> str:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from .calendar import DayRange
 from .decoder import AmendmentRecord, EventRecord, ObservationRecord, PersonRecord
 
 
@@ -63,7 +64,8 @@ class ObservationStored(NamedTuple):
     at: str
 
 
-LaterChange = EventAmended | ThumbnailSet | AmendmentKept | PersonStored | ObservationStored
-"""What comes behind the new events of its transaction."""
-Change = EventsStored | LaterChange
+RecordChange = EventAmended | ThumbnailSet | AmendmentKept | PersonStored | ObservationStored
+"""One at a time, behind the new events of its transaction."""
+Change = EventsStored | RecordChange | DayRange
+"""A day's range that is new, or has grown, is in front of what is of that day."""
 Changes = Sequence[Change]

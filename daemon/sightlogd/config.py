@@ -7,6 +7,7 @@ holds the two together.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from sightlog.records import IMAGE_BYTES_MAX
 from .errors import EXIT_CONFIG, Stop
 
 INSTALLED_CONFIG: Final = Path("/etc/sightlog/config.toml")
+_LOCALTIME: Final = "/etc/localtime"
 
 
 class Ingest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,8 +88,22 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
         return Path(self.remote.keys_dir)
 
     def zone(self) -> ZoneInfo | None:
-        """None: the system's own."""
-        return ZoneInfo(self.store.timezone) if self.store.timezone else None
+        """None: the system's own, which has no name."""
+        return ZoneInfo(self.store.timezone) if self.store.timezone else _system_zone()
+
+
+def _system_zone() -> ZoneInfo | None:
+    """By its name, which is written down with each day: the system may have another one tomorrow.
+
+    As tzset(3) and localtime(5) look for it.
+    """
+    name = os.environ.get("TZ")
+    if name is None:
+        _, _, name = os.path.realpath(_LOCALTIME).rpartition("/zoneinfo/")
+    try:
+        return ZoneInfo(name.removeprefix(":") or "UTC") if name or "TZ" in os.environ else None
+    except (ValueError, KeyError, OSError):  # a rule, as CET-1CEST, or a file of one's own
+        return None
 
 
 def load(

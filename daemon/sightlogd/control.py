@@ -34,6 +34,7 @@ class PurgeRequest(Struct, tag_field="command", tag="purge", forbid_unknown_fiel
     dry_run: bool = False
     force: bool = False
     before: str | None = None
+    day: str | None = None
 
 
 class RevokeRequest(Struct, tag_field="command", tag="revoke", forbid_unknown_fields=True):

@@ -34,6 +34,7 @@ from .metrics import Metrics
 from .remote import open_remote
 from .session import Session, Sessions
 from .store import Store
+from .store.rows import Written
 from .watchdog import STOPS, Watchdog
 
 log = structlog.get_logger()
@@ -45,6 +46,7 @@ CHORES_SECONDS: Final = 60.0
 LOOK_SECONDS: Final = 1.0
 """Between two looks whether the control socket is still there."""
 WAKE_BYTES: Final = 4_096
+NAMES_SHOWN: Final = 5
 
 
 class Ingest:
@@ -297,7 +299,7 @@ class Ingest:
         self._recover()
         self._metrics.pictures.stored += len(paths)
         self._metrics.committed(batch.parcels, written.exceptions, took, wall)
-        self._report(batch, reason, took, exceptions, written.duplicates)
+        self._report(batch, reason, took, exceptions, written)
         records, size = batch.records, batch.size
         batch.clear()
         self._store.checkpoint_if_due()
@@ -321,17 +323,30 @@ class Ingest:
         reason: Reason,
         took: float,
         exceptions: dict[Session, list[tuple[int, str, str]]],
-        duplicates: list[str],
+        written: Written,
     ) -> None:
         log.debug("committed", records=batch.records, bytes=batch.size, ms=round(took * 1000, 2), reason=reason.value)
         if took * 1000 > self._config.log.slow_commit_ms and (held := self._slow.take()) is not None:
             log.warning("slow commit", ms=round(took * 1000, 1), records=batch.records, held_back=held)
-        if duplicates:
-            self._warn("duplicate", f"{duplicates[0]} is there already, the first is kept ({len(duplicates)} such)")
+        if written.duplicates:
+            first, such = written.duplicates[0], len(written.duplicates)
+            self._warn("duplicate", f"{first} is there already, the first is kept ({such} such)")
+        if written.ahead:
+            self._warn_of_clocks(dict(written.ahead))
         for session, some in exceptions.items():
             rejected = [(seq, why) for seq, status, why in some if status == wire.REJECTED]
             if rejected:
                 self._warn("rejected", f"{session.name}: rejected {len(rejected)} records, first: {rejected[0][1]}")
+
+    def _warn_of_clocks(self, ahead: dict[str, str]) -> None:
+        """By producer, when something was recorded."""
+        some = ", ".join(f"{name} ({moment})" for name, moment in list(ahead.items())[:NAMES_SHOWN])
+        more = f" and {len(ahead) - NAMES_SHOWN} more" if len(ahead) > NAMES_SHOWN else ""
+        self._warn(
+            "ahead",
+            f"stored what is more than a day ahead of the clock here, from {some}{more}: whose clock is wrong? Lists "
+            "leave it out, and its days are the first to be removed",
+        )
 
     def _refuse(self, error: WriteRefused) -> None:
         """Nothing of the batch is stored as far as anybody may rely on: the producers keep it and send it again."""

@@ -16,7 +16,6 @@ from .control import Client, PurgeRequest
 from .errors import EXIT_IO_ERROR, EXIT_TRY_AGAIN, STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
 from .files import catchup
 from .files.daylog import DayLogs
-from .files.days import Days
 from .files.jpeg import PictureLimits
 from .files.thumbnails import Thumbnails
 from .logs import Warnings
@@ -48,12 +47,11 @@ class Maintenance:
         self._warn = warn
         self._check_interval = config.storage.storage_check_interval
         self._unchecked = 0
-        days = Days(config.zone())
         storage = Storage(config.data_dir, config.storage)
-        self.logs = DayLogs(config.data_dir, days, self._log_failed, storage.grew, debug_line=config.files.debug_line)
-        self.budget = Budget(config, store, self.logs, storage, days)
+        self.logs = DayLogs(config.data_dir, store, self._log_failed, storage.grew, debug_line=config.files.debug_line)
+        self.budget = Budget(config, store, self.logs, storage)
         pictures = PictureLimits(config.files.thumbnail_pixels_max, config.files.thumbnail_bytes_max)
-        self.thumbnails = Thumbnails(config.data_dir, days, pictures, store, self.logs, storage.grew, metrics.pictures)
+        self.thumbnails = Thumbnails(config.data_dir, pictures, store, self.logs, storage.grew, metrics.pictures)
         self._reporter = Reporter(
             config.data_dir / "metrics",
             config.metrics.metrics_interval,

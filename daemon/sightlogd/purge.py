@@ -25,7 +25,7 @@ from . import durable
 from .directory import Directory, Odd
 from .errors import WriteRefused
 from .files.daylog import DayLogs
-from .files.days import EVENTS, Days, folders, is_day
+from .files.days import EVENTS, folders, is_day
 from .files.own import event_of, is_own
 from .store import Store
 
@@ -121,19 +121,18 @@ def _carry_over(day: str, logs: DayLogs, now: str) -> None:
             raise OSError("the day logs cannot be written")
 
 
-def finish(leaving: Leaving, store: Store, days: Days) -> Generator[None, None, int]:
+def finish(leaving: Leaving, store: Store) -> Generator[None, None, int]:
     """The rest, a slice at a time. Returns how many files of others stay, in `events/DAY`.
 
     Raises OSError, WriteRefused, Stop; `unfinished` finds it again then.
     """
     kept = yield from _clear(leaving, store)
-    first, after = days.range_of(leaving.day)
     pace = Pace(50)
     deleted = -1
     while deleted:
         pace.begin()
         there = folders(leaving.folder.parents[1])
-        deleted = store.delete_between(first, after, leaving.up_to_id, pace.count, there)
+        deleted = store.delete_of(leaving.day, leaving.up_to_id, pace.count, there)
         pace.end()
         store.checkpoint_if_due()
         yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from .budget import Budget
@@ -24,10 +24,8 @@ def purge(request: PurgeRequest, budget: Budget, asker: Asker) -> Iterator[None]
     """In slices. Raises what `Budget.purge` does; the asker knows by then."""
     days: tuple[Day, ...] = ()
     refusal = None
-    if request.before is not None:
-        for day in budget.old_days(force=request.force):
-            if day.name >= request.before:
-                break
+    if request.before is not None or request.day is not None:
+        for day in budget.old_days(_wanted(request), force=request.force):
             days += (day,)
             yield  # it has counted all that day's rows
     else:
@@ -35,7 +33,9 @@ def purge(request: PurgeRequest, budget: Budget, asker: Asker) -> Iterator[None]
         days, refusal = plan.days, plan.refusal
     if not days:
         stats = budget.measure()
-        if refusal is None and request.before is None and level_of(stats) is not Level.FINE:
+        if request.day is not None:
+            refusal = _kept(request.day, budget)
+        elif refusal is None and request.before is None and level_of(stats) is not Level.FINE:
             refusal = budget.nothing_may_go()
         asker.tell(f"Storage: {stats}. {refusal or _nothing(request)}")
         asker.end(REFUSED if refusal else 0)
@@ -57,7 +57,25 @@ def purge(request: PurgeRequest, budget: Budget, asker: Asker) -> Iterator[None]
     asker.end(0)
 
 
+def _wanted(request: PurgeRequest) -> Callable[[str], bool]:
+    return lambda name: name == request.day if request.day is not None else name < (request.before or "")
+
+
+def _kept(day: str, budget: Budget) -> str | None:
+    """Why that day stays; None: there is nothing of it."""
+    if day == budget.today:
+        return f"{day} is today, which is never removed."
+    if not budget.has(day):
+        return None
+    return (
+        f"{day} may not go: it is younger than min_retention_days, or was written to that recently. --force removes it "
+        "all the same."
+    )
+
+
 def _nothing(request: PurgeRequest) -> str:
+    if request.day is not None:
+        return f"There is nothing of {request.day}."
     if request.before is not None:
         if request.force:
             return f"There is no day before {request.before} but today."

@@ -1,6 +1,7 @@
 """A new database from the day folders: events.json is a complete second copy.
 
-What is not in there begins anew: counters of producers, dead letters. A producer whose records were stored, but not
+A row is of the day in whose folder its line is, whatever the time zone is now. What is not in there begins anew:
+counters of producers, dead letters. A producer whose records were stored, but not
 acked, sends them again, and their events are found to be duplicates.
 """
 
@@ -19,9 +20,9 @@ from sightlog.reader import COLUMNS
 from sightlog.records import now_utc
 
 from .calendar import Days
+from .dayranges import Folder
 from .decoder import EventRecord, ObservationRecord, Refusal, check_time, decode_record
 from .directory import Directory, Odd
-from .files.catchup import line_of_row
 from .files.daylog import JSON_NAME
 from .files.days import EVENTS, folders
 from .files.lines import (
@@ -32,7 +33,6 @@ from .files.lines import (
     ObservationLine,
     PersonLine,
     Replay,
-    amended,
     decode_line,
 )
 from .files.loglines import lines_of
@@ -75,7 +75,8 @@ def rebuild_from_logs(
 ) -> Rebuilt:
     """Make `target` from the day folders of `data_dir`; `progress` is told each day that is done.
 
-    Days get the ranges that they have in `zone`, None: the system's.
+    Where a folder lacks the range of its day, that is made out by its records and the calendar of `zone`, None: the
+    system's.
 
     Raises Stop, OSError; `target` is there complete, or not at all.
     """
@@ -100,19 +101,21 @@ def rebuild_from_logs(
 
     def fill(refill: Refill) -> None:
         pending: list[Pending] = []
-        strangers: list[AmendmentLine] = []
         late_persons: list[tuple[Any, ...]] = []
+        days: list[Folder] = []
         for day in folders(data_dir):
             lines = list(_lines(events_folder, day, found))
             replay = Replay(lines)
-            events, strangers = replay.state, [*strangers, *replay.strangers]
+            events = replay.state
+            found.strays += len(replay.strangers)
             unstored = [line for line in lines if isinstance(line, EventLine) and not line.stored]
             lost = {line.event_id: line for line in unstored if line.event_id not in events}
             refill.add_events(rows_of((*events.values(), *lost.values()), replay.first))
             told = {line.observation_id: line for line in lines if isinstance(line, ObservationLine)}
             refill.add_observations(observation_rows({**told, **replay.observations}.values()))
-            if events or lost or told or replay.observations:
-                refill.add_day(day)
+            moments = [line.recorded_at for of in (events, lost, told, replay.observations) for line in of.values()]
+            noted = replay.range if replay.range and replay.range.day == day else None
+            days.append(Folder(day, noted, *((min(moments), max(moments)) if moments else ())))
             refill.add_persons(_person(line) for line in lines if isinstance(line, PersonLine) and line.stored)
             unstored_persons = [line for line in lines if isinstance(line, PersonLine) and not line.stored]
             late_persons += [_person(line) for line in unstored_persons]
@@ -120,15 +123,7 @@ def rebuild_from_logs(
             found.unstored += len(lost)
             progress(day, found)
         refill.add_late(late_persons)
-        for line in strangers:  # the time zone was changed between the event and what was learnt of it
-            row = refill.event(line.event_id)
-            if row is None:
-                found.strays += 1
-            elif _is_sound(event := amended(line_of_row(row), line)):
-                refill.replace(_row(event, now))
-            else:
-                found.leave_out(f"amendment of event {line.event_id!r:.140}")
-        refill.finish(pending)
+        refill.finish(pending, days)
         found.events, found.persons = refill.count("events"), refill.count("persons")
         found.observations, found.waiting = refill.count("observations"), refill.count("pending_amendments")
 

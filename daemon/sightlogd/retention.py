@@ -1,6 +1,7 @@
 """The storage budget: how full it is, and which days may go. Policy alone: no I/O, no clock.
 
-A day is its folder and its rows. The oldest goes first. Never today, never a day that is younger than
+A day is its folder and its rows. What is ahead of the clock goes first, a sensor's clock was wrong; then the oldest.
+Never today, never a day that is younger than
 `min_retention_days` or was written to within that many days on which the daemon ran: the wall clock alone makes nothing
 old, because it jumps. Days on which the daemon ran are counted; a jump adds one of them at most, so that one more than
 those is asked for.
@@ -100,13 +101,23 @@ def is_past(name: str, today: str, rules: Rules) -> bool:
     return name < min(today, oldest_kept)
 
 
-def may_go(day: Day, today: str, clock_days: Iterable[int], rules: Rules) -> bool:
-    """Whether a day is old enough.
+def in_order(names: Iterable[str], last_day: str) -> list[str]:
+    """The order in which days go: those behind `last_day` are ahead of the clock."""
+    return sorted(names, key=lambda name: (name <= last_day, name))
+
+
+def is_old(name: str, today: str, last_day: str, rules: Rules) -> bool:
+    """Whether a day may go by its name and the wall clock; those behind `last_day` are ahead of that."""
+    return name > last_day or is_past(name, today, rules)
+
+
+def may_go(day: Day, today: str, last_day: str, clock_days: Iterable[int], rules: Rules) -> bool:
+    """Whether a day is old enough, or ahead of the clock, and not written to any more.
 
     `clock_days` are the days on which the daemon ran, each as the id that its first event got or would have got: those
     that began behind the day's last event came after it, however wrong the clock was then.
     """
-    if not is_past(day.name, today, rules):
+    if not is_old(day.name, today, last_day, rules):
         return False
     began_since = sum(first_id > day.last_id for first_id in clock_days)
     return rules.min_retention_days == 0 or began_since > rules.min_retention_days
@@ -114,14 +125,14 @@ def may_go(day: Day, today: str, clock_days: Iterable[int], rules: Rules) -> boo
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What would go, the oldest first; nothing when `refusal` says why."""
+    """What would go, in this order; nothing when `refusal` says why."""
 
     days: tuple[Day, ...] = ()
     refusal: str | None = None
 
 
 def plan(days: Iterable[Day], stats: StorageStats, rules: Rules) -> Plan:
-    """Of the `days` that may go, the oldest first, those that bring the use below 80 %."""
+    """Of the `days` that may go, the first ones that bring the use below 80 %."""
     excess = stats.total_bytes - TARGET_SHARE * stats.limit_bytes
     going: list[Day] = []
     freed = 0
@@ -138,5 +149,5 @@ def plan(days: Iterable[Day], stats: StorageStats, rules: Rules) -> Plan:
     return Plan(tuple(going))
 
 
-def named(days: Sequence[Day]) -> str:
-    return f"{days[0].name} to {days[-1].name}" if len(days) > 1 else days[0].name
+def span(names: Sequence[str]) -> str:
+    return f"{names[0]} to {names[-1]}" if len(names) > 1 else names[0]

@@ -16,8 +16,8 @@ import bench
 import results
 
 from sightlog import Event, Publisher
+from sightlogd.calendar import Days
 from sightlogd.files.daylog import DayLogs
-from sightlogd.files.days import Days
 
 BATCHES = (1, 10, 100, 1_000)
 ROUNDS = 30

@@ -16,8 +16,8 @@ import bench
 
 from sightlog import Event
 from sightlog.encoder import format_time
+from sightlogd.calendar import Days
 from sightlogd.files.daylog import DayLogs
-from sightlogd.files.days import Days
 from sightlogd.store.opening import create
 
 A_DAY = 10_000
@@ -53,6 +53,7 @@ _MARKS = """
 UPDATE day_log_marks SET last_id = (SELECT max(id) FROM events) WHERE kind = 'event';
 DELETE FROM amended_events;
 INSERT OR IGNORE INTO clock_days SELECT :day, max(id) FROM events;"""
+_RANGES = "INSERT OR IGNORE INTO days VALUES (?, ?, ?, ?)"
 
 
 class Grown:
@@ -100,6 +101,8 @@ class Grown:
             "INSERT OR IGNORE INTO cameras VALUES ('default', ?, ?)",
             [(camera, format_time(self.begin)) for camera in CAMERAS],
         )
+        days = [self.day(number) for number in range((events - 1) // A_DAY + 1)]
+        connection.executemany(_RANGES, map(Days(UTC).range_of, days))
         connection.execute(_MARKS, {"day": self.day((events - 1) // A_DAY)})
         connection.execute("PRAGMA locking_mode = NORMAL").fetchall()
         connection.execute("PRAGMA journal_mode = WAL").fetchall()

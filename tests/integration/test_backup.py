@@ -165,9 +165,10 @@ def _make_old(daemon: Daemon, day: datetime) -> None:
     with contextlib.closing(sqlite3.connect(daemon.database)) as connection, connection:
         (now,) = connection.execute("SELECT created_at FROM persons").fetchone()
         connection.execute("UPDATE persons SET created_at = ?", (then := f"{day:%Y-%m-%d}{now[10:]}",))
+    lines = today.read_text().splitlines(keepends=True)
     with old.open("a") as log:
-        log.write(today.read_text().replace(now, then))
-    today.write_text("")
+        log.writelines(line.replace(now, then) for line in lines if '"kind":"person"' in line)
+    today.write_text("".join(line for line in lines if '"kind":"person"' not in line))
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["for_good", "and_comes_again"])

@@ -69,7 +69,11 @@ def test_an_event_reads_as_people_expect_it(idle_daemon):
     assert wait_for(lambda: re.fullmatch(wanted, (folder / "events.log").read_text()), "the log is complete")
     assert (folder / "events.log").stat().st_mode & 0o777 == 0o644
     assert (folder / "events.json").stat().st_mode & 0o777 == 0o644
-    first, second, third = map(json.loads, (folder / "events.json").read_text().splitlines())
+    of_day, first, second, third = map(json.loads, (folder / "events.json").read_text().splitlines())
+    assert of_day == {
+        "kind": "day", "day": "2025-11-08", "first": "2025-11-07T23:00:00.000Z", "after": "2025-11-08T23:00:00.000Z",
+        "zone": "Europe/Zurich",
+    }  # fmt: skip
     assert first["detections"][1] == {"label": "person", "confidence": 0.923}
     assert first["metadata"] == {"frame_number": 812, "yolo_ms": 84.2}
     assert (first["recorded_at"], second["site"], third["kind"]) == ("2025-11-08T13:32:15.000Z", "cabin", "amendment")
@@ -84,7 +88,7 @@ def test_an_event_is_in_the_folder_of_its_own_day_in_the_configured_zone(idle_da
     assert {file.parent.name for file in daemon.data_dir.glob("events/*/events.json")} == {
         "2025-11-08", "2025-11-09", "2024-02-29", "2025-03-30",
     }  # fmt: skip
-    assert all(len(file.read_text().splitlines()) == 1 for file in daemon.data_dir.glob("events/*/events.json"))
+    assert all(file.read_text().count('"kind":"event"') == 1 for file in daemon.data_dir.glob("events/*/events.json"))
 
 
 def test_a_database_made_from_the_logs_is_the_original_row_for_row(daemon, tmp_path):

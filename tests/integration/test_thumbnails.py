@@ -22,7 +22,6 @@ from sightlog.wire import START, Position
 from sightlogd.decoder import decode_record
 from sightlogd.files import incoming
 from sightlogd.files.daylog import DayLogs
-from sightlogd.files.days import Days
 from sightlogd.files.jpeg import PictureLimits, check
 from sightlogd.files.reencode import MEMORY_BYTES_MAX
 from sightlogd.files.thumbnails import Thumbnails
@@ -457,9 +456,8 @@ def test_a_row_that_cannot_be_written_for_now_gets_its_picture_later(idle_daemon
 
 
 def thumbnails_of(data_dir: Path, store: Store, counts: PictureCounts | None = None) -> Thumbnails:
-    days = Days(UTC)
-    logs = DayLogs(data_dir, days, pytest.fail, lambda *_: None)
-    return Thumbnails(data_dir, days, LIMITS, store, logs, lambda *_: None, counts or PictureCounts())
+    logs = DayLogs(data_dir, store, pytest.fail, lambda *_: None)
+    return Thumbnails(data_dir, LIMITS, store, logs, lambda *_: None, counts or PictureCounts())
 
 
 def parcel_of(session: Session, seq: int, event: Event) -> Parcel:

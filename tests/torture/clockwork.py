@@ -21,7 +21,6 @@ from sightlogd.config import Config
 from sightlogd.decoder import decode_record
 from sightlogd.files import catchup
 from sightlogd.files.daylog import DayLogs
-from sightlogd.files.days import Days
 from sightlogd.session import Parcel, Session
 from sightlogd.storage import Storage
 from sightlogd.store import Store
@@ -105,10 +104,12 @@ class Model:
     def must_stay(self, day: str, now: datetime) -> str | None:
         """Why; one wrong setting of the clock may not make anything old."""
         today = now.astimezone(self.zone).date()
-        if date.fromisoformat(day) >= today:
-            return f"{day} is not past: it is {today}"
-        if date.fromisoformat(day) + timedelta(days=self.minimum) >= today:
-            return f"{day} is young: it is {today}"
+        newest = max([today, *(turn.date for turn in self.turns)])
+        if date.fromisoformat(day) <= newest + timedelta(days=1):  # else no clock of the daemon has ever been there
+            if date.fromisoformat(day) >= today:
+                return f"{day} is not past: it is {today}"
+            if date.fromisoformat(day) + timedelta(days=self.minimum) >= today:
+                return f"{day} is young: it is {today}"
         went, was_set = self.midnights_since(self.last_turn(day))
         if self.minimum and went + max(0, was_set - 1) < self.minimum:
             return f"{day} was written to {went} days ago, and the clock was set {was_set} times since"
@@ -140,13 +141,12 @@ class House:
 
     def open(self) -> None:
         config = self._config
-        days = Days(config.zone())
         # Power cuts are another attack's; here thousands of commits are wanted.
-        self.store = Store(config.data_dir, "NORMAL", clock=lambda: self._clocks.daemon)
+        self.store = Store(config.data_dir, "NORMAL", clock=lambda: self._clocks.daemon, zone=config.zone())
         storage = Storage(config.data_dir, config.storage)
-        self.logs = DayLogs(config.data_dir, days, self._failed, storage.grew)
+        self.logs = DayLogs(config.data_dir, self.store, self._failed, storage.grew)
         self.logs.repair(self.store.forget_logged)
-        self.budget = Budget(config, self.store, self.logs, storage, days)
+        self.budget = Budget(config, self.store, self.logs, storage)
         while self.budget.busy:
             self.budget.step()
         for _ in catchup.catch_up(self.store, self.logs):

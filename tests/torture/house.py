@@ -25,7 +25,6 @@ from sightlogd.config import Ingest as IngestConfig
 from sightlogd.errors import EXIT_IO_ERROR, Stop
 from sightlogd.files import catchup, reencode
 from sightlogd.files.child import Answer, Outcome
-from sightlogd.files.days import Days
 from sightlogd.files.jpeg import PictureLimits
 from sightlogd.files.thumbnails import RETRY_SECONDS
 from sightlogd.ingest import Ingest
@@ -282,7 +281,7 @@ class House:
         """A day goes, and records come meanwhile."""
         day = (FIRST_DAY + timedelta(days=self.choose.randrange(DAYS))).date().isoformat()
         leaving = purge.begin(self.data_dir, day, self.store, self.logs, self.store.now())
-        for number, _ in enumerate(purge.finish(leaving, self.store, Days(UTC))):
+        for number, _ in enumerate(purge.finish(leaving, self.store)):
             if number % 4 == 3:
                 self.batch()
 
@@ -345,7 +344,7 @@ class House:
         """The loop's first work."""
         self.catch_up()
         for leaving in purge.unfinished(self.data_dir):
-            for _ in purge.finish(leaving, self.store, Days(UTC)):
+            for _ in purge.finish(leaving, self.store):
                 pass
 
     def bury(self) -> None:

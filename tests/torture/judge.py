@@ -24,7 +24,6 @@ from sightlogd import purge
 from sightlogd.errors import Stop
 from sightlogd.files import catchup, jpeg
 from sightlogd.files.daylog import DayLogs
-from sightlogd.files.days import Days
 from sightlogd.files.jpeg import NotAcceptable
 from sightlogd.files.lines import Replay
 from sightlogd.lock import Lock
@@ -163,11 +162,10 @@ class Judge:
 
     def _check_logs(self, image: Path, store: Store) -> None:
         """After the work of a start they are what the database is."""
-        days = Days(UTC)
-        logs = DayLogs(image, days, lambda reason: None, lambda day, count: None)
+        logs = DayLogs(image, store, lambda reason: None, lambda day, count: None)
         logs.repair(store.forget_logged)
         for leaving in unfinished(image):
-            for _ in purge.finish(leaving, store, days):
+            for _ in purge.finish(leaving, store):
                 pass
         for _ in catchup.catch_up(store, logs):
             pass

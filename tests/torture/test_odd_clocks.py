@@ -143,7 +143,9 @@ class Site:
         lines = {
             (file.parent.name, line)
             for file in self.daemon.data_dir.glob("events/*/events.json")
-            for line in [entry["event_id"] for entry in map(json.loads, file.read_bytes().splitlines())]
+            for line in [
+                entry["event_id"] for entry in map(json.loads, file.read_bytes().splitlines()) if "event_id" in entry
+            ]
         }
         assert lines == {(record.day, record.name) for record in self.model.records}, "the days of the zone"
         daylogs.assert_the_logs_have_everything(self.daemon.data_dir, self.daemon.home / "new.db", purged=True)

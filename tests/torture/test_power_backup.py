@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator
-from datetime import UTC
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +24,6 @@ from sightlogd.backups.restore import Restore
 from sightlogd.directory import Directory
 from sightlogd.files import catchup
 from sightlogd.files.daylog import DayLogs
-from sightlogd.files.days import Days
 from sightlogd.store import DATABASE, Store
 
 DEST = "stick"
@@ -108,9 +106,9 @@ def look_at(data_dir: Path, possible: list[dict[str, Position]]) -> None:
     """A restored store is whole, and of one of those moments."""
     with contextlib.closing(Store(data_dir)) as store:
         assert {name: store.stored_of(name) for name in NAMES} in possible
-        logs = DayLogs(data_dir, Days(UTC), silent, silent)
+        logs = DayLogs(data_dir, store, silent, silent)
         for leaving in purge.unfinished(data_dir):
-            for _ in purge.finish(leaving, store, Days(UTC)):
+            for _ in purge.finish(leaving, store):
                 pass
         for _ in catchup.catch_up(store, logs):
             pass

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from sightlogd import config
 from sightlogd.config import Config, load
 from sightlogd.errors import EXIT_CONFIG, Stop
 
@@ -174,7 +175,29 @@ def test_an_endpoint_of_this_machine_is_accepted(endpoint):
     assert load(None, {}, endpoint=endpoint).ingest.endpoint == endpoint
 
 
-@pytest.mark.parametrize(("name", "key"), [("", None), ("Europe/Zurich", "Europe/Zurich"), ("UTC", "UTC")])
-def test_the_time_zone_is_one_or_the_systems_own(tmp_path, name, key):
+@pytest.mark.parametrize("name", ["Europe/Zurich", "UTC"])
+def test_the_time_zone_is_the_one_that_is_named(tmp_path, name):
     zone = load_text(tmp_path, f"[store]\ntimezone = '{name}'").zone()
+    assert zone is not None
+    assert zone.key == name
+
+
+@pytest.mark.parametrize(
+    ("variable", "link", "key"),
+    [
+        (None, "/usr/share/zoneinfo/America/Lima", "America/Lima"), ("Asia/Tokyo", None, "Asia/Tokyo"),
+        (":Asia/Tokyo", "/usr/share/zoneinfo/America/Lima", "Asia/Tokyo"), ("", None, "UTC"),
+        ("CET-1CEST", "/usr/share/zoneinfo/America/Lima", None), (None, "/etc/a-file-of-ones-own", None),
+        (None, None, None),
+    ],
+)  # fmt: skip
+def test_without_a_name_it_is_the_systems_own_as_far_as_that_has_one(tmp_path, monkeypatch, variable, link, key):
+    there = tmp_path / "localtime"
+    if link:
+        there.symlink_to(link)
+    monkeypatch.setattr(config, "_LOCALTIME", str(there))
+    monkeypatch.delenv("TZ", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("TZ", variable)
+    zone = load_text(tmp_path, "[store]\ntimezone = ''").zone()
     assert (zone and zone.key) == key

@@ -16,7 +16,6 @@ from sightlogd.decoder import decode_record
 from sightlogd.files import backlog
 from sightlogd.files.backlog import Backlog
 from sightlogd.files.daylog import DayLogs
-from sightlogd.files.days import Days
 from sightlogd.session import Parcel, Session
 from sightlogd.store import Store
 
@@ -78,13 +77,13 @@ def test_it_tells_when_too_many_bytes_wait():
 
 def test_a_day_that_goes_takes_along_what_waits_for_its_logs(tmp_path):
     store = Store(tmp_path)
-    logs = DayLogs(tmp_path, Days(UTC), print, lambda *_: None)
+    logs = DayLogs(tmp_path, store, print, lambda *_: None)
     packed = [encode_record(Event("door", recorded_at=datetime(2026, 11, 20, tzinfo=UTC)))[0]]
     parcel = Parcel(Session("p", "p", b"", 1, START, START), Position(1, 1), [decode_record(packed[0])], packed)
     logs.add(store.write([parcel], {}, []).changes, 100)
     leaving = purge.begin(tmp_path, "2026-11-20", store, logs, store.now())
     logs.write_all()
     assert not (tmp_path / "events" / "2026-11-20").exists()
-    assert (leaving.folder / "events.json").read_text().count("\n") == 1
+    assert (leaving.folder / "events.json").read_text().count('"kind":"event"') == 1
     logs.close_all()
     store.close()

@@ -6,7 +6,19 @@ from datetime import date, timedelta
 
 import pytest
 
-from sightlogd.retention import Day, Level, Plan, Rules, StorageStats, gigabytes, level_of, may_go, measured, plan
+from sightlogd.retention import (
+    Day,
+    Level,
+    Plan,
+    Rules,
+    StorageStats,
+    gigabytes,
+    in_order,
+    level_of,
+    may_go,
+    measured,
+    plan,
+)
 
 RULES = Rules(min_retention_days=7, share_max=0.5)
 TODAY = "2026-11-20"
@@ -36,8 +48,18 @@ def day(ago: int, written_ago: int | None = None, count: int = 10**9, name: str 
     return Day(name or before(ago), count, 100, 0, id_of(ago if written_ago is None else written_ago))
 
 
-def gone(days: list[Day], today: str = TODAY, clock_days: list[int] = EVERY_DAY, rules: Rules = RULES) -> list[str]:
-    return [each.name for each in days if may_go(each, today, clock_days, rules)]
+TOMORROW = before(-1)
+"""Days behind it are ahead of the clock."""
+
+
+def gone(
+    days: list[Day],
+    today: str = TODAY,
+    clock_days: list[int] = EVERY_DAY,
+    rules: Rules = RULES,
+    last_day: str = TOMORROW,
+) -> list[str]:
+    return [each.name for each in days if may_go(each, today, last_day, clock_days, rules)]
 
 
 def test_what_is_younger_than_the_retention_stays():
@@ -47,6 +69,18 @@ def test_what_is_younger_than_the_retention_stays():
 def test_today_stays_whatever_the_rules_say():
     rules = Rules(0, 1.0)
     assert gone([day(0), day(1), day(-1)], rules=rules) == [before(1)]
+
+
+def test_a_day_ahead_of_the_clock_goes_when_no_sensor_has_written_to_it_for_as_many_days():
+    days = [day(0, written_ago=ago, name=f"2099-01-0{ago}") for ago in (1, 6, 7, 8, 9)]
+    assert gone(days) == ["2099-01-08", "2099-01-09"]
+    assert gone([day(-1, written_ago=9), day(-2, written_ago=9)]) == [before(-2)]
+
+
+def test_days_ahead_of_the_clock_go_before_the_oldest():
+    assert in_order([before(3), "2099-02-01", before(-1), "2099-01-01", before(40)], TOMORROW) == [
+        "2099-01-01", "2099-02-01", before(40), before(3), before(-1)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("today", ["0001-01-03", "1970-01-01", "2019-06-01"])

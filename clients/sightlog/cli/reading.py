@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 EVENTS_SHOWN: Final = 20
 EVENTS_TAILED: Final = 10
+AHEAD_COUNTED: Final = 1_000
 FORMATS: Final = ("short", "json", "table", "csv", "cat")
 
 _EVENTS: Final = f"""
@@ -41,7 +42,8 @@ Several filters are ANDed: --person Anna --label dog are the events with both. T
 terminal is wide enough, and always when the output is a file or a pipe.
 
 times: {FORMS}
-A time without a zone is local. --until itself is not included.
+A time without a zone is local. --until itself is not included; without it, events more than a day ahead of the clock
+are left out and counted: a sensor's clock was wrong.
 
 json and csv have every field as it is stored; csv has detections as JSON in one column, and leaves text that a
 spreadsheet would take for a formula (=…) as it is: import such columns as text.
@@ -115,9 +117,21 @@ def _run_events(options: argparse.Namespace) -> int:
     # The last of many are found from the end; all of them are printed as they are read.
     newest_first = options.reverse or lines != ALL
     with open_reader(options) as reader:
-        events = reader.find_events(start=since, end=until, **query, newest_first=newest_first, limit=lines)
+        ahead = None if until else reader.ahead_from()
+        if since and ahead and since >= ahead:
+            ahead = None  # asked for
+        end = until or ahead
+        events = reader.find_events(start=since, end=end, **query, newest_first=newest_first, limit=lines)
         in_order = events if options.reverse == newest_first else reversed(list(events))
-        return FOUND if print_lines(event_lines(in_order, options.output, terminal())) else none_found()
+        printed = print_lines(event_lines(in_order, options.output, terminal()))
+        left_out = sum(1 for _ in reader.find_events(start=ahead, **query, limit=AHEAD_COUNTED)) if ahead else 0
+    if left_out:
+        count = f"{left_out} or more" if left_out == AHEAD_COUNTED else str(left_out)
+        complain(
+            f"left out: {count} events more than a day ahead of the clock. Whose clock is wrong? --until 9999-12-31 "
+            "shows them too"
+        )
+    return FOUND if printed else none_found()
 
 
 def _run_tail(options: argparse.Namespace) -> int:
@@ -125,7 +139,8 @@ def _run_tail(options: argparse.Namespace) -> int:
     with open_reader(options) as reader:
         # Before the query: what is committed between the two is then in both, and printed once.
         cursor = reader.last_id()
-        newest = list(reader.find_events(**filters.query(), newest_first=True, limit=options.lines))[::-1]
+        end = reader.ahead_from()
+        newest = list(reader.find_events(end=end, **filters.query(), newest_first=True, limit=options.lines))[::-1]
         if not options.follow:
             return FOUND if print_lines(event_lines(newest, options.output, terminal())) else none_found()
         printed = {event.id for event in newest}

@@ -103,7 +103,7 @@ def _read(options: argparse.Namespace, path: Path, found: dict[str, Any]) -> Non
     """What the database says. Raises SightlogError."""
     with open_reader(options) as reader:
         counts = reader.status()
-        newest = next(reader.find_events(newest_first=True, limit=1), None)
+        newest = next(reader.find_events(end=reader.ahead_from(), newest_first=True, limit=1), None)
         producers = reader.producers()
         letters = reader.dead_letters(DEAD_LETTERS_SHOWN)
     found["database"] = {

@@ -16,7 +16,7 @@ from sightlogd.directory import Directory, open_file
 from sightlogd.errors import EXIT_TRY_AGAIN, Stop
 from sightlogd.files.daylog import JSON_NAME, TEXT_NAME
 from sightlogd.files.days import EVENTS, HeldFolder, folders
-from sightlogd.files.lines import PersonLine, decode_line
+from sightlogd.files.lines import DayLine, PersonLine, decode_line
 from sightlogd.files.loglines import lines_of
 from sightlogd.files.tails import whole_entries, whole_lines, whole_size
 
@@ -77,7 +77,7 @@ def events_behind(data_dir: Path, noted: dict[str, NotedDay]) -> Iterator[str]:
             for _, data in lines_of(file):
                 with contextlib.suppress(msgspec.MsgspecError):
                     line = None if data is None else decode_line(data)
-                    if line and not isinstance(line, PersonLine) and line.event_id is not None:
+                    if line and not isinstance(line, (PersonLine, DayLine)) and line.event_id is not None:
                         yield line.event_id
 
 

@@ -16,7 +16,6 @@ from sightlogd.control import PurgeRequest
 from sightlogd.durable import UMASK
 from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_TRY_AGAIN, Stop, WriteRefused
 from sightlogd.files.daylog import DayLogs
-from sightlogd.files.days import Days
 from sightlogd.lock import Lock, is_held
 from sightlogd.purge import finish, kept_files, unfinished
 from sightlogd.storage import Storage
@@ -34,11 +33,18 @@ def add_parser(commands: Commands) -> None:
         commands, "purge", "remove the oldest days until less than 80 percent of the budget is used", _run
     )
     parser.add_argument("--dry-run", action="store_true", help="say which days would go, and remove nothing")
-    parser.add_argument(
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
         "--before",
         type=_day,
         metavar="DAY",
         help="remove all days before this one (YYYY-MM-DD) that may go, however much is used",
+    )
+    which.add_argument(
+        "--day",
+        type=_day,
+        metavar="DAY",
+        help="remove this day alone (YYYY-MM-DD): one that a sensor's wrong clock made, for example",
     )
     parser.add_argument(
         "--force",
@@ -77,7 +83,7 @@ class _Listener(_Terminal):
 
 
 def _run(config: Config, options: argparse.Namespace) -> int:
-    request = PurgeRequest(options.dry_run, options.force, options.before)
+    request = PurgeRequest(options.dry_run, options.force, options.before, options.day)
     terminal = _Terminal()
     check_user(config.data_dir)
     if not datadir.check_writable(config.data_dir):
@@ -105,9 +111,9 @@ def _run(config: Config, options: argparse.Namespace) -> int:
 def _purge(config: Config, request: PurgeRequest, terminal: _Terminal, lock: Lock) -> None:
     """Raises Stop."""
     store = Store(config.data_dir, config.store.synchronous, zone=config.zone(), check_lock=lock.check)
-    days, storage = Days(config.zone()), Storage(config.data_dir, config.storage)
-    budget = Budget(config, store, DayLogs(config.data_dir, days, terminal.tell, storage.grew), storage, days)
-    for _ in _finish_interrupted(config, store, days, terminal):
+    storage = Storage(config.data_dir, config.storage)
+    budget = Budget(config, store, DayLogs(config.data_dir, store, terminal.tell, storage.grew), storage)
+    for _ in _finish_interrupted(config, store, terminal):
         pass
     for _ in budget.recount():
         pass
@@ -125,10 +131,10 @@ def _show(config: Config, request: PurgeRequest) -> int:
             f"a daemon has {config.data_dir} and does not listen on its {control.NAME}: nobody can tell what would go. "
             "Stop it, or start it again",
         )
-    days, storage = Days(config.zone()), Storage(config.data_dir, config.storage)
+    storage = Storage(config.data_dir, config.storage)
     asked = _Listener()
-    with contextlib.closing(StillStore(config.data_dir)) as store:
-        budget = Budget(config, store, DayLogs(config.data_dir, days, asked.tell, storage.grew), storage, days)
+    with contextlib.closing(StillStore(config.data_dir, config.zone())) as store:
+        budget = Budget(config, store, DayLogs(config.data_dir, store, asked.tell, storage.grew), storage)
         for leaving in unfinished(config.data_dir):
             asked.tell(f"{leaving.day} is half gone already: that was interrupted, and goes on first")
         try:
@@ -143,11 +149,11 @@ def _show(config: Config, request: PurgeRequest) -> int:
     return asked.exit_code
 
 
-def _finish_interrupted(config: Config, store: Store, days: Days, terminal: _Terminal) -> Iterator[None]:
+def _finish_interrupted(config: Config, store: Store, terminal: _Terminal) -> Iterator[None]:
     """Days on their way out when a daemon, or this command, was killed; in slices. Raises Stop."""
     for leaving in unfinished(config.data_dir):
         try:
-            kept = yield from finish(leaving, store, days)
+            kept = yield from finish(leaving, store)
             terminal.tell(
                 f"removed what was left of {leaving.day}: its removal had been interrupted"
                 + (f"; {kept_files(kept, leaving.day)}" if kept else "")

@@ -13,7 +13,6 @@ from sightlogd.audit import Audit
 from sightlogd.backups.check import check, is_backup
 from sightlogd.config import Config
 from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION, Stop
-from sightlogd.files.days import Days
 from sightlogd.findings import FINDINGS_MAX, Finding, Kind
 from sightlogd.store import DATABASE
 from sightlogd.store.verify import verify
@@ -92,4 +91,4 @@ def _findings(config: Config, progress: Progress) -> Iterator[Finding]:
         yield Finding(Kind.DATABASE, text)
     if not is_damaged:  # else what it says of files and lines is worth nothing
         with contextlib.closing(View(config.data_dir / DATABASE)) as view:
-            yield from Audit(config.data_dir, Days(config.zone()), view, progress.show).run()
+            yield from Audit(config.data_dir, view, progress.show).run()

@@ -17,7 +17,7 @@ from sightlogd.store import Store
 from sightlogd.store.unlogged import EventRow
 
 from .daylog import DayLogs
-from .lines import AmendmentLine, Box, EventLine, Line, ObservationLine, PersonLine, Replay, line_of
+from .lines import AmendmentLine, Box, EventLine, Line, ObservationLine, PersonLine, RecordLine, Replay, waiting_line
 
 PAGE_EVENTS: Final = 500
 MARK_EVENTS: Final = 5_000
@@ -92,7 +92,7 @@ class _Comparison:
         for day, ids in by_day.items():
             if day != self._day:
                 yield from self._read(day)
-            missing: list[tuple[str, Line]] = []
+            missing: list[tuple[str, RecordLine]] = []
             # As they are now: while the day was read, events may have been amended, and a line of what they were
             # before would replace that. What this compares with may be older than they are; then a line says it again.
             for line in map(line_of_row, self._store.events(ids)):
@@ -114,7 +114,7 @@ class _Comparison:
         for day, lines in by_day.items():
             if day != self._day:
                 yield from self._read(day)
-            missing: list[tuple[str, Line]] = []
+            missing: list[tuple[str, RecordLine]] = []
             for line in lines:
                 if self._replay.observations.get(line.observation_id) != line:
                     missing.append((line.recorded_at, line))
@@ -131,6 +131,8 @@ class _Comparison:
                 yield 0
             self._replay.add(line)
         self._entries = self._logs.entries_of(day)
+        if (found := self._logs.range_of(day)) and found != self._replay.range:
+            self._logs.note(found)
 
 
 def line_of_row(row: EventRow) -> EventLine:
@@ -156,7 +158,7 @@ def line_of_observation(row: Sequence[Any]) -> ObservationLine:
 
 
 def _compare_persons(store: Store, logs: DayLogs, after: int) -> int:
-    missing: list[tuple[str, Line]] = []
+    missing: list[tuple[str, RecordLine]] = []
     there: dict[str, list[Line]] = {}
     for row in store.persons_since(after):
         line = PersonLine(*row)
@@ -170,7 +172,7 @@ def _compare_persons(store: Store, logs: DayLogs, after: int) -> int:
 
 
 def _compare_pending(store: Store, logs: DayLogs) -> int:
-    missing: list[tuple[str, Line]] = []
+    missing: list[tuple[str, RecordLine]] = []
     there: dict[str, set[tuple[object, ...]]] = {}
     for producer_id, epoch, seq, packed, received_at in store.pending_amendments():
         day = logs.day_of(received_at)
@@ -179,6 +181,7 @@ def _compare_pending(store: Store, logs: DayLogs) -> int:
             there[day] = {(line.producer_id, line.epoch, line.seq) for line in waiting}
         record = decode_record(packed)
         if (producer_id, epoch, seq) not in there[day] and isinstance(record, AmendmentRecord):
-            missing.append((received_at, line_of(AmendmentKept(producer_id, epoch, seq, record, received_at))))
+            kept = AmendmentKept(producer_id, epoch, seq, record, received_at)
+            missing.append((received_at, waiting_line(kept)))
     logs.write_lines(missing)
     return len(missing)

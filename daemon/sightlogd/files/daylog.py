@@ -12,24 +12,28 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from sightlog.wire import Position
 from sightlogd import durable
-from sightlogd.changes import Change, Changes, EventAmended, EventsStored, LaterChange, ObservationStored, ThumbnailSet
+from sightlogd.calendar import DayRange
+from sightlogd.changes import Change, Changes, EventAmended, EventsStored, ObservationStored, RecordChange, ThumbnailSet
 from sightlogd.decoder import Refusal
 from sightlogd.directory import open_file
+from sightlogd.errors import WriteRefused
 from sightlogd.session import Parcel
 
 from . import prose
 from .backlog import Backlog
-from .days import EVENTS, Days, folders
+from .days import EVENTS, folders
 from .lines import (
     AmendmentLine,
+    DayLine,
     EventLine,
     Line,
     ObservationLine,
     PersonLine,
+    RecordLine,
     encode_lines,
     event_line,
     line_of,
@@ -47,6 +51,16 @@ OPEN_DAYS_MAX: Final = 8
 """Day folders whose files stay open; a spool that comes late writes to old days."""
 
 
+class Days(Protocol):
+    """Which day a moment belongs to: the store's word, or a calendar's where there is no store."""
+
+    def local(self, moment: str) -> tuple[str, str]:
+        """Its day, and what the clock on the wall said: YYYY-MM-DD, YYYY-MM-DD HH:MM:SS. Raises WriteRefused."""
+
+    def range_of(self, day: str) -> DayRange | None:
+        """None: nothing is stored of that day. Raises WriteRefused."""
+
+
 class _Log:
     """One open file. Whole appends, or none."""
 
@@ -59,6 +73,7 @@ class _Log:
         try:
             os.fchmod(self._fd, FILE_MODE)  # whatever the umask says: people read these
             repair(self._fd, whole_lines if path.name == JSON_NAME else whole_entries)
+            self.is_empty = not os.fstat(self._fd).st_size
         except OSError:
             os.close(self._fd)
             raise
@@ -67,6 +82,7 @@ class _Log:
         """Raises OSError, and takes back what was written of `data`."""
         before = os.fstat(self._fd).st_size
         self.dirty = True
+        self.is_empty = False
         try:
             rest = memoryview(data)
             while rest:
@@ -111,6 +127,8 @@ class DayLogs:
         self._grew = grew
         self._debug_line = debug_line
         self._open: dict[str, tuple[_Log, _Log]] = {}
+        self._noted: dict[str, DayRange] = {}
+        """By day whose files are open: what was written of its range last."""
         self._backlog = Backlog()
         self._told: dict[str, Position] = {}
         """By producer: how far its records were written down while the database could not be written."""
@@ -123,7 +141,12 @@ class DayLogs:
         """Something was added since the store marked how far the logs are durable."""
 
     def day_of(self, moment: str) -> str:
-        return self._days.day_of(moment)
+        """Raises WriteRefused."""
+        return self._days.local(moment)[0]
+
+    def range_of(self, day: str) -> DayRange | None:
+        """Raises WriteRefused."""
+        return self._days.range_of(day)
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -157,13 +180,23 @@ class DayLogs:
             self.write_some()
 
     def _write(self, changes: Iterable[Change]) -> None:
-        lines: list[tuple[str, Line]] = []
+        lines: list[tuple[str, RecordLine]] = []
         for change in changes:
             if isinstance(change, EventsStored):
                 lines += [(row[4], event_line(row, record)) for row, record in zip(*change, strict=True)]
+            elif isinstance(change, DayRange):
+                self._write_lines(lines)
+                lines = []
+                self.note(change)
             else:
                 lines.append((_moment(change), line_of(change)))
         self._write_lines(lines)
+
+    def note(self, found: DayRange) -> None:
+        """A day's range, unless it is the last that was written of it."""
+        if self._noted.get(found.day) != found:
+            self._noted[found.day] = found
+            self._append(found.day, encode_lines([DayLine(*found)]), b"")
 
     def write_unstored(self, parcels: Sequence[Parcel], now: str) -> None:
         """What came while the database cannot be written. Producers send it again and again: once each is enough."""
@@ -182,13 +215,20 @@ class DayLogs:
         """The database can be written."""
         self._told.clear()
 
-    def write_lines(self, lines: Sequence[tuple[str, Line]]) -> None:
+    def write_lines(self, lines: Sequence[tuple[str, RecordLine]]) -> None:
         """Each with the moment that it is of."""
         self.write_all()
         self._write_lines(lines)
 
-    def _write_lines(self, lines: Sequence[tuple[str, Line]]) -> None:
-        by_day: defaultdict[str, tuple[list[Line], list[str]]] = defaultdict(lambda: ([], []))
+    def _write_lines(self, lines: Sequence[tuple[str, RecordLine]]) -> None:
+        try:
+            self._write_by_day(lines)
+        except WriteRefused as error:  # who asks the store for a day may find that it cannot be read
+            self.behind = True
+            self._failed(f"cannot tell which day a line is of: {error}")
+
+    def _write_by_day(self, lines: Sequence[tuple[str, RecordLine]]) -> None:
+        by_day: defaultdict[str, tuple[list[RecordLine], list[str]]] = defaultdict(lambda: ([], []))
         local, debug = self._days.local, self._debug_line
         for moment, line in lines:
             day, time = local(moment)
@@ -203,8 +243,13 @@ class DayLogs:
         try:
             logs = self._logs_of(day)
         except OSError as error:
+            self._noted.pop(day, None)
             self._missed(error)
             return
+        # A folder that was removed, and is made again, has to tell its range too.
+        if lines and logs[0].is_empty and day not in self._noted and (found := self._days.range_of(day)):
+            self._noted[day] = found
+            lines = encode_lines([DayLine(*found)]) + lines
         for log, data in zip(logs, (lines, text), strict=True):
             try:
                 log.append(data)
@@ -354,6 +399,7 @@ class DayLogs:
         self._close(day)
 
     def _close(self, day: str) -> None:
+        self._noted.pop(day, None)
         for log in self._open.pop(day, ()):
             log.close()
 
@@ -363,7 +409,7 @@ class DayLogs:
             self._close(day)
 
 
-def _moment(change: LaterChange) -> str:
+def _moment(change: RecordChange) -> str:
     if isinstance(change, ObservationStored):
         return change.observation.recorded_at
     return change.subject.recorded_at if isinstance(change, (EventAmended, ThumbnailSet)) else change.at

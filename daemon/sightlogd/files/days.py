@@ -8,10 +8,6 @@ from datetime import date
 from pathlib import Path
 from typing import Final
 
-from sightlogd.calendar import Days
-
-__all__ = ["EVENTS", "Days", "HeldFolder", "folders", "is_day"]
-
 EVENTS: Final = "events"
 """The day folders' folder in the data directory."""
 _has_its_shape = re.compile(r"\d{4}-\d\d-\d\d").fullmatch

@@ -1,9 +1,11 @@
 """Lines of events.json: what they hold, as typed structs, and how they add up to an event. No I/O.
 
-A line of kind `event` is an event as it was at that moment, and replaces what an earlier line said of it. `amendment`
-adds to the event. `person` makes a person known. `observation` is one. Embeddings are float32 in base64. `stored` is
-false in a line that was written while the database could not be: its producer still has the record. `waiting` is true
-in an amendment whose event has not come. What is not in a line has its default: null, or an empty list.
+The first line, of kind `day`, is the range of time that the day has; where that has grown, there is another one further
+down, and the last of them holds. A line of kind `event` is an event as it was at that moment, and replaces what an
+earlier line said of it. `amendment` adds to the event. `person` makes a person known. `observation` is one. Embeddings
+are float32 in base64. `stored` is false in a line that was written while the database could not be: its producer still
+has the record. `waiting` is true in an amendment whose event has not come. What is not in a line has its default: null,
+or an empty list.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ from typing import Any
 import msgspec
 from msgspec import Struct, structs
 
+from sightlogd.calendar import BEGINNING, END, DayRange
 from sightlogd.changes import (
     AmendmentKept,
     EventAmended,
-    LaterChange,
     ObservationStored,
     PersonStored,
+    RecordChange,
     ThumbnailSet,
 )
 from sightlogd.decoder import (
@@ -31,6 +34,8 @@ from sightlogd.decoder import (
     PersonRecord,
     check_time,
 )
+
+from .days import is_day
 
 Metadata = dict[str, str | int | float | bool]
 
@@ -127,7 +132,21 @@ class ObservationLine(Struct, tag_field="kind", tag="observation", frozen=True, 
     stored: bool = True
 
 
-Line = EventLine | AmendmentLine | PersonLine | ObservationLine
+class DayLine(Struct, tag_field="kind", tag="day", frozen=True, omit_defaults=True, gc=False):
+    """A `DayRange`, which is in the table `days` too."""
+
+    day: str
+    first: str
+    after: str
+    zone: str = ""
+
+    @property
+    def range(self) -> DayRange:
+        return DayRange(self.day, self.first, self.after, self.zone)
+
+
+RecordLine = EventLine | AmendmentLine | PersonLine | ObservationLine
+Line = RecordLine | DayLine
 
 AMENDABLE: tuple[str, ...] = tuple(
     field for field in AmendmentRecord.__struct_fields__ if field not in ("event_id", "site", "detections")
@@ -150,6 +169,8 @@ def decode_line(line: bytes) -> Line:
         decoded: Line = _decoder.decode(line)
     except DECODE_ERRORS as error:
         raise msgspec.DecodeError(str(error)) from error
+    if isinstance(decoded, DayLine) and not is_day(decoded.day):
+        raise msgspec.ValidationError(f"{decoded.day!r:.80} is no day")
     for moment in _moments(decoded):
         # A bit that flipped: whoever asks which day that is would stumble.
         if len(moment) != MOMENT_CHARS or check_time("", moment):
@@ -158,6 +179,8 @@ def decode_line(line: bytes) -> Line:
 
 
 def _moments(line: Line) -> tuple[str, ...]:
+    if isinstance(line, DayLine):
+        return tuple(moment for moment in (line.first, line.after) if moment not in (BEGINNING, END))
     if isinstance(line, AmendmentLine):
         return (line.at,) if line.recorded_at is None else (line.at, line.recorded_at)
     return (line.created_at if isinstance(line, PersonLine) else line.recorded_at,)
@@ -177,7 +200,7 @@ def event_line(row: Sequence[Any], record: EventRecord) -> EventLine:
     return EventLine(*(*row[:18], record.metadata, found, *face))
 
 
-def line_of(change: LaterChange) -> Line:
+def line_of(change: RecordChange) -> RecordLine:
     """What is written down of a change."""
     if isinstance(change, EventAmended):
         subject = change.subject
@@ -192,17 +215,21 @@ def line_of(change: LaterChange) -> Line:
         _, event_id, site, camera_id, event_type, recorded_at = change.subject
         return AmendmentLine(change.at, event_id, site, camera_id, event_type, recorded_at, thumbnail_path=change.path)
     if isinstance(change, AmendmentKept):
-        return _amendment(
-            change.amendment,
-            change.at,
-            waiting=True,
-            producer_id=change.producer_id,
-            epoch=change.epoch,
-            seq=change.seq,
-        )
+        return waiting_line(change)
     if isinstance(change, ObservationStored):
         return _observation(change.observation, id=change.id, created_at=change.at)
     return _person(change)
+
+
+def waiting_line(change: AmendmentKept) -> AmendmentLine:
+    return _amendment(
+        change.amendment,
+        change.at,
+        waiting=True,
+        producer_id=change.producer_id,
+        epoch=change.epoch,
+        seq=change.seq,
+    )
 
 
 def _observation(o: ObservationRecord, **more: Any) -> ObservationLine:
@@ -219,7 +246,7 @@ def _person(change: PersonStored) -> PersonLine:
     return PersonLine(change.id, person.site, person.name, person.display_name, change.at)
 
 
-def unstored_line(record: EventRecord | AmendmentRecord | PersonRecord | ObservationRecord, at: str) -> Line:
+def unstored_line(record: EventRecord | AmendmentRecord | PersonRecord | ObservationRecord, at: str) -> RecordLine:
     """Of a record that came while the database could not be written."""
     if isinstance(record, EventRecord):
         fields = {field: getattr(record, field) for field in record.__struct_fields__}
@@ -245,17 +272,24 @@ def amended(event: EventLine, amendment: AmendmentLine) -> EventLine:
 
 
 class Replay:
-    """What lines add up to, by event id: `first` has the first line of each event, `state` what it is by now."""
+    """What lines add up to, by event id: `first` has the first line of each event, `state` what it is by now.
+
+    `range` is the day's, None where no line tells it.
+    """
 
     def __init__(self, lines: Iterable[Line] = ()) -> None:
         self.first: dict[str, EventLine] = {}
         self.state: dict[str, EventLine] = {}
         self.observations: dict[str, ObservationLine] = {}
+        self.range: DayRange | None = None
         self._without_event: list[AmendmentLine] = []
         for line in lines:
             self.add(line)
 
     def add(self, line: Line) -> None:
+        if isinstance(line, DayLine):
+            self.range = line.range
+            return
         if isinstance(line, PersonLine) or not line.stored:
             return
         if isinstance(line, ObservationLine):

@@ -10,23 +10,25 @@ from typing import BinaryIO
 
 import msgspec
 
+from sightlogd.calendar import DayRange
 from sightlogd.directory import Odd, open_file
 from sightlogd.store.places import Place, Places
 
-from .lines import EventLine, Line, ObservationLine, PersonLine, Replay, decode_line
+from .lines import DayLine, EventLine, Line, ObservationLine, PersonLine, Replay, decode_line
 from .tails import TAIL_BYTES, whole_lines, whole_size
 
 
 class LogLines:
     """Reads all of the file once. `unreadable` is given the numbers of what is no line, from 1; `person` those lines.
 
-    What has the file's name and is no file is unreadable as 0. Raises OSError but for a missing file, which has no
-    lines, and Stop.
+    What has the file's name and is no file is unreadable as 0. `range` is what is noted of the day's, None: nothing.
+    Raises OSError but for a missing file, which has no lines, and Stop.
     """
 
     def __init__(self, path: Path, unreadable: Callable[[int], None], person: Callable[[PersonLine], None]) -> None:
         self._unreadable = unreadable
         self._person = person
+        self.range: DayRange | None = None
         self._file: BinaryIO | None = None
         try:
             self._file = os.fdopen(open_file(path), "rb")
@@ -47,6 +49,8 @@ class LogLines:
                 self._unreadable(number)
             elif isinstance(line, PersonLine):
                 self._person(line)
+            elif isinstance(line, DayLine):
+                self.range = line.range
             elif not line.stored:
                 continue
             elif isinstance(line, ObservationLine):

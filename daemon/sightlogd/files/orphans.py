@@ -14,7 +14,7 @@ from sightlogd.directory import Directory, Odd
 from sightlogd.store import Store
 
 from .daylog import DayLogs
-from .days import EVENTS, Days
+from .days import EVENTS
 from .own import PICTURE, event_of
 
 log = structlog.get_logger()
@@ -24,9 +24,7 @@ ON_ITS_WAY_SECONDS: Final = 60
 """A picture is there before its row: for who looks from outside, one that has none and is younger is not lost."""
 
 
-def settle(
-    data_dir: Path, day: str, days: Days, store: Store, logs: DayLogs, tell: Callable[[str], None]
-) -> Iterator[None]:
+def settle(data_dir: Path, day: str, store: Store, logs: DayLogs, tell: Callable[[str], None]) -> Iterator[None]:
     """In slices, between batches: a batch's pictures are there before its rows. Raises OSError, WriteRefused."""
     with contextlib.ExitStack() as held:
         try:
@@ -43,7 +41,7 @@ def settle(
         return
     pictures = {f"{EVENTS}/{day}/{name}" for name in found}
     lost = 0
-    for page in store.thumbnail_pages(*days.range_of(day), PICTURES_A_SLICE):
+    for page in store.thumbnail_pages(day, PICTURES_A_SLICE):
         missing = [path for path in page if path not in pictures and not os.path.lexists(data_dir / path)]
         if missing:
             store.clear_thumbnails(missing)

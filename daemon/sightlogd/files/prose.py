@@ -16,7 +16,7 @@ from typing import Final
 
 from sightlog.records import DEFAULT_SITE
 
-from .lines import AmendmentLine, EventLine, Line, PersonLine
+from .lines import AmendmentLine, EventLine, PersonLine, RecordLine
 
 # Descriptions may have line breaks and terminal codes: an entry is made of lines, and is shown by `cat`.
 _breaks = re.compile(r"[\s\x00-\x1f\x7f]+").sub
@@ -27,7 +27,7 @@ _c1 = re.compile(r"[\x80-\x9f]").sub
 _PERCENT: Final = tuple(f"{number}%" for number in range(101))
 
 
-def entry(line: Line, time: str, *, debug: bool = False) -> str:
+def entry(line: RecordLine, time: str, *, debug: bool = False) -> str:
     """`time`: the event's own, or when the rest was learnt: YYYY-MM-DD HH:MM:SS."""
     note = "" if line.stored else " (not in the database yet)"
     if isinstance(line, (EventLine, AmendmentLine)):

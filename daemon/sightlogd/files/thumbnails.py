@@ -31,7 +31,7 @@ from sightlogd.store import Store
 from . import formats, jpeg
 from .child import Answer, Child, Outcome
 from .daylog import DayLogs
-from .days import EVENTS, Days
+from .days import EVENTS
 from .incoming import Incoming, check_free
 from .jpeg import NotAcceptable, PictureLimits
 
@@ -54,7 +54,6 @@ class Thumbnails:
     def __init__(
         self,
         data_dir: Path,
-        days: Days,
         limits: PictureLimits,
         store: Store,
         logs: DayLogs,
@@ -65,7 +64,6 @@ class Thumbnails:
         command: Sequence[str] = (),
     ) -> None:
         self._data_dir = data_dir
-        self._days = days
         self._limits = limits
         self._store = store
         self._logs = logs
@@ -159,7 +157,7 @@ class Thumbnails:
             raise NotAcceptable(f"{why}, and {len(self._incoming)} others wait to be re-encoded already")
 
     def _target(self, event_id: str, recorded_at: str) -> Path:
-        return self._data_dir / EVENTS / self._days.day_of(recorded_at) / f"{event_id}.jpg"
+        return self._data_dir / EVENTS / self._store.day_of(recorded_at) / f"{event_id}.jpg"
 
     # -- after the ack -----------------------------------------------------------------------------------------------
 

@@ -193,10 +193,10 @@ CREATE TABLE pending_amendments (
 -- What waits for the events of a batch.
 CREATE INDEX pending_amendments_by_event ON pending_amendments (event_id);
 
--- Which range of time each day has: the day's folder is events/DAY, and its lines are of that range. Written in the
--- transaction of the day's first event or observation, as the time zone was then, without the moments that another day
--- has: no two ranges overlap, and another time zone later moves no record to another day. Goes with the last row of the
--- day that is removed.
+-- Which range of time each day has: the day's folder is events/DAY, and its rows, lines and pictures are of that range.
+-- Written in the transaction of the day's first record, as the time zone was then, without the moments that another day
+-- has: no two ranges overlap, and another time zone later moves nothing to another day. A range may grow, into moments
+-- that no day has. Goes with the last row of the day that is removed.
 CREATE TABLE days (
     day    TEXT PRIMARY KEY CHECK (length(day) = 10),  -- YYYY-MM-DD: the folder's name
     first  TEXT NOT NULL,                              -- the day has recorded_at from here on; '': from the first there is

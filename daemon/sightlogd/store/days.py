@@ -61,19 +61,15 @@ def last_id(connection: apsw.Connection, first: str, after: str) -> int:
     return max((row_id for row_id in found if row_id is not None), default=0)
 
 
-def oldest(connection: apsw.Connection) -> str | None:
-    """The earliest recorded_at there is."""
-    found: list[Any] = [
-        connection.execute(f"SELECT min(recorded_at) FROM {table} WHERE site = ?", (site,)).get
-        for site in sites(connection)
-        for table in TABLES
-    ]
-    return min((moment for moment in found if moment is not None), default=None)
-
-
 def clock_days(connection: apsw.Connection) -> list[int]:
     """The id that the first event of each day got, or would have got."""
     return [first_id for (first_id,) in connection.execute("SELECT first_id FROM clock_days")]
+
+
+def newest_clock_day(connection: apsw.Connection) -> str | None:
+    """The latest day (UTC) on which something was stored, by the daemon's clock; None: nothing was yet."""
+    found: str | None = connection.execute("SELECT max(day) FROM clock_days").get
+    return found
 
 
 def delete(connection: apsw.Connection, first: str, after: str, up_to_id: int, limit: int) -> int:

@@ -10,9 +10,12 @@ import apsw
 
 from sightlog.reader import COLUMNS
 from sightlogd.calendar import Days
+from sightlogd.dayranges import Folder, of_folders
 
-from . import bulk, texts, unlogged
+from . import bulk, texts
+from .days import TABLES
 from .opening import create, explained
+from .ranges import Ranges
 from .unlogged import EventRow
 
 
@@ -31,14 +34,13 @@ class Pending(NamedTuple):
 class Refill:
     """What is put in. What has no id, or one that is taken, gets a new one in `add_late`."""
 
-    def __init__(self, connection: apsw.Connection, days: Days) -> None:
+    def __init__(self, connection: apsw.Connection, calendar: Days) -> None:
         self._connection = connection
-        self._days = days
+        self._calendar = calendar
         self._without_id: list[EventRow] = []
         self._observations_without_id: list[Sequence[Any]] = []
         self._logged: dict[str, int] = {}
         """By kind, the last id that lines have: what came late has none under the id it gets."""
-        self._changed: list[int] = []
         connection.execute("BEGIN")
 
     def add_events(self, events: Iterable[EventRow]) -> None:
@@ -86,12 +88,6 @@ class Refill:
         """(id, site, name, display_name, created_at)."""
         self._connection.executemany("INSERT OR IGNORE INTO persons VALUES (?, ?, ?, ?, ?)", persons)
 
-    def add_day(self, day: str) -> None:
-        """One that has events or observations, and the range that it has now."""
-        self._connection.execute(
-            "INSERT INTO days VALUES (?, ?, ?, ?)", (day, *self._days.range_of(day), self._days.zone_name)
-        )
-
     def add_late(self, persons: Iterable[Sequence[Any]]) -> None:
         """What gets new ids, behind all others; the daemon writes lines of it when it starts."""
         query = "SELECT max(seq) FROM sqlite_sequence WHERE name IN ('events', 'observations')"
@@ -106,19 +102,27 @@ class Refill:
             self._insert_observation((next_id, *row[1:]))
             next_id += 1
 
-    def event(self, event_id: str) -> EventRow | None:
-        row_id = self._connection.execute("SELECT id FROM events WHERE event_id = ?", (event_id,)).get
-        return None if row_id is None else unlogged.events(self._connection, [row_id])[0]
+    def _add_days(self, folders: Sequence[Folder]) -> bool:
+        """Whether all of it is as the folders have it: a card may have flipped a bit in a time, or in a range."""
+        found = {one.day: one for one in of_folders(folders, self._calendar)}
+        ranges = Ranges(self._connection, self._calendar)
+        ranges.add(found.values())
+        is_as_noted = all(folder.noted == found.get(folder.day) for folder in folders)
+        if all(folder.is_within(found.get(folder.day)) for folder in folders):
+            return is_as_noted
+        for table in TABLES:
+            strays: list[Any] = self._connection.execute(
+                f"SELECT DISTINCT recorded_at FROM {table} WHERE NOT EXISTS "
+                "(SELECT 1 FROM days WHERE first <= recorded_at AND recorded_at < after)"
+            ).fetchall()
+            ranges.cover([moment for (moment,) in strays])
+        return False
 
-    def replace(self, event: EventRow) -> None:
-        """One that is there already, by its id; the lines of its own day do not add up to it."""
-        self._connection.execute("DELETE FROM detections WHERE event_id = ?", (event.columns[0],))
-        self._connection.execute("DELETE FROM events WHERE id = ?", (event.columns[0],))
-        self._insert(event)
-        self._changed.append(event.columns[0])
+    def finish(self, pending: Sequence[Pending], folders: Sequence[Folder]) -> None:
+        """What follows from the rest. `pending` amendments whose event is there have been applied to it.
 
-    def finish(self, pending: Sequence[Pending]) -> None:
-        """What follows from the rest. `pending` amendments whose event is there have been applied to it."""
+        `folders` are all that rows come from.
+        """
         execute = self._connection.execute
         self._connection.executemany(
             "INSERT INTO pending_amendments (site, event_id, received_at, producer_id, epoch, seq, record) "
@@ -131,11 +135,10 @@ class Refill:
             "INSERT INTO clock_days SELECT substr(created_at, 1, 10), min(id) FROM "
             "(SELECT created_at, id FROM events UNION ALL SELECT created_at, id FROM observations) GROUP BY 1"
         )
-        for kind, last in self._logged.items():
-            execute("UPDATE day_log_marks SET last_id = ? WHERE kind = ?", (last, kind))
-        self._connection.executemany(
-            "INSERT OR IGNORE INTO amended_events VALUES (?)", [(row,) for row in self._changed]
-        )
+        if self._add_days(folders):
+            for kind, last in self._logged.items():
+                execute("UPDATE day_log_marks SET last_id = ? WHERE kind = ?", (last, kind))
+        # Else the daemon compares all of them when it starts, and writes into each day what that lacks.
         execute("COMMIT")
         found = execute("PRAGMA integrity_check(1)").get
         if found != "ok":
@@ -145,7 +148,7 @@ class Refill:
         return int(self._connection.execute(f"SELECT count(*) FROM {table}").get)
 
 
-def make(path: Path, now: Callable[[], str], days: Days, fill: Callable[[Refill], None]) -> None:
+def make(path: Path, now: Callable[[], str], calendar: Days, fill: Callable[[Refill], None]) -> None:
     """A database at `path`, complete or not at all. Raises Stop."""
     with explained(path):
-        create(path, now, lambda connection: fill(Refill(connection, days)))
+        create(path, now, lambda connection: fill(Refill(connection, calendar)))

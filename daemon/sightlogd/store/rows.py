@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import apsw
 
+from sightlog.ahead import ahead_from
 from sightlog.wire import DUPLICATE, REJECTED, STORED
-from sightlogd.calendar import Days
-from sightlogd.changes import Change, EventsStored, ObservationStored, PersonStored, ThumbnailSet
+from sightlogd.changes import AmendmentKept, Change, EventsStored, ObservationStored, PersonStored, ThumbnailSet
 from sightlogd.decoder import AmendmentRecord, EventRecord, ObservationRecord, PersonRecord, Refusal
 from sightlogd.session import DeadLetter, Parcel
 
 from . import bulk, settled, texts, unlogged
 from .amendments import Amendments, add_detections, json_text
+from .days import newest_clock_day
 from .ranges import Ranges
 from .savepoint import alone
 from .texts import Face
@@ -27,6 +29,8 @@ class Written(NamedTuple):
     duplicates: list[str]
     """What was there already: events and observations, by kind and id."""
     changes: list[Change]
+    ahead: list[tuple[str, str]]
+    """What was recorded more than a day ahead of the clock: the producer's name, and when."""
 
 
 Thumbnails = Mapping[tuple[int, int], str]
@@ -43,10 +47,10 @@ class Rows:
     `forget` after a rollback: what is remembered is read again from the database.
     """
 
-    def __init__(self, connection: apsw.Connection, days: Days) -> None:
+    def __init__(self, connection: apsw.Connection, days: Ranges) -> None:
         self._connection = connection
         self._one_by_one = False
-        self.days = Ranges(connection, days)
+        self._days = days
         self.forget()
 
     def forget(self) -> None:
@@ -55,7 +59,7 @@ class Rows:
         query = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name IN ('events', 'observations')"
         self._next_id = 1 + int(get(query).get)
         self._clock_day = ""
-        self.days.forget()
+        self._days.forget()
         self._cameras = set(get("SELECT site, camera_id FROM cameras").fetchall())
         self._amendments = Amendments(self._connection)
 
@@ -77,14 +81,22 @@ class Rows:
         """
         self._one_by_one = self._amendments.one_by_one = one_by_one
         first_id = self._next_id
-        written = Written([[] for _ in parcels], [], [])
+        self._latest = ""
+        written = Written([[] for _ in parcels], [], [], [])
         ids = self._write_events(parcels, thumbnails, now, written)
         if self._amendments.are_waiting and ids:
             self._amendments.apply_pending(ids, now, written.changes)
         for index, parcel in enumerate(parcels):
             self._write_others(parcel, now, written.exceptions[index], written)
-        observations = [change.observation for change in written.changes if type(change) is ObservationStored]
-        self.days.cover([observation.recorded_at for observation in observations])
+        # What is no event has its line in a day's folder too.
+        moments = [
+            change.observation.recorded_at if type(change) is ObservationStored else now
+            for change in written.changes
+            if type(change) in (ObservationStored, PersonStored, AmendmentKept)
+        ]
+        written.changes[:0] = self._days.cover(moments)
+        if max(self._latest, *moments, "") > now:
+            self._find_ahead(parcels, now, written)
         if now[:10] != self._clock_day:
             self._clock_day = now[:10]
             self._connection.execute("INSERT OR IGNORE INTO clock_days VALUES (?, ?)", (self._clock_day, first_id))
@@ -96,6 +108,13 @@ class Rows:
             [(now, letter.producer_id, 0, 0, REJECTED, letter.reason, None, letter.message) for letter in dead_letters],
         )
         return written
+
+    def _find_ahead(self, parcels: Sequence[Parcel], now: str, written: Written) -> None:
+        limit = ahead_from(datetime.fromisoformat(now), newest_clock_day(self._connection))
+        for parcel in parcels:
+            for record in parcel.records:
+                if isinstance(record, (EventRecord, ObservationRecord)) and record.recorded_at >= limit:
+                    written.ahead.append((parcel.session.name, record.recorded_at))
 
     def _event_rows(self, parcels: Sequence[Parcel], thumbnails: Thumbnails, now: str) -> Iterator[_EventRow]:
         """Every event, with the id it gets."""
@@ -137,11 +156,13 @@ class Rows:
             cameras.add((record.site, record.camera_id))
         if not rows:
             return []
-        written.changes.append(stored)
         if not self._one_by_one:
             bulk.EVENTS.run(self._connection, values)
             bulk.DETECTIONS.run(self._connection, detections)
-        self.days.cover(values[_RECORDED_AT :: len(rows[0])])
+        moments = values[_RECORDED_AT :: len(rows[0])]
+        self._latest = max(moments)
+        written.changes.extend(self._days.cover(moments))
+        written.changes.append(stored)
         texts.index_descriptions(self._connection, descriptions)
         texts.set_faces(self._connection, faces)
         self._next_id = rows[-1][0] + 1

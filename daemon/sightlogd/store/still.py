@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
+from sightlogd.calendar import Days
 from sightlogd.errors import EXIT_TRY_AGAIN, Stop
 
 from . import signature
 from .opening import DATABASE, explained
+from .ranges import Ranges
 from .store import Store
 from .view import check_version
 
@@ -20,7 +22,7 @@ class StillStore(Store):
     A database of another schema is refused: only a start migrates it.
     """
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, zone: tzinfo | None = None) -> None:
         # Nothing of Store's: it opens to write.
         self.path = data_dir / DATABASE
         self.wal_pages = 0
@@ -30,6 +32,7 @@ class StillStore(Store):
             self._connection = signature.connect(self.path)
             check_version(self._connection, self.path)
             self._page_bytes = int(self._connection.execute("PRAGMA page_size").get)
+            self._days = Ranges(self._connection, Days(zone))
 
     def _moment(self) -> list[tuple[int, int, int]]:
         found = []

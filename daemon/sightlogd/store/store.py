@@ -18,18 +18,20 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 import apsw
 
 from sightlog.accounts import Settled
+from sightlog.ahead import ahead_from
 from sightlog.encoder import format_time
 from sightlog.wire import START, Position
-from sightlogd.calendar import Days
+from sightlogd.calendar import DayRange, Days
 from sightlogd.changes import ThumbnailSet
 from sightlogd.errors import EXIT_IO_ERROR, Stop, WriteRefused
 from sightlogd.session import DeadLetter, Exceptions, Parcel
 
-from . import counts, days, lookups, unlogged
+from . import counts, days, lookups, ranges, unlogged
 from .guard import Identity, Wait, identity_of, refuse
 from .holders import Holder, hindrance, holders
 from .migrate import RESTORE
 from .opening import BUSY_TIMEOUT_MS, DATABASE, Synchronous, damaged, explained, open_database, reason_of
+from .ranges import Ranges
 from .rows import Rows, Thumbnails, Written
 from .unlogged import EventRow
 
@@ -42,6 +44,8 @@ WAL_BYTES_ALARM: Final = 64 * 1024 * 1024
 UNMERGED_SHARE: Final = 0.1
 """Removed rows, as a share of those that are there, whose texts may stay in the index: what the removal of a day costs
 is not to grow with all other days. More: a larger index. Less: it is written anew more often."""
+
+_NEVER: Final = DayRange("", "~", "~", "")
 
 
 class Store:
@@ -60,7 +64,7 @@ class Store:
         wait: Wait = refuse,
         check_lock: Callable[[bool], None] | None = None,
     ) -> None:
-        """`zone` is that of the days, None: the system's."""
+        """`zone`: what is of a day that has no record yet goes by its calendar; None: the system's."""
         self.path = data_dir / DATABASE
         self.wal_pages = 0
         self._checkpoint_at = WAL_PAGES_CHECKPOINT
@@ -71,7 +75,8 @@ class Store:
             # Replaces SQLite's own checkpoint, which a COMMIT would have to wait for: it is done between batches.
             self._connection.set_wal_hook(self._committed)
             self._page_bytes = int(self._connection.execute("PRAGMA page_size").get)
-            self._rows = Rows(self._connection, Days(zone))
+            self._days = Ranges(self._connection, Days(zone))
+            self._rows = Rows(self._connection, self._days)
             self._shm = data_dir / f"{DATABASE}-shm"
             self._names = os.fspath(self.path), os.fspath(data_dir / f"{DATABASE}-wal"), os.fspath(self._shm)
             self._files = self._guard.identity, *self._files_now()[1:]
@@ -123,8 +128,9 @@ class Store:
         """Those of the paths that an event has."""
         return self._read(lookups.known_thumbnails, paths)
 
-    def thumbnail_pages(self, first: str, after: str, limit: int) -> Iterator[list[str]]:
-        """Paths that events of that time have, from so many events at once."""
+    def thumbnail_pages(self, day: str, limit: int) -> Iterator[list[str]]:
+        """Paths that the day's events have, from so many events at once."""
+        _, first, after, _ = self.range_of(day) or _NEVER
         for site in self._read(days.sites):
             reached = first, 0
             while page := self._read(lookups.thumbnails, site, reached, after, limit):
@@ -138,34 +144,56 @@ class Store:
 
     # -- days --------------------------------------------------------------------------------------------------------
 
-    def count_between(self, first: str, after: str) -> tuple[int, int]:
-        """Events and observations with first <= recorded_at < after, of all sites."""
+    def day_of(self, moment: str) -> str:
+        """The day that has this moment; or would get it, if something of it came now."""
+        return self.local(moment)[0]
+
+    def local(self, moment: str) -> tuple[str, str]:
+        """Its day, and what the clock on the wall said then: YYYY-MM-DD, YYYY-MM-DD HH:MM:SS."""
+        try:
+            return self._days.local(moment)
+        except apsw.Error as error:
+            raise self._classified(error) from error
+
+    def range_of(self, day: str) -> DayRange | None:
+        """None: nothing is stored of that day."""
+        return self._read(ranges.range_of, day)
+
+    def stored_days(self) -> list[str]:
+        """Those of which something is, or was, stored; the oldest first."""
+        return [one.day for one in self._read(ranges.all_ranges)]
+
+    def count_of(self, day: str) -> tuple[int, int]:
+        """Its events and observations, of all sites."""
+        _, first, after, _ = self.range_of(day) or _NEVER
         return self._read(days.count, first, after)
 
-    def last_id_between(self, first: str, after: str) -> int:
-        """The largest id of what is of that time, 0 when there is nothing."""
+    def last_id_of(self, day: str) -> int:
+        """The largest id of what is of that day, 0 when there is nothing."""
+        _, first, after, _ = self.range_of(day) or _NEVER
         return self._read(days.last_id, first, after)
-
-    def oldest(self) -> str | None:
-        """The earliest recorded_at there is."""
-        return self._read(days.oldest)
 
     def clock_days(self) -> list[int]:
         """For each day on which something was stored, by the daemon's clock: the id that its first event got."""
         return self._read(days.clock_days)
 
+    def ahead_from(self) -> str:
+        """What was recorded from this time on is more than a day ahead of the clock."""
+        return ahead_from(self._clock(), self._read(days.newest_clock_day))
+
     def last_id(self) -> int:
         return self._rows.last_id
 
-    def delete_between(self, first: str, after: str, up_to_id: int, limit: int, folders: Collection[str] = ()) -> int:
-        """Some of what is of that time; returns how many rows, 0 when none are left. Raises WriteRefused, Stop.
+    def delete_of(self, day: str, up_to_id: int, limit: int, folders: Collection[str] = ()) -> int:
+        """Some of what is of that day; returns how many rows, 0 when none are left. Raises WriteRefused, Stop.
 
         With the last of its rows a day loses its range, unless it is one of `folders`.
         """
+        _, first, after, _ = self.range_of(day) or _NEVER
         with self._transaction():
             deleted = days.delete(self._connection, first, after, up_to_id, limit)
             counts.removed(self._connection, deleted)
-            self._rows.days.drop(first, after, folders)
+            self._days.drop(day, folders)
             return deleted
 
     @property

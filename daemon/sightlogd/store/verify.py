@@ -9,10 +9,12 @@ from typing import Any
 
 import apsw
 
+from sightlogd.calendar import BEGINNING, END, DayRange
 from sightlogd.errors import EXIT_STORAGE_FULL, Stop
 from sightlogd.findings import FINDINGS_MAX
 
-from . import counts, migrate, unlogged
+from . import counts, migrate, ranges, unlogged
+from .days import any_between
 from .opening import explained
 from .view import connect
 
@@ -26,7 +28,7 @@ def verify(path: Path, show: Callable[[str], None]) -> Iterator[str]:
         connection = connect(path)
         migrate.check_schema(connection, migrate.packaged())
         connection.close()
-    for look in (_pages, _references, _marks, _counts, _texts):
+    for look in (_pages, _references, _marks, _days, _counts, _texts):
         # One view each: as long as it lasts, the WAL of a running daemon can only grow.
         show(f"database: its {look.__name__.strip('_')}")
         connection = connect(path)
@@ -61,6 +63,16 @@ def _references(connection: apsw.Connection) -> Iterator[str]:
 def _marks(connection: apsw.Connection) -> Iterator[str]:
     for kind in sorted({"event", "person"} - unlogged.marks(connection).keys()):
         yield f"day_log_marks has no row {kind}: somebody changed it by hand"
+
+
+def _days(connection: apsw.Connection) -> Iterator[str]:
+    end, latest = BEGINNING, ""
+    for one in [*ranges.all_ranges(connection), DayRange("~", END, END, "")]:
+        if one.first < end or one.day <= latest:
+            yield f"days has {one.day} from {one.first or 'the beginning'} on, and {latest} until {end}"
+        if any_between(connection, end, one.first):
+            yield f"days has no day for what was recorded from {end or 'the beginning'} on and before {one.first}"
+        end, latest = max(end, one.after), one.day
 
 
 def _counts(connection: apsw.Connection) -> Iterator[str]:

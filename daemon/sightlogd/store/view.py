@@ -11,9 +11,10 @@ from urllib.parse import quote
 
 import apsw
 
+from sightlogd.calendar import DayRange
 from sightlogd.errors import EXIT_CONFIG, EXIT_PERMISSION, Stop
 
-from . import days, lookups, migrate, unlogged
+from . import days, lookups, migrate, ranges, unlogged
 from .opening import BUSY_TIMEOUT_MS
 from .unlogged import EventRow
 
@@ -150,20 +151,24 @@ class View:
         query = f"SELECT {column} FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))"
         return {found for (found,) in self.connection.execute(query, (json.dumps(ids),))}
 
-    def first_between(self, first: str, after: str) -> str | None:
-        """The earliest time in there of what the day logs should have."""
-        found: list[Any] = [
-            self._get(
-                f"SELECT recorded_at FROM {table} WHERE site = ? AND recorded_at >= ? AND recorded_at < ? "
-                "AND id <= (SELECT last_id FROM day_log_marks WHERE kind = 'event') ORDER BY recorded_at LIMIT 1",
-                site,
-                first,
-                after,
-            )
+    def is_logged(self, first: str, after: str) -> bool:
+        """Whether the day logs have to have something of that time."""
+        query = (
+            "SELECT 1 FROM {} WHERE site = ? AND recorded_at >= ? AND recorded_at < ? "
+            "AND id <= (SELECT last_id FROM day_log_marks WHERE kind = 'event') LIMIT 1"
+        )
+        return any(
+            self._get(query.format(table), site, first, after) is not None
             for site in self.sites()
             for table in days.TABLES
-        ]
-        return min((moment for moment in found if moment is not None), default=None)
+        )
+
+    def ranges(self) -> list[DayRange]:
+        """Of all days, the oldest first."""
+        return ranges.all_ranges(self.connection)
+
+    def range_of(self, day: str) -> DayRange | None:
+        return ranges.range_of(self.connection, day)
 
     def logged_persons(self) -> list[tuple[Any, ...]]:
         """(id, site, name, display_name, created_at) of those up to the mark."""
