@@ -24,6 +24,9 @@ from sightlog.records import IMAGE_BYTES_MAX
 from .errors import EXIT_CONFIG, Stop
 
 INSTALLED_CONFIG: Final = Path("/etc/sightlog/config.toml")
+PATH_BYTES: Final = 4_096
+NAME_BYTES: Final = 255
+"""Of a path with its NUL, and of a name in it: limits.h."""
 _LOCALTIME: Final = "/etc/localtime"
 
 
@@ -136,6 +139,10 @@ def load(
     for key, path in (("store.data_dir", config.store.data_dir), ("remote.keys_dir", config.remote.keys_dir)):
         if "\0" in path:
             raise Stop(EXIT_CONFIG, f"{file or 'configuration'}: {key}: {path!r} has a NUL; expected a path")
+        if len(os.fsencode(path)) >= PATH_BYTES or any(
+            len(os.fsencode(part)) > NAME_BYTES for part in Path(path).parts
+        ):
+            raise Stop(EXIT_CONFIG, f"{file or 'configuration'}: {key}: {path!r:.80} is longer than a path may be")
     try:
         check_endpoint(config.ingest.endpoint)
         config.zone()

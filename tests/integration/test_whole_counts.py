@@ -18,7 +18,6 @@ from sightlogd.store import Store
 SITES = ("home", "shed", "cabin")
 KINDS = ("events", "observations")
 DAY = datetime(2026, 11, 1, 12, tzinfo=UTC)
-BOUNDS = ("2026-11-{:02}T00:00:00.000Z", "2026-11-{:02}T99")
 
 
 @pytest.fixture
@@ -62,7 +61,7 @@ def test_whatever_is_counted_and_removed_in_whatever_order_the_sum_is_right(stor
     while days or store.uncounted():
         if days and chance.random() < 0.5:
             day = days.pop()
-            while store.delete_between(*(bound.format(day) for bound in BOUNDS), store.last_id(), 17):
+            while store.delete_of(f"2026-11-{day:02}", store.last_id(), 17):
                 if chance.random() < 0.3:
                     store.count_up(40)
                 assert told(store) == there(store)
@@ -123,10 +122,10 @@ def test_verify_finds_a_count_that_is_wrong(daemon):
 
 def test_the_index_of_texts_is_written_anew_once_a_tenth_of_all_was_removed(store):
     assert not store.wants_merge
-    removed = store.delete_between(*(bound.format(1) for bound in BOUNDS), store.last_id(), 20)
+    removed = store.delete_of("2026-11-01", store.last_id(), 20)
     assert 0 < removed <= 20
     assert not store.wants_merge
-    while store.delete_between(*(bound.format(1) for bound in BOUNDS), store.last_id(), 20):
+    while store.delete_of("2026-11-01", store.last_id(), 20):
         pass
     assert store.wants_merge
     assert store.merge_texts(1, begin=True), "it has more than one page"

@@ -33,7 +33,7 @@ ENCODING: Final = {
 PURGING: Final = {
     "purge begins": ("sightlogd.purge:begin", 8),
     "purge": ("sightlogd.budget:Budget.step", 80),
-    "purged rows": ("sightlogd.store.store:Store.delete_between", 40),
+    "purged rows": ("sightlogd.store.store:Store.delete_of", 40),
     "purged pages": ("sightlogd.store.store:Store.give_back", 20),
     "purged texts": ("sightlogd.store.store:Store.merge_texts", 20),
 }

@@ -107,7 +107,9 @@ def copy(lock: Path) -> None:
 def everything_but_the_database(lock: Path) -> None:
     for name in ("lock", "writer.json", "control.sock", "ballast", "metrics"):
         path = lock.with_name(name)
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)  # the daemon makes it again, while it is looked at too
+        with suppress(OSError):
+            path.unlink()
 
 
 DEEDS: tuple[Callable[[Path], None], ...] = (remove, rename, link, hard_link, copy, everything_but_the_database)

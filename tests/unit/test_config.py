@@ -90,6 +90,8 @@ WRONG = [
     ("[store]\ndata_dir = 'unknown field'\nsynchronous = 'unknown field'", "store.synchronous", "invalid enum value"),
     ('[store]\ndata_dir = "a\\u0000b"', "store.data_dir", "has a NUL"),
     ('[remote]\nkeys_dir = "\\u0000"', "remote.keys_dir", "has a NUL"),
+    (f'[store]\ndata_dir = "{"ä" * 128}"', "store.data_dir", "is longer than a path may be"),
+    (f'[remote]\nkeys_dir = "{"a/" * 2048}"', "remote.keys_dir", "is longer than a path may be"),
     ('[ingest]\nendpoint = "ipc:///a\\u0000b"', "ingest.endpoint", "expected ipc:///path"),
     (f"[ingest]\nendpoint = 'tcp://127.0.0.1:{'9' * 5_000}'", "ingest.endpoint", "with a port from 1 to 65535"),
     ("store = 5", "store", "expected `object`, got `int`"),

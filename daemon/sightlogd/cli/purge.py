@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sightlogd import control, datadir, logs, purge_command
 from sightlogd.budget import Budget
@@ -28,9 +28,25 @@ if TYPE_CHECKING:
     from .options import Commands
 
 
+_TEXT: Final = """
+A day goes with its rows, pictures and logs; files of others in its folder stay. First go days that a sensor's
+wrong clock put more than a day ahead of the clock here, then the oldest; never today, and without --force none
+that is younger than min_retention_days or was written to that recently. The running daemon does it, or this
+command when there is none.
+
+examples:
+  sightlogd purge --dry-run
+  sightlogd purge --before 2026-01-01
+  sightlogd purge --day 2099-01-01 --force
+
+exit codes: 0 done, 1 something should go and may not, 28 no room for it, 74 I/O error, 75 another process is in the
+way, 77 permission, 78 configuration or schema
+"""
+
+
 def add_parser(commands: Commands) -> None:
     parser = add_command(
-        commands, "purge", "remove the oldest days until less than 80 percent of the budget is used", _run
+        commands, "purge", "remove the oldest days until less than 80 percent of the budget is used", _run, _TEXT
     )
     parser.add_argument("--dry-run", action="store_true", help="say which days would go, and remove nothing")
     which = parser.add_mutually_exclusive_group()
