@@ -148,12 +148,12 @@ NAMES: dict[str, Callable[[Path], None]] = {
     "ballast: larger": _large_ballast,
     "control.sock: a file": _file("control.sock", b"left sock\n"),
     "control.sock: in use": _listening,
-    "incoming: letters": _file("incoming/letter.txt", b"Dear sightlog\n"),
-    "incoming: pictures": _file("incoming/IMG_0001.jpg", b"\xff\xd8\xff\xd9"),
-    "incoming: hidden": _file("incoming/.tmp", b"x"),
-    "incoming: a file": _file("incoming", b"x"),
-    "trash: what is wanted back": _file("trash/thesis.txt", b"x"),
-    "trash: a folder like ours": _file("trash/2026-03-01.5/thesis.txt", b"x"),
+    "incoming: letters": _file("events/incoming/letter.txt", b"Dear sightlog\n"),
+    "incoming: pictures": _file("events/incoming/IMG_0001.jpg", b"\xff\xd8\xff\xd9"),
+    "incoming: hidden": _file("events/incoming/.tmp", b"x"),
+    "incoming: a file": _file("events/incoming", b"x"),
+    "trash: what is wanted back": _file("events/trash/thesis.txt", b"x"),
+    "trash: a folder like ours": _file("events/trash/2026-03-01.5/thesis.txt", b"x"),
     "events: concerts": _file("events/2026-summer.txt", b"x"),
     "events: concerts' photos": _file("events/Montreux/IMG_0001.jpg", b"\xff\xd8\xff\xd9"),
     "events: photos by day": _file("events/2026-03-01/IMG_0001.jpg", b"\xff\xd8\xff\xd9"),
@@ -172,6 +172,6 @@ NAMES: dict[str, Callable[[Path], None]] = {
 """What a folder without events.db has under names that are ours."""
 
 LINKS = (
-    "events.db", "events.db-wal", "events.db-shm", "lock", "ballast", "control.sock", "incoming", "trash", "events",
-    "metrics", "events.new", "events.before-upgrade.db", "restoring", "restored",
+    "events.db", "events.db-wal", "events.db-shm", "lock", "ballast", "control.sock", "events/incoming", "events/trash",
+    "events", "metrics", "events.new", "events.before-upgrade.db", "restoring", "restored",
 )  # fmt: skip

@@ -17,6 +17,7 @@ from .config import Storage as Limits
 from .errors import EXIT_STORAGE_FULL, STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
 from .files import orphans
 from .files.daylog import DayLogs
+from .files.days import EVENTS
 from .logs import RateLimit
 from .retention import Day, Level, Plan, Rules, StorageStats
 from .storage import Storage
@@ -62,6 +63,8 @@ class Budget:
         """False while somebody writes down again what the day logs miss: he may have rows of any day in his hands."""
         self._work: Iterator[None] | None = self._look_at_everything()
         self._queue: deque[Iterator[None]] = deque()
+        self._stuck: dict[str, str] = {}
+        """Days whose folders cannot be moved, and why: they stay, and others go."""
 
     def change(self, limits: Limits) -> None:
         """These hold from now on. Raises Stop by `over_limit_action`."""
@@ -122,6 +125,7 @@ class Budget:
         self._work = work
 
     def _look_at_everything(self) -> Iterator[None]:
+        self._stuck.clear()
         # First of all: without it there is no budget, whatever fails below.
         yield from self.recount()
         if not self._storage.has_ballast() and not self._wants_ballast and not self._storage.make_ballast():
@@ -164,7 +168,16 @@ class Budget:
             while not self.may_remove:
                 yield
             self.removing = True
-            leaving = purge.begin(self._data_dir, day.name, self._store, self._logs, self._store.now())
+            try:
+                leaving = purge.begin(self._data_dir, day.name, self._store, self._logs, self._store.now())
+            except purge.Immovable as error:
+                self.removing = False
+                self._stuck[day.name] = str(error.strerror)
+                text = f"cannot remove {day.name}, its files and rows stay: {EVENTS}/{day.name}: {error.strerror}"
+                log.error(text)
+                if tell is not None:
+                    tell(text)
+                continue
             yield
             kept = yield from purge.finish(leaving, self._store)
             self.removing = False
@@ -240,7 +253,7 @@ class Budget:
         if retention.level_of(stats) is Level.FINE:
             return Plan()
         rules = self._rules._replace(share_max=1.0) if force else self._rules
-        return retention.plan(self.old_days(force=force), stats, rules)
+        return retention.plan(self.old_days(lambda name: name not in self._stuck, force=force), stats, rules)
 
     def nothing_may_go(self) -> str:
         """Why the plan is empty."""
@@ -252,10 +265,11 @@ class Budget:
             if ahead
             else ""
         )
+        stuck = "".join(f" {day} cannot be removed: {why}." for day, why in sorted(self._stuck.items()))
         return (
             f"No day may go: each is today's, or younger than min_retention_days = {self._rules.min_retention_days}, "
-            f"or was written to that recently.{future} `sightlogd purge --force` removes days all the same; or make "
-            "room, or raise max_storage_gb"
+            f"or was written to that recently.{future}{stuck} `sightlogd purge --force` removes days all the same; or "
+            "make room, or raise max_storage_gb"
         )
 
     # -- the budget --------------------------------------------------------------------------------------------------

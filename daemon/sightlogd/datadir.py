@@ -22,17 +22,15 @@ from sightlog.writer import FACTS
 from . import control, leftovers
 from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
 from .files.daylog import JSON_NAME, TEXT_NAME
-from .files.days import EVENTS, folders, is_day
+from .files.days import EVENTS, INCOMING, TRASH, folders, is_day
 from .files.lines import decode_line
 from .lock import LOCK
-from .purge import TRASH
 from .storage import BALLAST
 from .store import DATABASE, kept
 from .store.migrate import RESTORE
 from .store.opening import RESTORED, RESTORING, damaged
 from .store.signature import Owner, signature_of
 
-INCOMING: Final = "incoming"
 METRICS: Final = "metrics"
 _LINES_LOOKED_AT: Final = 100
 """Of a day's log, for one that is ours."""
@@ -79,8 +77,8 @@ _NAMES: Final = {
 }
 
 
-_SPARE: Final = (BALLAST,)
-"""What is in the way there is told and not touched, and a store works without it."""
+_SPARE: Final = (BALLAST, EVENTS, INCOMING, TRASH)
+"""What is in the way there is told and not touched, and records are stored without it: pictures or day logs wait."""
 _BELONG_TO_A_DATABASE: Final = {
     INCOMING: leftovers.of_incoming,
     TRASH: leftovers.of_trash,
@@ -204,10 +202,10 @@ def _check_writable(data_dir: Path, *, may_be_damaged: bool = False) -> bool:
         if name not in _SPARE:
             _check_type(data_dir / name, own)
     has_database = _check_database(data_dir / DATABASE, may_be_damaged=may_be_damaged)
-    for path in _written_in_days(data_dir):
-        _check_no_link(path)
     if has_database:
         return True
+    for path in _written_in_days(data_dir):
+        _check_no_link(path)
     for name in _SPARE:
         _check_type(data_dir / name, _NAMES[name])
     for name, own in _NAMES.items():
@@ -220,7 +218,7 @@ def _check_writable(data_dir: Path, *, may_be_damaged: bool = False) -> bool:
 def _check_type(path: Path, own: _Name) -> None:
     try:
         mode = path.lstat().st_mode
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     _check_no_link(path)
     if not own.is_of_its_type(mode):

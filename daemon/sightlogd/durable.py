@@ -19,6 +19,11 @@ BLOCK_BYTES: Final = 4_096
 """What a file takes on its disk is a multiple of this."""
 
 
+def is_full(error: OSError) -> bool:
+    """Whether there was no room: that passes, and holds for all files alike."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def blocks(size: int) -> int:
     """Bytes that a file of this size takes."""
     return -(-size // BLOCK_BYTES) * BLOCK_BYTES

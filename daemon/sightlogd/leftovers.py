@@ -18,13 +18,13 @@ from sightlog.layout import APPLICATION_ID
 from sightlog.writer import FACTS_BYTES
 
 from .directory import Odd, open_file
-from .files.days import is_day
+from .files.days import INCOMING, TRASH, is_day
 from .purge import leaving_of
 from .storage import BALLAST_BYTES
 
 LINE_BYTES: Final = 1 << 20
 METRICS_FILES: Final = ("metrics.json", "metrics.json.1", "sightlog.prom", "sightlog.prom.tmp")
-_RESTORED: Final = {"events", "incoming", "trash", "events.db", "events.db-wal", "events.db-shm", "events.db-journal"}
+_RESTORED: Final = {"events", "events.db", "events.db-wal", "events.db-shm", "events.db-journal"}
 _LOCK_BYTES_MAX: Final = 1_024
 _is_lock = re.compile(rb"(\d{1,10}(\n.*)?)?\0*", re.DOTALL).fullmatch
 _HEADER_BYTES: Final = 100
@@ -105,7 +105,7 @@ def of_trash(path: Path) -> str | None:
 
 def of_days(path: Path) -> str | None:
     """What is there for a day would go with that day."""
-    for name in _names(path):
+    for name in set(_names(path)) - {Path(INCOMING).name, Path(TRASH).name}:
         if is_day(name) or not (path / name).is_dir() or _names(path / name):
             return f"{name} is in it"
     return None

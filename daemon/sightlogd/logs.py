@@ -96,3 +96,9 @@ class Warnings:
         held = self._limits[kind].take()
         if held is not None:
             log.warning(text, held_back=held)
+
+    def error(self, kind: str, text: str) -> None:
+        """What somebody has to mend."""
+        held = self._limits[kind].take()
+        if held is not None:
+            log.error(text, held_back=held)

@@ -16,6 +16,7 @@ from .control import Client, PurgeRequest
 from .errors import EXIT_IO_ERROR, EXIT_TRY_AGAIN, STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
 from .files import catchup
 from .files.daylog import DayLogs
+from .files.days import prepare
 from .files.jpeg import PictureLimits
 from .files.thumbnails import Thumbnails
 from .logs import Warnings
@@ -45,6 +46,7 @@ class Maintenance:
         self._store = store
         self._metrics = metrics
         self._warn = warn
+        prepare(config.data_dir, lambda text: warn.error("folders", text))
         self._check_interval = config.storage.storage_check_interval
         self._unchecked = 0
         storage = Storage(config.data_dir, config.storage)
@@ -86,7 +88,7 @@ class Maintenance:
 
     def _log_failed(self, reason: str) -> None:
         self._metrics.file_write_failed()
-        self._warn("day log", f"{reason}; it is added when that works again")
+        self._warn.error("day log", f"{reason}; it is added when that works again")
 
     # -- around a commit ---------------------------------------------------------------------------------------------
 
@@ -137,7 +139,7 @@ class Maintenance:
             self.budget.look_around(now)
             if not self.logs.behind and self.logs.unmarked and not self._catching_up:
                 self._attempt(lambda: catchup.mark(self._store, self.logs))
-            if self.logs.behind and not self._catching_up:
+            if self.logs.behind and not self._catching_up and self.logs.can_catch_up:
                 self._catching_up = catchup.catch_up(self._store, self.logs)
         if self._catching_up and not self.budget.removing:
             self._attempt(self._catch_up)

@@ -1,8 +1,8 @@
 """Removes a day: its folder and its rows go together, in slices. What a crash interrupts is finished at the next start.
 
-The folder is renamed to `trash/DAY.ID` first: that is the durable word that the day goes, with the events up to ID;
-what comes for that day afterwards stays. Then its files go (on a full disk only that makes room), then the rows, then
-the index of texts is written anew without them, once that is a tenth of all, and the database's file shrinks.
+The folder is renamed to `events/trash/DAY.ID` first: that is the durable word that the day goes, with the events up to
+ID; what comes for that day afterwards stays. Then its files go (on a full disk only that makes room), then the rows,
+then the index of texts is written anew without them, once that is a tenth of all, and the database's file shrinks.
 
 What somebody else put into the folder gets back to `events/DAY`, where it was, and stays.
 """
@@ -10,6 +10,7 @@ What somebody else put into the folder gets back to `events/DAY`, where it was, 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -22,21 +23,20 @@ from typing import Final, NamedTuple
 import structlog
 
 from . import durable
-from .directory import Directory, Odd
+from .directory import Directory
 from .errors import WriteRefused
 from .files.daylog import DayLogs
-from .files.days import EVENTS, folders, is_day
+from .files.days import EVENTS, TRASH, folders, is_day, make_folder
 from .files.own import event_of, is_own
 from .store import Store
 
 log = structlog.get_logger()
 
-TRASH: Final = "trash"
 SLICE_SECONDS: Final = 0.02
 """What a slice may take: the loop waits for it."""
 FILES_A_SLICE: Final = 100
 KEPT: Final = ".kept"
-"""Ends the name of a folder in trash/ whose day is gone, and in which there is what cannot be moved out of it."""
+"""Ends the name of a folder in TRASH whose day is gone, and in which there is what cannot be moved out of it."""
 _has_its_shape = re.compile(r"([0-9-]{10})\.([0-9]{1,18})").fullmatch
 
 
@@ -70,7 +70,7 @@ class Pace:
 
 
 def leaving_of(name: str) -> tuple[str, int] | None:
-    """Which day goes, up to which id, by the name of its folder in trash/; None for any other name."""
+    """Which day goes, up to which id, by the name of its folder in TRASH; None for any other name."""
     match = _has_its_shape(name)
     return (match[1], int(match[2])) if match and is_day(match[1]) else None
 
@@ -84,19 +84,26 @@ def unfinished(data_dir: Path) -> list[Leaving]:
     return []
 
 
+class Immovable(OSError):
+    """A day's folder that stays where it is: a mount, or one with chattr +i. No fault of any other day."""
+
+
 def begin(data_dir: Path, day: str, store: Store, logs: DayLogs, now: str) -> Leaving:
-    """From here on the day goes. Raises OSError, and nothing has happened then."""
+    """From here on the day goes. Raises OSError, Immovable, and nothing has happened then."""
     folder = data_dir / EVENTS / day
-    trash = data_dir / TRASH
-    durable.make_directories(trash)
-    if not _is_folder(trash):
-        raise Odd(os.lstat(trash).st_mode, os.fspath(trash))
+    trash = make_folder(data_dir, TRASH)
     target = trash / f"{day}.{store.last_id()}"
     logs.write_all()  # what waits for this day goes with it, and would make its folder anew
     if _is_folder(folder):
         _carry_over(day, logs, now)
         logs.close(day)
-        os.rename(folder, target)
+        try:
+            os.rename(folder, target)
+        except OSError as error:
+            if durable.is_full(error) or error.errno == errno.EIO:
+                raise
+            why = "it is a mount" if error.errno in (errno.EBUSY, errno.EXDEV) else error.strerror
+            raise Immovable(error.errno, why, os.fspath(folder)) from error
         durable.sync(trash)
         durable.sync(folder.parent)
     else:  # gone; or a link, and what that leads to is not ours
@@ -131,7 +138,7 @@ def finish(leaving: Leaving, store: Store) -> Generator[None, None, int]:
     deleted = -1
     while deleted:
         pace.begin()
-        there = folders(leaving.folder.parents[1])
+        there = folders(leaving.folder.parents[2])
         deleted = store.delete_of(leaving.day, leaving.up_to_id, pace.count, there)
         pace.end()
         store.checkpoint_if_due()
@@ -186,7 +193,7 @@ def _clear(leaving: Leaving, store: Store) -> Generator[None, None, int]:
     """What the daemon made goes, and all else back to where it was, as it is: neither followed nor looked into."""
     stay: set[str] = set()
     kept = number = 0
-    data_dir = leaving.folder.parent.parent
+    data_dir = leaving.folder.parents[2]
     with Directory(data_dir) as data, data.folder(f"{TRASH}/{leaving.folder.name}") as folder:
         user_id = os.fstat(folder.fd).st_uid
         is_empty = False
@@ -197,7 +204,8 @@ def _clear(leaving: Leaving, store: Store) -> Generator[None, None, int]:
                     continue
                 is_empty = False
                 if is_own(entry, user_id) or _has_row(entry, leaving.day, store):
-                    folder.remove(entry.name)
+                    if not _remove(entry.name, folder):
+                        stay.add(entry.name)
                 else:
                     kept += 1
                     if not _move_back(entry.name, folder, data, f"{EVENTS}/{leaving.day}"):
@@ -205,9 +213,23 @@ def _clear(leaving: Leaving, store: Store) -> Generator[None, None, int]:
                 if (number := number + 1) % FILES_A_SLICE == 0:
                     yield
             yield
-        if kept > len(stay):
-            durable.sync(data_dir / EVENTS / leaving.day)
+        if kept:
+            with contextlib.suppress(FileNotFoundError):  # none could be moved there
+                durable.sync(data_dir / EVENTS / leaving.day)
     return kept
+
+
+def _remove(name: str, folder: Directory) -> bool:
+    """Whether it is gone. What cannot be removed, as a file with chattr +i, holds up nothing else. Raises OSError."""
+    try:
+        folder.remove(name)
+    except OSError as error:
+        if durable.is_full(error) or error.errno == errno.EIO:
+            raise
+        path = f"{folder.path}/{name}"
+        log.error("cannot remove a file of a day that goes; it stays", path=path, reason=error.strerror)
+        return False
+    return True
 
 
 def _has_row(entry: os.DirEntry[str], day: str, store: Store) -> bool:

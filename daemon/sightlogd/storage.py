@@ -12,7 +12,7 @@ from typing import Final
 from .config import Storage as Limits
 from .directory import open_file
 from .durable import FILE_MODE, allocated
-from .files.days import EVENTS, folders
+from .files.days import EVENTS, folders, is_day
 from .files.own import is_own
 from .retention import GB, StorageStats, measured
 from .store import DATABASE, WAL_BYTES_KEPT
@@ -72,8 +72,9 @@ class Storage:
         """Metrics, pictures that wait, what is being removed: few files, so all at once."""
         total = 0
         for folder, folders_there, files in os.walk(self._data_dir):
+            if folder == os.fspath(self._data_dir / EVENTS):
+                folders_there[:] = [name for name in folders_there if not is_day(name)]
             if folder == os.fspath(self._data_dir):
-                folders_there[:] = [name for name in folders_there if name != EVENTS]
                 files = [name for name in files if name not in (DATABASE, f"{DATABASE}-wal", BALLAST)]
             total += sum(allocated(os.path.join(folder, name)) for name in files)
         self._rest = total

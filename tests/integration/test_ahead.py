@@ -81,14 +81,14 @@ def test_a_pi_that_starts_in_1970_hides_and_removes_nothing(idle_daemon, monkeyp
     daemon = idle_daemon.start(config=STORAGE + "min_retention_days = 0\n")
     send(daemon, "good", now=NOW, before=NOW - timedelta(days=3), soon=NOW + timedelta(hours=20))
     assert daemon.stop() == 0
-    before = sorted(path.name for path in daemon.data_dir.glob("events/*"))
+    before = sorted(path.name for path in daemon.data_dir.glob("events/[0-9]*"))
     off = daemon.home / "off"
     off.write_text(str(60 - NOW.timestamp()))
     daemon.start(program=(str(ODD_CLOCK), str(off), "noticing"), config=STORAGE + "min_retention_days = 0\n")
     send(daemon, "good", more=NOW)
     done = run(PROGRAM, daemon, "purge", "--before", "9999-12-31")
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in daemon.data_dir.glob("events/*")) == before
+    assert sorted(path.name for path in daemon.data_dir.glob("events/[0-9]*")) == before
     assert warned(daemon) == []
 
     class In1970(datetime):

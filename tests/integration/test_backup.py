@@ -103,7 +103,7 @@ def test_days_that_the_store_removed_stay_and_are_not_restored(daemon, dest, els
         name: data for name, data in before.items() if oldest in name
     }
     restored(dest, elsewhere)
-    assert [path.name for path in elsewhere.glob("events/*")] == [f"{AT:%Y-%m-%d}"]
+    assert [path.name for path in elsewhere.glob("events/[0-9]*")] == [f"{AT:%Y-%m-%d}"]
 
 
 def test_ids_that_fat_does_not_know_come_back(daemon, dest, elsewhere):
@@ -201,7 +201,7 @@ def test_a_day_that_goes_while_it_is_copied_is_gone_in_the_copy_too(daemon, dest
     assert verify(second.data_dir).returncode == 0
     second.start()
     wait_for(lambda: second.reader().count_events() == 1, "the days are gone")
-    wait_for(lambda: not list(second.data_dir.glob("trash/*")), "the removal is complete")
+    wait_for(lambda: not list(second.data_dir.glob("events/trash/*")), "the removal is complete")
     assert second.stop() == 0
     assert verify(second.data_dir).returncode == 0
 
@@ -260,7 +260,7 @@ def assert_it_is_a_store(second: Daemon, settled: set[str], new: Path) -> None:
     # A thumbnail that was made while its event was being removed: what a daemon does about it, it logs a minute later,
     # or when it starts.
     wait_for(lambda: daylogs.are_marked(second.database) or "that no event has" in second.log.read_text(), "a look", 60)
-    wait_for(lambda: not list(second.data_dir.glob("trash/*")), "it has finished what was being removed", 60)
+    wait_for(lambda: not list(second.data_dir.glob("events/trash/*")), "it has finished what was being removed", 60)
     assert second.stop() == 0
     second.start()
     wait_for(lambda: daylogs.are_marked(second.database), "it has compared", 60)

@@ -130,8 +130,8 @@ def test_wherever_a_restore_is_killed_it_is_told_and_done_by_the_next(daemon, de
     with daemon.publisher() as publisher:
         publisher.insert_event(Event("door", event_id="waiting", recorded_at=AT, thumbnail=png()))
     assert daemon.stop() == 0
-    (daemon.data_dir / "incoming").mkdir(exist_ok=True)
-    (daemon.data_dir / "incoming" / "e").write_bytes(png())
+    (daemon.data_dir / "events" / "incoming").mkdir(exist_ok=True)
+    (daemon.data_dir / "events" / "incoming" / "e").write_bytes(png())
     assert backup(daemon.data_dir, dest).returncode == 0
     before = contents(dest)
     told = finished = 0
@@ -155,7 +155,7 @@ def test_wherever_a_restore_is_killed_it_is_told_and_done_by_the_next(daemon, de
             assert (done.returncode, done.stderr) == (0, "")
             finished += "finished the restore" in done.stdout
         assert daylogs.rows(elsewhere / "events.db") == daylogs.rows(daemon.database)
-        assert (elsewhere / "incoming" / "e").read_bytes() == png()
+        assert (elsewhere / "events" / "incoming" / "e").read_bytes() == png()
         assert len(list(elsewhere.glob("events/*/*.jpg"))) >= 2
         assert verify(elsewhere).returncode == 0
     assert told > 10

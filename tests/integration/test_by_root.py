@@ -134,7 +134,9 @@ def test_what_root_restores_is_the_owners_and_root_may_read_what_he_may_not(thei
     assert daylogs.rows(new / "events.db") == daylogs.rows(theirs / "events.db")
 
 
-@pytest.mark.parametrize("name", ["lock", "restoring", "restored", "events", "incoming", "trash", "events.db"])
+@pytest.mark.parametrize(
+    "name", ["lock", "restoring", "restored", "events", "events/incoming", "events/trash", "events.db"]
+)
 def test_root_is_not_led_elsewhere_by_links_in_the_data_directory(theirs, tmp_path, name):
     """Its owner could put them there: what they lead to would be overwritten, or given to him."""
     place = tmp_path / "backup"
@@ -142,6 +144,7 @@ def test_root_is_not_led_elsewhere_by_links_in_the_data_directory(theirs, tmp_pa
     (secret := tmp_path / "secret").mkdir()
     (secret / "file").write_text("root's")
     (new := tmp_path / "new").mkdir()
+    (new / name).parent.mkdir(exist_ok=True)
     (new / name).symlink_to(secret if name not in ("lock", "events.db") else secret / "file")
     os.chown(new, NOBODY, NOBODY)
     done = backups.restore(place, new)

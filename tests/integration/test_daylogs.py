@@ -287,6 +287,7 @@ def test_without_the_permission_to_write_a_log_the_database_commits_and_the_log_
         wait_for(lambda: any("Permission denied" in line["event"] for line in daemon.logged()), "it is told")
         assert daylogs.lines(daemon.data_dir) == []
         events.chmod(0o777)
+        wait_for(lambda: any(line["event"] == "ready" for line in daemon.logged()), "it handles signals")
         assert daemon.stop() == 0
         start()
         wait_for(lambda: len(daylogs.lines(daemon.data_dir)) == 1, "what was missed is added")

@@ -62,8 +62,8 @@ def test_a_removal_that_was_interrupted_is_named_and_not_finished(daemon):
     fill(daemon)
     assert daemon.stop() == 0
     day = f"{NOON - timedelta(days=3):%Y-%m-%d}"
-    (daemon.data_dir / "trash").mkdir(exist_ok=True)
-    (daemon.data_dir / "events" / day).rename(daemon.data_dir / "trash" / f"{day}.1")
+    (daemon.data_dir / "events" / "trash").mkdir(exist_ok=True)
+    (daemon.data_dir / "events" / day).rename(daemon.data_dir / "events" / "trash" / f"{day}.1")
     before = tree(daemon.data_dir)
     done = backups.run(*DRY, "--data-dir", daemon.data_dir)
     assert done.returncode == 0, done.stderr

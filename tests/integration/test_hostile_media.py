@@ -41,8 +41,8 @@ def sound(tmp_path_factory) -> Iterator[Path]:
             publisher.insert_events(events)
         wait_for(lambda: "bb" in daylogs.text(daemon.data_dir), "all is logged")
         assert daemon.stop() == 0
-        (daemon.data_dir / "incoming").mkdir(exist_ok=True)
-        (daemon.data_dir / "incoming" / "waits").write_bytes(png())
+        (daemon.data_dir / "events" / "incoming").mkdir(exist_ok=True)
+        (daemon.data_dir / "events" / "incoming" / "waits").write_bytes(png())
         assert backups.backup(daemon.data_dir, home / "backup").returncode == 0
     finally:
         daemon.end()
@@ -116,7 +116,7 @@ odd = pytest.mark.parametrize("kind", ODD)
 
 
 @odd
-@pytest.mark.parametrize("file", [PICTURE, LOG, "incoming/waits"])
+@pytest.mark.parametrize("file", [PICTURE, LOG, "events/incoming/waits"])
 def test_what_is_no_file_is_named_and_not_restored(home, kind, file):
     ODD[kind](home / "backup" / file, home)
     before = outside(home)
@@ -143,11 +143,11 @@ def test_without_a_database_or_manifest_that_is_a_file_nothing_is_restored(home,
     assert outside(home) == before
 
 
-@pytest.mark.parametrize("folder", ["events", f"events/{DAY}", "incoming"])
+@pytest.mark.parametrize("folder", ["events", f"events/{DAY}", "events/incoming"])
 def test_a_folder_that_is_a_link_is_not_read(home, folder):
     _link(home / "backup" / folder, home)
     done = backups.restore(home / "backup", home / "new")
-    lost = "incoming/waits" if folder == "incoming" else PICTURE
+    lost = "events/incoming/waits" if folder == "events/incoming" else PICTURE
     assert (done.returncode, f"not restored: {lost}: it is a link" in done.stdout) == (74, True), done.stdout
     assert not (home / "new" / lost).exists()
     assert backups.verify(home / "backup").returncode == 74
@@ -208,8 +208,9 @@ NAMES = (
     "/etc/passwd", "../x", "events/../../outside/x", "events/..", "events", "", ".", "events/2026-02-30/x.jpg",
     f"events/{DAY}/../../x", f"events/{DAY}/", f"events//{DAY}", f"events/{DAY}/..", f"events/{DAY}/a/b",
     f"events/{DAY}/a\0b", f"events/{DAY}/a\nb.jpg", f"events/{DAY}/\u0085.jpg", f"events/{DAY}/{'x' * 256}",
-    f"./events/{DAY}/x.jpg", "incoming/..", "incoming/.tmp", "incoming/a b", "incoming/a/b", "lock", "events.db-wal",
-    "events.db/x", "keys/server", f"trash/{DAY}.1/x", "EVENTS.DB",
+    f"./events/{DAY}/x.jpg", "events/incoming/..", "events/incoming/.tmp",
+    "events/incoming/a b", "events/incoming/a/b", "incoming/a", "lock", "events.db-wal",
+    "events.db/x", "keys/server", f"events/trash/{DAY}.1/x", "EVENTS.DB",
 )  # fmt: skip
 
 
@@ -285,11 +286,11 @@ def test_a_manifest_without_end_is_not_read_to_its_end(home, how):
 
 def test_no_more_is_copied_than_a_manifest_says(home):
     """A file may have grown behind that, or be without end for all we know."""
-    for name in (PICTURE, "incoming/waits", LOG):
+    for name in (PICTURE, "events/incoming/waits", LOG):
         os.truncate(home / "backup" / name, 1 << 40)
     assert backups.verify(home / "backup").returncode == 0
     assert backups.restore(home / "backup", home / "new").returncode == 0
-    for name in (PICTURE, "incoming/waits", LOG):
+    for name in (PICTURE, "events/incoming/waits", LOG):
         assert (home / "new" / name).read_bytes() == (home / "data" / name).read_bytes()
 
 
@@ -320,7 +321,7 @@ def change_the_store(home: Path) -> None:
 
 TARGETS = (
     "backup.json.new", "events.db%new", "events.db%new-journal", "events.db%new-wal", "events.db", PICTURE, LOG,
-    f"{PICTURE}%new", f"{LOG}%new", "incoming/waits", "incoming/waits%new",
+    f"{PICTURE}%new", f"{LOG}%new", "events/incoming/waits", "events/incoming/waits%new",
 )  # fmt: skip
 
 
@@ -332,7 +333,9 @@ def test_a_backup_writes_through_nothing_that_a_stranger_put_in_its_place(home, 
     change_the_store(home)
     done = backups.backup(home / "data", home / "backup")
     assert outside(home) == before
-    if kind == "folder" and "new" in file and file.partition("%")[0] not in (LOG, "incoming/waits"):  # did not change
+    if (
+        kind == "folder" and "new" in file and file.partition("%")[0] not in (LOG, "events/incoming/waits")
+    ):  # did not change
         assert (done.returncode, f"{home / 'backup' / file}" in done.stderr) == (74, True), done.stderr
         assert (home / "backup" / file / "inside").exists()
         return
@@ -363,7 +366,7 @@ def test_a_backup_changes_no_file_that_has_another_name_elsewhere(home, file):
     assert backups.verify(home / "backup").returncode == 0
 
 
-@pytest.mark.parametrize("folder", ["events", f"events/{DAY}", "incoming", "kept"])
+@pytest.mark.parametrize("folder", ["events", f"events/{DAY}", "events/incoming", "kept"])
 @pytest.mark.parametrize("kind", ["link", "dangling", "pipe"])
 def test_a_backup_goes_into_no_folder_that_is_none(home, folder, kind):
     place = home / "backup" / folder
@@ -400,7 +403,7 @@ def test_a_damaged_database_is_kept_through_nothing_odd(home, kind):
 
 @odd
 def test_what_is_no_file_in_the_store_is_left_out_and_the_rest_is_backed_up(home, kind):
-    for name in (f"events/{DAY}/0.jpg", f"events/{DAY}/notes.txt", "incoming/0"):
+    for name in (f"events/{DAY}/0.jpg", f"events/{DAY}/notes.txt", "events/incoming/0"):
         ODD[kind](home / "data" / name, home)
     before = outside(home)
     done = backups.backup(home / "data", home / "second")

@@ -155,7 +155,7 @@ def test_a_day_goes_without_what_is_not_ours(idle_daemon, outside, tmp_path, run
     assert planted(folder) == before
     assert not (folder / "events.json").exists()
     assert planted(outside) == others
-    assert list((daemon.data_dir / "trash").iterdir()) == []
+    assert list((daemon.data_dir / "events" / "trash").iterdir()) == []
     # It is no day any more: not by hand, not by force, not in what the budget counts.
     assert "removed" not in purge(daemon, "--before", f"{NOON:%Y-%m-%d}", "--force")
     assert f"{folder.name} " not in purge(daemon, "--before", f"{NOON:%Y-%m-%d}", "--force", "--dry-run")
@@ -189,7 +189,7 @@ def test_what_is_left_of_a_day_does_not_keep_the_budget_busy(idle_daemon):
             some = [Event("door", event_id=one, recorded_at=AT, llm_description="x" * 60_000) for one in ids]
             assert publisher.insert_events(some).stored == 20
     wait_for(lambda: len(said(daemon, "removed 20")) >= 2, "two days are removed")
-    wait_for(lambda: not list((daemon.data_dir / "trash").iterdir()), "the removals are complete")
+    wait_for(lambda: not list((daemon.data_dir / "events" / "trash").iterdir()), "the removals are complete")
     with daemon.publisher("another") as publisher:
         assert publisher.insert_event(Event("door", event_id="today"))
     assert daemon.stop() == 0
@@ -208,7 +208,7 @@ def test_a_removal_that_was_interrupted_follows_no_link_and_keeps_what_is_not_ou
     before = plant(folder, outside)
     del before["a.jpg"], before["b.jpg"]
     others = planted(outside)
-    trash = daemon.data_dir / "trash"
+    trash = daemon.data_dir / "events" / "trash"
     trash.mkdir(exist_ok=True)
     folder.rename(trash / f"{folder.name}.{last_id}")
     # Nor is a day on its way out what has such a name and is something else.
@@ -239,7 +239,7 @@ def test_what_cannot_be_moved_back_stays_and_its_day_is_gone_all_the_same(idle_d
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder / "film"], check=True)
     try:
         assert f"removed {folder.name}: " in purge(daemon, "--before", f"{NOON:%Y-%m-%d}")
-        (kept,) = (daemon.data_dir / "trash").iterdir()
+        (kept,) = (daemon.data_dir / "events" / "trash").iterdir()
         assert (kept.name[:10], kept.suffix) == (folder.name, ".kept")
         assert [path.name for path in kept.iterdir()] == ["film"]
         assert [path.name for path in folder.iterdir()] == ["notes.txt"]
@@ -277,7 +277,7 @@ def test_of_a_day_that_is_a_link_the_rows_go_and_nothing_behind_the_link(idle_da
 def test_of_what_waits_only_files_with_an_events_name_are_taken_up_or_removed_and_it_is_told(daemon, outside):
     insert(daemon, "a")
     assert daemon.stop() == 0
-    incoming = daemon.data_dir / "incoming"
+    incoming = daemon.data_dir / "events" / "incoming"
     incoming.mkdir(exist_ok=True)
     outside.mkdir()
     (outside / "secret").write_bytes(png())
@@ -293,7 +293,7 @@ def test_of_what_waits_only_files_with_an_events_name_are_taken_up_or_removed_an
     (incoming / "never-stored").write_bytes(png())
     daemon.start()
     wait_for(lambda: not (incoming / "never-stored").exists(), "it is removed")
-    assert [line["path"] for line in said(daemon, "removed a picture")] == ["incoming/never-stored"]
+    assert [line["path"] for line in said(daemon, "removed a picture")] == ["events/incoming/never-stored"]
     with daemon.publisher() as publisher:
         publisher.insert_event(Event("door", event_id="new", thumbnail=png()))
     wait_for(lambda: daemon.reader().get_event("new").thumbnail_path, "a picture is made all the same")

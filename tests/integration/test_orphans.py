@@ -28,7 +28,7 @@ def said(daemon, text: str) -> bool:
 def test_a_picture_that_no_event_has_is_removed_at_the_next_start(daemon):
     events = insert(daemon, 3)
     assert daemon.stop() == 0
-    folder = next(daemon.data_dir.glob("events/*"))
+    folder = next(daemon.data_dir.glob("events/[0-9]*"))
     for name in ("never-stored.jpg", "other.jpg"):
         (folder / name).write_bytes(jpeg())
     (folder / "notes.txt").write_text("an owner's own file")
@@ -57,7 +57,7 @@ def test_an_event_whose_picture_is_gone_says_so_and_the_logs_too(daemon, tmp_pat
 def test_a_folder_that_is_away_for_a_while_costs_no_event_its_picture(daemon):
     events = insert(daemon, 2)
     assert daemon.stop() == 0
-    folder = next(daemon.data_dir.glob("events/*"))
+    folder = next(daemon.data_dir.glob("events/[0-9]*"))
     shutil.move(folder, daemon.home / "away")
     daemon.start()
     with daemon.publisher() as publisher:

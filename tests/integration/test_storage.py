@@ -41,7 +41,7 @@ def fill_a_day(daemon, ago: int, count: int = 200, size: int = 10_000) -> list[E
 
 
 def folders(daemon) -> list[str]:
-    return sorted(path.name for path in (daemon.data_dir / "events").iterdir())
+    return sorted(path.name for path in daemon.data_dir.glob("events/[0-9]*"))
 
 
 def purge(daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -71,7 +71,7 @@ def test_the_oldest_days_go_with_their_rows_and_files_and_it_is_told(idle_daemon
     for ago in (6, 5, 4, 3, 2, 1, 0):
         fill_a_day(daemon, ago)
     wait_for(lambda: said(daemon, f"removed {day(6)}"), "the oldest day is removed")
-    trash = daemon.data_dir / "trash"
+    trash = daemon.data_dir / "events" / "trash"
     # Below 80 % after a removal; what was stored since may be on top of it.
     wait_for(lambda: taken(daemon) <= 27_000_000 and not list(trash.iterdir()), "it is below 90 %")
     assert daemon.stop() == 0
@@ -236,12 +236,12 @@ def test_a_removal_that_a_crash_interrupts_is_finished_at_the_next_start(idle_da
             reader = daemon.reader()
             wait_for(lambda r=reader, b=before: r.count_events() < b or r.count_events() == 50, "it removes rows")
         else:
-            wait_for((daemon.data_dir / "trash").exists, "it begins")
+            wait_for((daemon.data_dir / "events" / "trash").exists, "it begins")
         daemon.kill()
         asking.wait(20)
         daemon.start(config=config(1.0))
     wait_for(lambda: daemon.reader().count_events() == 50, "the rest of the day is gone")
-    wait_for(lambda: not list((daemon.data_dir / "trash").iterdir()), "it is done")
+    wait_for(lambda: not list((daemon.data_dir / "events" / "trash").iterdir()), "it is done")
     assert daemon.stop() == 0
     assert {event.event_id for event in daemon.reader().find_events()} == {event.event_id for event in kept}
     assert folders(daemon) == [day(2)]
@@ -254,8 +254,8 @@ def with_an_interrupted_removal(daemon) -> list[Event]:
     fill_a_day(daemon, 3)
     kept = fill_a_day(daemon, 2)
     assert daemon.stop() == 0
-    trash = daemon.data_dir / "trash"
-    trash.mkdir()
+    trash = daemon.data_dir / "events" / "trash"
+    trash.mkdir(exist_ok=True)
     (daemon.data_dir / "events" / day(3)).rename(trash / f"{day(3)}.{len(kept) * 2}")
     return kept
 
@@ -264,7 +264,7 @@ def test_a_rotation_that_a_crash_interrupts_is_finished_where_room_is_as_scarce_
     daemon = idle_daemon
     kept = with_an_interrupted_removal(daemon)
     daemon.start(config=config(taken(daemon) / 0.95 / 10**9, purge_share_max=1.0))
-    wait_for(lambda: not list((daemon.data_dir / "trash").iterdir()), "it is done")
+    wait_for(lambda: not list((daemon.data_dir / "events" / "trash").iterdir()), "it is done")
     with daemon.publisher() as publisher:
         assert publisher.insert_event(Event("front_door"))
     # Further days may go behind it: how much room the first made shows only with the next checkpoint.
@@ -278,7 +278,7 @@ def test_purge_without_a_daemon_finishes_the_removal_that_a_crash_interrupted(id
     assert "removal" not in purge(daemon, "--before", day(0), "--dry-run").stdout
     done = purge(daemon, "--before", day(2))
     assert (done.returncode, f"removed what was left of {day(3)}" in done.stdout) == (0, True), done.stdout
-    assert not list((daemon.data_dir / "trash").iterdir())
+    assert not list((daemon.data_dir / "events" / "trash").iterdir())
     assert daemon.reader().count_events() == len(kept)
 
 
@@ -291,7 +291,7 @@ def test_what_comes_for_a_day_that_is_being_removed_stays(idle_daemon):
             [Path(sys.executable).with_name("sightlogd"), "purge", "--before", day(2), "--data-dir", daemon.data_dir],
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-        wait_for(lambda: list(daemon.data_dir.glob("trash/*")) or asking.poll() is not None, "it begins")
+        wait_for(lambda: list(daemon.data_dir.glob("events/trash/*")) or asking.poll() is not None, "it begins")
         publisher.insert_event(late)
         output, _ = asking.communicate(timeout=60)
     assert f"removed {day(3)}" in output

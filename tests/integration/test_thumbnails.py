@@ -58,7 +58,7 @@ def picture_of(daemon: Daemon, event: Event) -> bytes:
 
 
 def waiting(daemon: Daemon) -> list[str]:
-    directory = daemon.data_dir / "incoming"
+    directory = daemon.data_dir / "events" / "incoming"
     return sorted(os.listdir(directory)) if directory.exists() else []
 
 
@@ -280,7 +280,7 @@ def test_nobody_waits_for_a_decoder_that_stands_still(daemon):
             assert other.insert_event(Event("garage"))
         assert other.insert_event(Event("garage", thumbnail=png()))
     assert path_of(daemon, stuck) is None
-    assert opened((daemon.data_dir / "incoming" / stuck.event_id).read_bytes()).format == "PNG"
+    assert opened((daemon.data_dir / "events" / "incoming" / stuck.event_id).read_bytes()).format == "PNG"
     assert decoders(daemon) == [pid]
     os.kill(pid, signal.SIGCONT)
     picture_of(daemon, stuck)
@@ -301,7 +301,7 @@ LYING = {
 @pytest.mark.parametrize("lie", LYING.values(), ids=LYING)
 def test_a_decoder_that_lies_costs_the_picture_only(idle_daemon, tmp_path, lie):
     script = tmp_path / "decoder.py"
-    target = idle_daemon.data_dir / "incoming" / ".jpg"
+    target = idle_daemon.data_dir / "events" / "incoming" / ".jpg"
     script.write_text(f"target = {str(target)!r}; print('ready', flush=True); input()\n{lie}\ninput()\n")
     daemon = idle_daemon.start(program=[IMPATIENT, "5.0", f"{sys.executable} {script}"])
     assert why_dropped(daemon, insert(daemon, png())) in (
@@ -317,7 +317,7 @@ def test_a_decoder_that_lies_costs_the_picture_only(idle_daemon, tmp_path, lie):
 
 
 def test_what_a_decoder_left_of_one_picture_is_not_taken_for_the_next(idle_daemon, tmp_path):
-    target = idle_daemon.data_dir / "incoming" / ".jpg"
+    target = idle_daemon.data_dir / "events" / "incoming" / ".jpg"
     (tmp_path / "first.jpg").write_bytes(jpeg())
     script = tmp_path / "decoder.py"
     script.write_text(
@@ -357,7 +357,7 @@ def test_a_daemon_killed_between_ack_and_decoding_makes_the_picture_after_its_re
     wait_for(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text(), "it dies too")
     assert path_of(daemon, event) is None
     for leftover in (".tmp", ".jpg"):
-        (daemon.data_dir / "incoming" / leftover).write_bytes(b"half a picture")
+        (daemon.data_dir / "events" / "incoming" / leftover).write_bytes(b"half a picture")
     daemon.start()
     assert is_near(opened(picture_of(daemon, event)), (9, 9), BLUE)
     assert waiting(daemon) == []
@@ -383,8 +383,8 @@ def test_a_picture_that_has_its_row_or_whose_event_is_gone_is_removed_at_the_sta
     data = picture_of(daemon, done)
     daemon.kill()
     # As a power cut after the row was durable leaves it, and one before the event was.
-    (daemon.data_dir / "incoming" / done.event_id).write_bytes(png(colour=BLUE))
-    (daemon.data_dir / "incoming" / "never-stored").write_bytes(png())
+    (daemon.data_dir / "events" / "incoming" / done.event_id).write_bytes(png(colour=BLUE))
+    (daemon.data_dir / "events" / "incoming" / "never-stored").write_bytes(png())
     daemon.start()
     wait_for(lambda: waiting(daemon) == [], "both are removed")
     assert picture_of(daemon, done) == data
@@ -471,14 +471,14 @@ def test_what_a_refused_commit_left_waiting_is_not_another_events_picture(tmp_pa
     camera, other = (Session(name, name, b"", 1, START, START) for name in ("camera", "other"))
     refused = Event("front_door", thumbnail=png())
     assert thumbnails.save([parcel_of(camera, 1, refused)]) == {}
-    assert os.listdir(tmp_path / "incoming") == [refused.event_id]
+    assert os.listdir(tmp_path / "events" / "incoming") == [refused.event_id]
     # Its commit was refused. Before it is sent again, another producer has an event of that name, and no picture.
     same_name = parcel_of(other, 1, Event("garage", event_id=refused.event_id))
     store.write([same_name], thumbnails.save([same_name]), [])
-    assert os.listdir(tmp_path / "incoming") == []
+    assert os.listdir(tmp_path / "events" / "incoming") == []
     again = parcel_of(camera, 1, refused)
     assert thumbnails.save([again]) == {}
-    assert os.listdir(tmp_path / "incoming") == []
+    assert os.listdir(tmp_path / "events" / "incoming") == []
     thumbnails.close()
     store.close()
 
@@ -497,6 +497,6 @@ def test_pictures_are_counted_by_what_became_of_them(tmp_path):
         return counts == PictureCounts(stored=0, reencoded=2, dropped=2, failures=0)
 
     wait_for(collected, "two are re-encoded, two dropped")
-    assert os.listdir(tmp_path / "incoming") == []
+    assert os.listdir(tmp_path / "events" / "incoming") == []
     thumbnails.close()
     store.close()

@@ -59,7 +59,7 @@ def test_pictures_of_events_that_the_logs_know_outlive_their_database(idle_daemo
 
 
 @pytest.mark.parametrize(
-    "name", ["events/2025-99-99", "events/0000-00-00", "trash/2025-99-99.5", "events/２０２５-01-01"]
+    "name", ["events/2025-99-99", "events/0000-00-00", "events/trash/2025-99-99.5", "events/２０２５-01-01"]
 )
 def test_a_folder_that_is_no_day_is_left_alone(idle_daemon, name):
     (idle_daemon.data_dir / name).mkdir(parents=True)
@@ -110,14 +110,14 @@ def test_the_limit_holds_while_something_else_is_done(idle_daemon):
     assert len(said(daemon, "Storage limit exceeded")) == 1
 
 
-@pytest.mark.parametrize("leftover", ["trash", "trash/2025-01-01.5"])
+@pytest.mark.parametrize("leftover", ["events/trash", "events/trash/2025-01-01.5"])
 def test_the_limit_holds_when_nothing_can_be_removed(idle_daemon, leftover):
     """The trash, or something in it, is a file."""
     path = idle_daemon.data_dir / leftover
     path.parent.mkdir(parents=True)
     path.write_text("somebody's")
     daemon = idle_daemon.start(config=config(0.02, purge_share_max=1.0))
-    if leftover == "trash":
+    if leftover == "events/trash":
         fill_a_day(daemon, 3, count=300)
         fill_until_refused(daemon)
         assert folders(daemon)[0] == day(3)

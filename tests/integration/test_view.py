@@ -48,7 +48,7 @@ def days(database: Path) -> dict[str, tuple[str, str, str]]:
 
 
 def folders(daemon: Daemon) -> list[str]:
-    return sorted(path.name for path in daemon.data_dir.glob("events/*"))
+    return sorted(path.name for path in daemon.data_dir.glob("events/[0-9]*"))
 
 
 def paths(daemon: Daemon) -> dict[str, str | None]:
@@ -174,7 +174,7 @@ def test_what_comes_while_its_day_goes_keeps_the_range(idle_daemon):
     send(daemon, kept="2026-03-12T12:00")
     command = [PROGRAM, "purge", "--config", daemon.home / "config.toml", "--data-dir", daemon.data_dir]
     purge = subprocess.Popen([*command, "--force", "--before", "2026-03-11"], stdout=subprocess.DEVNULL)
-    wait_for(lambda: list(daemon.data_dir.glob("trash/2026-03-10.*")), "the day goes")
+    wait_for(lambda: list(daemon.data_dir.glob("events/trash/2026-03-10.*")), "the day goes")
     send(daemon, late="2026-03-10T13:00")
     assert purge.wait(60) == 0
     daemon.stop()

@@ -147,7 +147,7 @@ def test_a_removal_that_was_interrupted_goes_on_in_another_zone_with_the_same_ro
     log_of = dict(rows(daemon, "SELECT event_id, json_log_path FROM events_with_objects"))
     day = sorted({path.split("/")[1] for path in log_of.values()})[1]
     last_id = rows(daemon, "SELECT max(seq) FROM sqlite_sequence")[0][0]
-    trash = daemon.data_dir / "trash"
+    trash = daemon.data_dir / "events" / "trash"
     trash.mkdir(exist_ok=True)
     (daemon.data_dir / "events" / day).rename(trash / f"{day}.{last_id}")
     daemon.start(**settings("America/Los_Angeles", "configuration"))

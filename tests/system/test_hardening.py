@@ -102,7 +102,7 @@ def test_pictures_are_made_and_words_found_under_the_filter(service):
     assert "a blue [parcel]" in service.run("sightlog", "search", "parcel", user="dash").stdout
     assert service.run("sightlog", "search", "shirt", user="dash").stdout.count("shirt") >= 4
     service.run("sightlogd", "verify", user="sightlog")
-    wait_for(lambda: not service.sh("ls /var/lib/sightlog/incoming 2>/dev/null || true"), "nothing waits")
+    wait_for(lambda: not service.sh("ls /var/lib/sightlog/events/incoming 2>/dev/null || true"), "nothing waits")
     assert "cannot" not in service.journal()
 
 

@@ -158,7 +158,9 @@ class Judge:
                 jpeg.check(data, LIMITS)
                 assert picture[:2] != b"\xff\xd8" or data == picture, f"{path} is not what was sent"
             elif picture[:2] != b"\xff\xd8":
-                assert (image / "incoming" / event_id).read_bytes() == picture, f"{event_id}: its picture is gone"
+                assert (image / "events" / "incoming" / event_id).read_bytes() == picture, (
+                    f"{event_id}: its picture is gone"
+                )
 
     def _check_logs(self, image: Path, store: Store) -> None:
         """After the work of a start they are what the database is."""

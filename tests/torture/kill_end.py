@@ -28,7 +28,7 @@ def _check_pictures(campaign: Campaign) -> None:
         named = {path for (path,) in connection.execute("SELECT thumbnail_path FROM events") if path}
     there = {str(path.relative_to(data_dir)) for path in data_dir.glob("events/*/*.jpg")}
     require(named == there, f"pictures without a row: {there - named}; rows without a picture: {named - there}")
-    left = [path.name for path in data_dir.glob("incoming/*")]
+    left = [path.name for path in data_dir.glob("events/incoming/*")]
     require(not left, f"left in incoming: {left}")
 
 

@@ -358,7 +358,7 @@ class Campaign:
             self._daemon.wait()
 
     def _leaving(self) -> set[str]:
-        return {path.name for path in self.data_dir.glob("trash/*")}
+        return {path.name for path in self.data_dir.glob("events/trash/*")}
 
     def _until(self, condition: Callable[[], bool], what: str, step: Callable[[], None] | None = None) -> None:
         deadline = time.monotonic() + 90

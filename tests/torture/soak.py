@@ -283,7 +283,7 @@ class Soak:
                 raise Loss(f"{name} ended with {code} instead of delivering what it has: see {self.home}/{name}.log")
         for _, process, _ in self._passing:
             process.wait(END_SECONDS)
-        while left := [path for name in ("trash", "incoming") for path in (self.data_dir / name).glob("*")]:
+        while left := [path for name in ("trash", "incoming") for path in (self.data_dir / "events" / name).glob("*")]:
             if time.monotonic() > deadline:
                 raise Loss(f"the daemon does not get done with {left[0]}: see {self.home}/daemon.log")
             time.sleep(0.1)

@@ -173,14 +173,14 @@ def check(yard: Yard, home: Path, scene: Scene) -> None:
             made_up.check(connection)
         if scene.purged:
             assert not [event_id for event_id in pictures if event_id.startswith(scene.purged)]
-            assert not list((home / "data/trash").iterdir())
+            assert not list((home / "data/events/trash").iterdir())
     ledger.check(database, {name: home / f"{name}.ledger" for name in ("camera", "detector")}, delivered=True)
     assert all(ledger.acked(path) == ledger.published(path) for path in home.glob("*.ledger"))
     for path in home.glob("*.ledger"):
         for number, event_id in enumerate(ledger.published(path)):
             assert (pictures[event_id] is not None) == (number % 3 > 0), f"the picture of event {number}"
             assert number % 3 == 0 or (home / "data" / pictures[event_id]).read_bytes().endswith(b"\xff\xd9")
-    assert not list((home / "data/incoming").glob("*"))
+    assert not list((home / "data/events/incoming").glob("*"))
     assert daylogs.are_marked(database)
     daylogs.assert_the_view_names_the_lines(home / "data")
     assert (result := yard.ask(home, "rebuild", roots=[]))["code"] == 0, result

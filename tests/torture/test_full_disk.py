@@ -194,7 +194,7 @@ def test_a_permission_taken_away_under_load_and_given_back_loses_nothing(idle_da
         # A picture that has to be made anew, so that all the directories are there.
         load.publish(thumbnail=png())
         assert load.probe.flush(60)
-        for number, name in enumerate(drawn(choose, ("", "events", "events.db", "incoming"), often(4, 20))):
+        for number, name in enumerate(drawn(choose, ("", "events", "events.db", "events/incoming"), often(4, 20))):
             load.start(EVENTS)
             path = daemon.data_dir / name
             mode = path.stat().st_mode

@@ -31,7 +31,7 @@ def counts(daemon) -> tuple[int, int, int]:
 
 
 def waiting(daemon) -> int:
-    return len(os.listdir(daemon.data_dir / "incoming"))
+    return len(os.listdir(daemon.data_dir / "events" / "incoming"))
 
 
 @pytest.mark.timeout(180 + PICTURES // 5)

@@ -39,7 +39,7 @@ def is_of_the_database(path: str) -> bool:
 
 
 def is_beside_it(path: str) -> bool:
-    return path.startswith((f"/{PLACE}/events/", f"/{PLACE}/incoming"))
+    return path.startswith(f"/{PLACE}/events/")
 
 
 def is_day_log(path: str) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from sightlogd.directory import Directory, Odd
-from sightlogd.files.days import EVENTS
+from sightlogd.files.days import EVENTS, INCOMING
 from sightlogd.files.orphans import ON_ITS_WAY_SECONDS
 from sightlogd.files.own import PICTURE, event_of
 from sightlogd.files.tails import whole_size
@@ -18,7 +18,7 @@ from sightlogd.store.view import View
 
 from . import source
 from .files import Unreadable
-from .manifest import INCOMING, Entry, is_expected
+from .manifest import Entry, is_expected
 from .source import LOGS, NotedDay, SourceFile
 from .target import Target
 

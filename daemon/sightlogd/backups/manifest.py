@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 from sightlogd.decoder import DECODE_ERRORS
 from sightlogd.directory import Directory, Odd
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR
-from sightlogd.files.days import EVENTS, is_day
+from sightlogd.files.days import EVENTS, INCOMING, is_day
 from sightlogd.files.own import is_event_id
 from sightlogd.purge import leaving_of
 from sightlogd.store import DATABASE
@@ -26,7 +26,6 @@ from sightlogd.store import DATABASE
 NAME: Final = "backup.json"
 UNFINISHED: Final = f"{NAME}.new"
 FORMAT: Final = 1
-INCOMING: Final = "incoming"
 LINE_BYTES_MAX: Final = 1 << 20
 BYTES_MAX: Final = 1 << 32
 """Of a manifest: twenty million files, and the most that FAT has."""
@@ -209,9 +208,9 @@ def is_expected(path: str) -> bool:
     parts = path.split("/")
     if _is_odd(path) or any(part in ("", ".", "..") or len(part.encode()) > NAME_BYTES_MAX for part in parts):
         return False
-    if len(parts) == 3:
-        return parts[0] == EVENTS and is_day(parts[1])
-    return path == DATABASE or (len(parts) == 2 and parts[0] == INCOMING and is_event_id(parts[1]) is not None)
+    if path.startswith(f"{INCOMING}/"):
+        return len(parts) == 3 and is_event_id(parts[2]) is not None
+    return path == DATABASE or (len(parts) == 3 and parts[0] == EVENTS and is_day(parts[1]))
 
 
 class Writer:

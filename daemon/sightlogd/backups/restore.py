@@ -23,9 +23,8 @@ from sightlogd import durable
 from sightlogd.directory import DIRECTORY_MODE, Directory
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop
 from sightlogd.files.daylog import FILE_MODE as LOG_MODE
-from sightlogd.files.days import EVENTS
+from sightlogd.files.days import EVENTS, INCOMING, TRASH
 from sightlogd.lock import Lock
-from sightlogd.purge import TRASH
 from sightlogd.retention import gigabytes
 from sightlogd.store import DATABASE, copying
 from sightlogd.store.copying import Damaged
@@ -34,11 +33,10 @@ from sightlogd.store.opening import RESTORED, RESTORING
 
 from . import files, manifest
 from .files import Unreadable
-from .manifest import INCOMING, End, Entry, Manifest, Unusable
+from .manifest import End, Entry, Manifest, Unusable
 from .source import LOGS
 
 KEPT: Final = "Nothing was put in place"
-_FOLDERS: Final = (INCOMING, TRASH, EVENTS)
 
 
 class Restore:
@@ -118,7 +116,8 @@ class Restore:
 
     def _check_empty(self) -> None:
         there = [name for name in (DATABASE, f"{DATABASE}-wal") if os.path.lexists(self._data_dir / name)]
-        there += [name for name in _FOLDERS if not _is_free(self._data_dir / name)]
+        if not _is_free(self._data_dir / EVENTS):
+            there.append(EVENTS)
         if there:
             names = [*there, *(["events.db-shm"] if f"{DATABASE}-wal" in there else [])]
             raise Stop(
@@ -261,14 +260,12 @@ class Restore:
     # -- in place ----------------------------------------------------------------------------------------------------
 
     def _put_in_place(self, data: Directory) -> None:
-        for name in _FOLDERS:
-            here = f"{RESTORED}/{name}"
-            if data.lstat(here) is not None:
-                there = data.lstat(name)
-                if there is not None and stat.S_ISDIR(there.st_mode):
+        if data.lstat(f"{RESTORED}/{EVENTS}") is not None:
+            for name in (INCOMING, TRASH, EVENTS):
+                with contextlib.suppress(FileNotFoundError):
                     os.rmdir(name, dir_fd=data.fd)  # empty, or this is not ours to touch
-                data.rename(here, name)
-                files.sync(data)
+            data.rename(f"{RESTORED}/{EVENTS}", EVENTS)
+            files.sync(data)
         database = self._data_dir / RESTORED / DATABASE
         if data.lstat(f"{RESTORED}/{DATABASE}") is not None:
             # Guarded before it has its name, and never in the place of one that a daemon made meanwhile.
@@ -282,9 +279,15 @@ class Restore:
         files.sync(data)
 
 
-def _is_free(folder: Path) -> bool:
-    """Whether a folder may be put there: nothing has its name, or one that is empty."""
+def _is_free(events: Path) -> bool:
+    """Whether the folder may be put there: nothing has its name, or one in which a daemon has stored nothing."""
     try:
-        return stat.S_ISDIR(os.lstat(folder).st_mode) and not any(folder.iterdir())
+        if not stat.S_ISDIR(os.lstat(events).st_mode):
+            return False
+        names = {path.name for path in events.iterdir()}
+        ours = [events.parent / path for path in (INCOMING, TRASH)]
+        return names <= {path.name for path in ours} and not any(any(path.iterdir()) for path in ours if path.exists())
     except FileNotFoundError:
         return True
+    except NotADirectoryError:
+        return False

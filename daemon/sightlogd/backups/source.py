@@ -89,12 +89,8 @@ class SourceFile(NamedTuple):
 
 @contextlib.contextmanager
 def opened(data_dir: Path, path: str) -> Iterator[tuple[Directory, list[SourceFile]]]:
-    """`incoming`, or `events/DAY`; and all plain files in it, whoever put them there, by name. Raises OSError."""
-    top, _, day = path.partition("/")
-    with contextlib.ExitStack() as held:
-        folder = held.enter_context(Directory(data_dir / top))
-        if day:
-            folder = held.enter_context(folder.folder(day))
+    """INCOMING, or `events/DAY`; and all plain files in it, whoever put them there, by name. Raises OSError."""
+    with Directory(data_dir) as data, data.folder(path) as folder:
         yield folder, _files_of(folder)
 
 

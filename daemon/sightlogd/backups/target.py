@@ -20,7 +20,7 @@ import sightlog
 from sightlogd.directory import DIRECTORY_MODE, Directory, user_for
 from sightlogd.errors import EXIT_CONFIG, EXIT_TRY_AGAIN, Stop
 from sightlogd.files.daylog import JSON_NAME, TEXT_NAME
-from sightlogd.files.days import EVENTS, folders
+from sightlogd.files.days import EVENTS, INCOMING, folders
 from sightlogd.store import DATABASE
 
 from . import files, manifest
@@ -247,7 +247,7 @@ class Target:
     def _may_be_replaced(self, path: str, new: str, there: os.stat_result) -> bool:
         if not stat.S_ISREG(there.st_mode):
             return False
-        if not path.startswith(f"{EVENTS}/"):
+        if path.startswith(f"{INCOMING}/") or not path.startswith(f"{EVENTS}/"):
             return True
         try:  # where it goes on from there, nothing is lost
             digest = files.hash_of(self.held, files.stored_name(path), there.st_size)

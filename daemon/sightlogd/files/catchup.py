@@ -7,7 +7,7 @@ lines do not add up to its row gets a line that replaces them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Final
 
 from sightlogd import purge
@@ -90,8 +90,8 @@ class _Comparison:
             if not self._is_leaving(day, row.columns[0]):
                 by_day.setdefault(day, []).append(row.columns[0])
         for day, ids in by_day.items():
-            if day != self._day:
-                yield from self._read(day)
+            if not (yield from self._has_read(day)):
+                continue
             missing: list[tuple[str, RecordLine]] = []
             # As they are now: while the day was read, events may have been amended, and a line of what they were
             # before would replace that. What this compares with may be older than they are; then a line says it again.
@@ -100,7 +100,7 @@ class _Comparison:
                     missing.append((line.recorded_at, line))
                 elif (text := self._logs.entry(self._replay.first[line.event_id])) not in self._entries:
                     self._logs.append_text(day, text)
-            self._logs.write_lines(missing)
+            self._logs.write_lines(missing, self._entries)
             yield len(missing)
 
     def compare_observations(self, rows: Sequence[tuple[Any, ...]]) -> Iterator[int]:
@@ -112,16 +112,27 @@ class _Comparison:
             if not self._is_leaving(day, row[0]):
                 by_day.setdefault(day, []).append(line)
         for day, lines in by_day.items():
-            if day != self._day:
-                yield from self._read(day)
+            if not (yield from self._has_read(day)):
+                continue
             missing: list[tuple[str, RecordLine]] = []
             for line in lines:
                 if self._replay.observations.get(line.observation_id) != line:
                     missing.append((line.recorded_at, line))
                 elif (text := self._logs.entry(line)) not in self._entries:
                     self._logs.append_text(day, text)
-            self._logs.write_lines(missing)
+            self._logs.write_lines(missing, self._entries)
             yield len(missing)
+
+    def _has_read(self, day: str) -> Generator[int, None, bool]:
+        """A day whose logs cannot be read holds up no other."""
+        try:
+            if day != self._day:
+                yield from self._read(day)
+        except OSError as error:
+            self._day = ""
+            self._logs.missed(error)
+            return False
+        return True
 
     def _read(self, day: str) -> Iterator[int]:
         self._day, self._replay = day, Replay()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -25,7 +25,7 @@ from sightlogd.session import Parcel
 
 from . import prose
 from .backlog import Backlog
-from .days import EVENTS, folders
+from .days import EVENTS, folders, make_folder
 from .lines import (
     AmendmentLine,
     DayLine,
@@ -94,11 +94,9 @@ class _Log:
     def is_in_place(self) -> bool:
         """Whether what is written can still be found by its name."""
         try:
-            there = os.stat(self.path)
+            return os.path.samestat(os.lstat(self.path), os.fstat(self._fd)) and not self.path.parent.is_symlink()
         except OSError:
             return False
-        mine = os.fstat(self._fd)
-        return (there.st_ino, there.st_dev) == (mine.st_ino, mine.st_dev)
 
     def sync(self) -> None:
         if self.dirty:
@@ -126,7 +124,10 @@ class DayLogs:
         self._failed = failed
         self._grew = grew
         self._debug_line = debug_line
-        self._open: dict[str, tuple[_Log, _Log]] = {}
+        self._open: dict[str, dict[str, _Log]] = {}
+        """By day and name. Each is opened, and fails, without the other."""
+        self._failing: set[tuple[str, str]] = set()
+        """Days and names of those that could not be opened, or written, when that was tried last."""
         self._noted: dict[str, DayRange] = {}
         """By day whose files are open: what was written of its range last."""
         self._backlog = Backlog()
@@ -215,77 +216,88 @@ class DayLogs:
         """The database can be written."""
         self._told.clear()
 
-    def write_lines(self, lines: Sequence[tuple[str, RecordLine]]) -> None:
-        """Each with the moment that it is of."""
+    def write_lines(self, lines: Sequence[tuple[str, RecordLine]], entered: Collection[str] = ()) -> None:
+        """Each with the moment that it is of. `entered`: entries that events.log has already."""
         self.write_all()
-        self._write_lines(lines)
+        self._write_lines(lines, entered)
 
-    def _write_lines(self, lines: Sequence[tuple[str, RecordLine]]) -> None:
+    def _write_lines(self, lines: Sequence[tuple[str, RecordLine]], entered: Collection[str] = ()) -> None:
         try:
-            self._write_by_day(lines)
+            self._write_by_day(lines, entered)
         except WriteRefused as error:  # who asks the store for a day may find that it cannot be read
             self.behind = True
             self._failed(f"cannot tell which day a line is of: {error}")
 
-    def _write_by_day(self, lines: Sequence[tuple[str, RecordLine]]) -> None:
+    def _write_by_day(self, lines: Sequence[tuple[str, RecordLine]], entered: Collection[str]) -> None:
         by_day: defaultdict[str, tuple[list[RecordLine], list[str]]] = defaultdict(lambda: ([], []))
         local, debug = self._days.local, self._debug_line
         for moment, line in lines:
             day, time = local(moment)
             some, entries = by_day[day]
             some.append(line)
-            entries.append(prose.entry(line, local(line.at)[1] if type(line) is AmendmentLine else time, debug=debug))
+            entry = prose.entry(line, local(line.at)[1] if type(line) is AmendmentLine else time, debug=debug)
+            if not entered or entry not in entered:
+                entries.append(entry)
         for day, (some, entries) in by_day.items():
             # Lone surrogates cannot come in: msgpack's text is UTF-8.
             self._append(day, encode_lines(some), "".join(entries).encode())
 
     def _append(self, day: str, lines: bytes, text: bytes) -> None:
-        try:
-            logs = self._logs_of(day)
-        except OSError as error:
-            self._noted.pop(day, None)
-            self._missed(error)
-            return
-        # A folder that was removed, and is made again, has to tell its range too.
-        if lines and logs[0].is_empty and day not in self._noted and (found := self._days.range_of(day)):
-            self._noted[day] = found
-            lines = encode_lines([DayLine(*found)]) + lines
-        for log, data in zip(logs, (lines, text), strict=True):
+        for name, data in ((JSON_NAME, lines), (TEXT_NAME, text)):
+            if not data:
+                continue
             try:
+                log = self._log_of(day, name)
+                if name == JSON_NAME and log.is_empty:
+                    data = self._range_line(day) + data
                 log.append(data)
                 self._grew(day, len(data))
             except OSError as error:
-                self._missed(error, log.path)
-                self._close(day)  # opened again, a torn line is cut off
-                return
+                self.missed(error, self._data_dir / EVENTS / day / name)
+                self._close(day, name)  # opened again, a torn line is cut off
+                self._failing.add((day, name))
 
-    def _missed(self, error: OSError, path: Path | None = None) -> None:
+    def _range_line(self, day: str) -> bytes:
+        """For one that is begun: a folder that was removed, and is made again, has to tell its range too."""
+        if day in self._noted or (found := self._days.range_of(day)) is None:
+            return b""
+        self._noted[day] = found
+        return encode_lines([DayLine(*found)])
+
+    def missed(self, error: OSError, path: Path | None = None) -> None:
+        """Something could not be written, or compared."""
         self.behind = True
         self._failed(f"cannot write {path or error.filename or self._data_dir / EVENTS}: {error.strerror}")
 
-    def _logs_of(self, day: str) -> tuple[_Log, _Log]:
-        logs = self._open.pop(day, None)
-        if logs is not None and not all(log.is_in_place() for log in logs):
+    def _log_of(self, day: str, name: str) -> _Log:
+        """Raises OSError."""
+        logs = self._open.pop(day, {})
+        if name in logs and not logs[name].is_in_place():
             self._open[day] = logs
-            self._close(day)
-            logs = None
+            self._close(day, name)
+            logs = self._open.pop(day, {})
             self.behind = True  # what it had since the mark went with it
-        if logs is None:
-            if len(self._open) >= OPEN_DAYS_MAX:
-                oldest = next(iter(self._open))
-                self._sync_day(oldest)
-                self._close(oldest)
-            folder = self._data_dir / EVENTS / day
-            durable.make_directories(folder)
-            first = _Log(folder / JSON_NAME)
-            try:
-                logs = first, _Log(folder / TEXT_NAME)
-            except OSError:
-                first.close()
-                raise
+        if not logs and len(self._open) >= OPEN_DAYS_MAX:
+            oldest = next(iter(self._open))
+            self._sync_day(oldest)
+            self._close(oldest)
         self._open[day] = logs
+        if name not in logs:
+            logs[name] = _Log(make_folder(self._data_dir, f"{EVENTS}/{day}") / name)
+            self._failing.discard((day, name))
         self.unmarked = True
-        return logs
+        return logs[name]
+
+    @property
+    def can_catch_up(self) -> bool:
+        """Whether all that could not be written can be opened now: else the next comparison would end as the last."""
+        for day, name in sorted(self._failing):
+            try:
+                self._log_of(day, name)
+            except OSError as error:
+                self.missed(error, self._data_dir / EVENTS / day / name)
+                self._close(day, name)
+        return not self._failing
 
     # -- durability --------------------------------------------------------------------------------------------------
 
@@ -296,12 +308,12 @@ class DayLogs:
             for day in list(self._open):
                 self._sync_day(day)
         except OSError as error:
-            self._missed(error)
+            self.missed(error)
             return False
         return True
 
     def _sync_day(self, day: str) -> None:
-        logs = self._open[day]
+        logs = self._open[day].values()
         if any(log.dirty for log in logs):
             try:
                 for log in logs:
@@ -324,7 +336,7 @@ class DayLogs:
         try:
             days = folders(self._data_dir)
         except OSError as error:
-            self._missed(error)
+            self.missed(error)
             return []
         for day in days:
             for name, whole in ((JSON_NAME, whole_lines), (TEXT_NAME, whole_entries)):
@@ -333,13 +345,13 @@ class DayLogs:
                 except FileNotFoundError:
                     continue
                 except OSError as error:
-                    self._missed(error)
+                    self.missed(error)
                     continue
                 try:
                     if repair(fd, whole, before_loss if name == JSON_NAME else None):
                         torn.append(day)
                 except OSError as error:
-                    self._missed(error, Path(day, name))
+                    self.missed(error, Path(day, name))
                 finally:
                     os.close(fd)
         return sorted(set(torn))
@@ -398,10 +410,16 @@ class DayLogs:
         self.write_all()
         self._close(day)
 
-    def _close(self, day: str) -> None:
-        self._noted.pop(day, None)
-        for log in self._open.pop(day, ()):
-            log.close()
+    def _close(self, day: str, name: str | None = None) -> None:
+        """One of its files, None: all."""
+        logs = self._open.pop(day, {})
+        if name in (None, JSON_NAME):
+            self._noted.pop(day, None)
+        for one in [name] if name else list(logs):
+            if log := logs.pop(one, None):
+                log.close()
+        if logs:
+            self._open[day] = logs
 
     def close_all(self) -> None:
         """What waits is left to the next start, as after a crash."""

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+import stat
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Final
 
+from sightlogd import durable
+from sightlogd.directory import Directory, Odd
+
 EVENTS: Final = "events"
-"""The day folders' folder in the data directory."""
+"""The day folders' folder in the data directory. It may be a mount of its own."""
+INCOMING: Final = f"{EVENTS}/incoming"
+"""Pictures that wait. Within EVENTS, as TRASH is: only within one mount can something be renamed."""
+TRASH: Final = f"{EVENTS}/trash"
+"""Days on their way out."""
 _has_its_shape = re.compile(r"\d{4}-\d\d-\d\d").fullmatch
 
 
@@ -42,9 +51,37 @@ class HeldFolder:
 
 
 def folders(data_dir: Path) -> list[str]:
-    """The days that have a folder, the oldest first."""
+    """The days that have a folder, the oldest first. Nothing is looked at through a link. Raises OSError."""
     try:
-        with os.scandir(data_dir / EVENTS) as entries:
-            return sorted(entry.name for entry in entries if is_day(entry.name) and entry.is_dir(follow_symlinks=False))
-    except (FileNotFoundError, NotADirectoryError):
+        with Directory(data_dir) as data, data.folder(EVENTS) as events:
+            return sorted(
+                entry.name for entry in events.list() if is_day(entry.name) and entry.is_dir(follow_symlinks=False)
+            )
+    except (FileNotFoundError, NotADirectoryError, Odd):
         return []
+
+
+def prepare(data_dir: Path, failed: Callable[[str], None]) -> None:
+    """Make beforehand what room-making needs: on a disk that is full to the last inode nothing can be made."""
+    for name in (TRASH, INCOMING):
+        try:
+            make_folder(data_dir, name)
+        except OSError as error:
+            where = error.filename or data_dir / name
+            failed(f"{where} cannot be used: {error.strerror}. Pictures, or day logs, wait for it; records do not")
+
+
+def make_folder(data_dir: Path, name: str) -> Path:
+    """A day's, as "events/2026-11-20", or another; durable. Raises OSError, Odd: who knows where a link leads."""
+    path = data_dir
+    for part in name.split("/"):
+        path /= part
+        durable.make_directories(path)
+        check_folder(path)
+    return path
+
+
+def check_folder(path: Path) -> None:
+    """That it is one, and no link to one. Raises OSError, Odd."""
+    if not stat.S_ISDIR(mode := os.lstat(path).st_mode):
+        raise Odd(mode, os.fspath(path))
