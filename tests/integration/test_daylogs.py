@@ -133,11 +133,11 @@ def test_lines_missing_because_of_a_crash_between_commit_and_append_are_added(id
         daemon.start()
         assert publisher.flush(10)
     wait_for(lambda: len(daylogs.lines(daemon.data_dir)) == 7, "the missing lines are there")
+    wait_for(lambda: any("missed" in line["event"] and line["lines"] == 5 for line in daemon.logged()), "it is told")
     assert daemon.stop() == 0
     assert daylogs.text(daemon.data_dir).count("EVENT: Motion detected at") == 1
     assert daylogs.text(daemon.data_dir).count("EVENT: Cat detected at b (confidence: 100%)") == 5
     daylogs.assert_the_logs_have_everything(daemon.data_dir, tmp_path / "new.db")
-    assert any("missed" in line["event"] and line["lines"] == 5 for line in daemon.logged())
 
 
 def test_entries_that_a_crash_took_from_the_log_for_people_are_added(daemon, tmp_path):
@@ -284,10 +284,9 @@ def test_without_the_permission_to_write_a_log_the_database_commits_and_the_log_
     start()
     with daemon.publisher() as publisher:
         assert publisher.insert_event(Event("during", recorded_at=AT))
-        wait_for(lambda: any("Permission denied" in line["event"] for line in daemon.logged()), "it is told")
+        wait_for(lambda: any("cannot write" in line["event"] for line in daemon.logged()), "it is told")
         assert daylogs.lines(daemon.data_dir) == []
         events.chmod(0o777)
-        wait_for(lambda: any(line["event"] == "ready" for line in daemon.logged()), "it handles signals")
         assert daemon.stop() == 0
         start()
         wait_for(lambda: len(daylogs.lines(daemon.data_dir)) == 1, "what was missed is added")

@@ -157,6 +157,7 @@ def test_another_programs_tables_are_named(place, kind):
 def test_things_under_our_names_are_not_touched(place, kind):
     NAMES[kind](place.folder)
     name = kind.partition(":")[0]
+    name = f"events/{name}" if name in ("incoming", "trash") else name
     before = tree(place.folder)
     place.refuses("run", str(place.folder / name))
     for verb in VERBS:
@@ -194,8 +195,8 @@ def test_a_store_begins_where_our_own_leftovers_are(daemon):
     daemon.kill()
     for path in daemon.data_dir.glob("events*"):
         path.unlink() if path.is_file() else shutil.rmtree(path)
-    (daemon.data_dir / "events" / "incoming").mkdir(exist_ok=True)
-    (daemon.data_dir / "events" / "trash").mkdir(exist_ok=True)
+    for name in ("events", "events/incoming", "events/trash"):
+        (daemon.data_dir / name).mkdir(exist_ok=True)
     (daemon.data_dir / "events.new").touch()
     (daemon.data_dir / "notes.txt").write_text("mine")
     assert {path.name for path in daemon.data_dir.iterdir()} >= {"lock", "ballast", "metrics", "control.sock"}
