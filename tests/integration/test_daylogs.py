@@ -284,7 +284,7 @@ def test_without_the_permission_to_write_a_log_the_database_commits_and_the_log_
     start()
     with daemon.publisher() as publisher:
         assert publisher.insert_event(Event("during", recorded_at=AT))
-        wait_for(lambda: any("cannot write" in line["event"] for line in daemon.logged()), "it is told")
+        wait_for(lambda: any("it is added when" in line["event"] for line in daemon.logged()), "it is told")
         assert daylogs.lines(daemon.data_dir) == []
         events.chmod(0o777)
         assert daemon.stop() == 0
