@@ -289,6 +289,7 @@ def test_without_the_permission_to_write_a_log_the_database_commits_and_the_log_
         events.chmod(0o777)
         assert daemon.stop() == 0
         start()
+        wait_for(lambda: sum(line["event"] == "ready" for line in daemon.logged()) == 2, "it runs again")
         wait_for(lambda: len(daylogs.lines(daemon.data_dir)) == 1, "what was missed is added")
     assert daemon.stop() == 0
     daylogs.assert_the_logs_have_everything(daemon.data_dir, tmp_path / "new.db")
