@@ -60,21 +60,26 @@ def are_marked(database: Path) -> bool:
 def rows(database: Path) -> dict[str, list[tuple[Any, ...]]]:
     connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
     try:
-        found = {table: connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in TABLES[:-1]}
-        found["clock_days"] = connection.execute("SELECT * FROM clock_days ORDER BY 1").fetchall()
-        within = "recorded_at >= first AND recorded_at < after"
-        found["days"] = connection.execute(
-            f"SELECT * FROM days WHERE EXISTS (SELECT 1 FROM events WHERE {within}) "
-            f"OR EXISTS (SELECT 1 FROM observations WHERE {within}) ORDER BY day"
-        ).fetchall()
-        found["pending"] = connection.execute(
-            "SELECT site, event_id, received_at, producer_id, epoch, seq FROM pending_amendments ORDER BY id"
-        ).fetchall()
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         ledger.assert_every_text_can_be_found(connection)
-        return found
+        return rows_of(connection)
     finally:
         connection.close()
+
+
+def rows_of(connection: Any) -> dict[str, list[tuple[Any, ...]]]:
+    """Of SQLite's own module, or of apsw."""
+    found = {table: connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in TABLES[:-1]}
+    found["clock_days"] = connection.execute("SELECT * FROM clock_days ORDER BY 1").fetchall()
+    within = "recorded_at >= first AND recorded_at < after"
+    found["days"] = connection.execute(
+        f"SELECT * FROM days WHERE EXISTS (SELECT 1 FROM events WHERE {within}) "
+        f"OR EXISTS (SELECT 1 FROM observations WHERE {within}) ORDER BY day"
+    ).fetchall()
+    found["pending"] = connection.execute(
+        "SELECT site, event_id, received_at, producer_id, epoch, seq FROM pending_amendments ORDER BY id"
+    ).fetchall()
+    return found
 
 
 def assert_the_view_names_the_lines(data_dir: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from . import wire
 from .errors import AccessDenied, ProtocolError, SpoolInUse
-from .link import IDLE, Link, Phase
+from .link import IDLE, UNANSWERED_MAX, Link, Phase
 from .receipts import Ended, ReceiptBook
 from .spool import Spool
 from .telemetry import Teller
@@ -253,6 +253,13 @@ class Delivery:
                 finally:  # stored it is, whatever the spool's disk says
                     self._book.settle(reply.last, reply.exceptions)
         if isinstance(reply, Welcome):
+            if link.unanswered and link.unanswered % UNANSWERED_MAX == 0:
+                first = spool.first_after(link.acked)
+                log.error(
+                    "%s: the connection ended %d times in a row behind records from %d/%d on, without an answer. They "
+                    "stay in the spool, and are sent one by one. Look at the daemon's log, and by tcp at the network",
+                    self.producer, link.unanswered, *first,
+                )  # fmt: skip
             self._teller.renew()
         elif isinstance(reply, Busy):
             log.warning("%s: the daemon cannot write now: %s", self.producer, reply.reason)

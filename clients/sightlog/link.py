@@ -33,6 +33,10 @@ MALFORMED_PAUSE: Final = 5.0
 BUSY_PAUSE_MAX: Final = 60.0
 """However much longer the daemon says: twice what it ever does."""
 
+UNANSWERED_MAX: Final = 5
+"""Connections in a row that ended behind what was sent, without an answer. Then records are sent one by one: something
+on the way may take no larger messages."""
+
 _BEFORE_WELCOME: Final = Limits(window_records=1, window_bytes=MESSAGE_BYTES_MAX)
 
 
@@ -67,6 +71,10 @@ class Link:
         self._first = START
         self._reached = START
         """The last of all that was ever sent."""
+        self.unanswered = 0
+        """How often in a row the daemon had to be greeted anew, and had none of what was sent since the time before."""
+        self._tried: Position | None = None
+        """The last record of the first message since the last welcome."""
         self._in_flight: deque[_InFlight] = deque()
         self._records = 0
         self._bytes = 0
@@ -95,6 +103,8 @@ class Link:
         if self.phase is not Phase.OPEN or now < self._blocked_until:
             return 0, 0
         records = min(self.limits.message_records_max, self.limits.window_records - self._records)
+        if self.unanswered >= UNANSWERED_MAX:
+            records = min(records, 1)
         size = min(self.limits.message_bytes_max, self.limits.window_bytes - self._bytes)
         return (records, size) if records > 0 and size > 0 else (0, 0)
 
@@ -133,6 +143,8 @@ class Link:
     def transmitted(self, last: Position, records: int, size: int, now: float) -> None:
         self.sent = last
         self._reached = max(self._reached, last)
+        if self._tried is None:
+            self._tried = last
         self._in_flight.append(_InFlight(last, records, size))
         self._records += records
         self._bytes += size
@@ -169,10 +181,15 @@ class Link:
         self._asked_at = None
         if isinstance(reply, (Ack, Welcome)):
             self._settle(reply.last)
-        if isinstance(reply, Ack) or self.phase in (Phase.FENCED, Phase.REFUSED):
+        if isinstance(reply, Ack):
+            self._tried, self.unanswered = None, 0
+        elif self.phase in (Phase.FENCED, Phase.REFUSED):
             pass
         elif isinstance(reply, Welcome):
             if self.phase is Phase.GREETING:
+                if self._tried is not None:
+                    self.unanswered = self.unanswered + 1 if reply.last < self._tried else 0
+                    self._tried = None
                 self.phase = Phase.OPEN
                 limits = reply.limits
                 self.limits = limits._replace(
@@ -185,6 +202,7 @@ class Link:
         elif isinstance(reply, Busy):
             # What was refused may have taken effect all the same: the welcome tells.
             self._greet()
+            self._tried, self.unanswered = None, 0
             self._blocked_until = now + min(reply.retry_after, BUSY_PAUSE_MAX)
         elif isinstance(reply, Resync):
             if reply.last is None or not self.acked <= reply.last <= self.sent or reply.last.epoch != self.sent.epoch:

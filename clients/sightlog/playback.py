@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .segment import Segment
-from .wire import MESSAGE_IMAGES_MAX, Position
+from .wire import MESSAGE_IMAGES_MAX, Position, unsendable
 
 
 class Chunk(NamedTuple):
@@ -64,6 +64,9 @@ class Playback:
             entries, offset = cursor.segment.read(cursor.offset, last.seq if last.epoch == epoch else 0)
             for seq, record, image, end in entries:
                 if epoch > after.epoch or seq > after.seq:
+                    if (stand_in := unsendable(record, image)) is not None:
+                        cursor.segment.keep(seq, len(record) + len(image))
+                        record, image = stand_in, b""
                     size = len(record) + len(image)
                     if first is None:
                         first = Position(epoch, seq)

@@ -27,7 +27,7 @@ EMBEDDING_NUMBERS_MAX: Final = 8_192
 METADATA_KEYS_MAX: Final = 32
 """Keys of one record's metadata; texts in it are bounded like names."""
 DETECTIONS_MAX: Final = 1_000
-"""Detections one record may carry."""
+"""Detections of one event, those that amendments add included."""
 COORDINATE_MAX: Final = 1e9
 """Bound of a bbox coordinate in pixels: any finite picture fits, NaN and infinity do not."""
 FACE_DISTANCE_MAX: Final = 1e6

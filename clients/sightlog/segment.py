@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 from .directories import is_in_place, open_file, sync_directory
 from .records import IMAGE_BYTES_MAX, RECORD_BYTES_MAX
-from .wire import Position
+from .wire import Position, unsendable
 
 log = logging.getLogger("sightlog.spool")
 
@@ -36,6 +36,7 @@ _CHECKED_FROM: Final = _HEAD.size - _CHECKED.size
 _NAME: Final = re.compile(r"(\d{15,})-(\d{12,})\.spool")
 _WINDOW_BYTES: Final = 256 * 1024
 _ENTRY_BYTES_MAX: Final = _HEAD.size + RECORD_BYTES_MAX + IMAGE_BYTES_MAX
+"""Of those that are written here; a version that takes more may have left larger ones."""
 
 
 class Entry(NamedTuple):
@@ -64,6 +65,8 @@ class Segment:
     torn: int = 0
     """Bytes behind those, of a write that was cut short."""
     damaged: bool = False
+    kept: int = 0
+    """The last record that is kept because it cannot be sent."""
     lost: int = 0
     """Records that `scan` found to be missing."""
     fd: int = field(default=-1, repr=False)
@@ -92,7 +95,9 @@ class Segment:
         """
         data = self._pread(offset, _WINDOW_BYTES)
         if self._parse(data, 0, offset) is None:
-            data = self._pread(offset, _ENTRY_BYTES_MAX)
+            head = self._parse_head(data, 0)
+            size = _HEAD.size + head[1] + head[2] if head else 0
+            data = self._pread(offset, max(_ENTRY_BYTES_MAX, size))
         entries = []
         at = 0
         while (entry := self._parse(data, at, offset)) is not None:
@@ -119,6 +124,17 @@ class Segment:
     def is_in_place(self) -> bool:
         """Whether its file still has its name. Raises OSError."""
         return is_in_place(self.fd, self.path) if self.fd >= 0 else os.path.lexists(self.path)
+
+    def keep(self, seq: int, size: int) -> None:
+        """It has a record that cannot be sent: the file stays when all of it is acked, as a damaged one does."""
+        if self.damaged and self.kept >= seq:
+            return
+        self.damaged, self.kept = True, seq
+        kept = self.path.with_suffix(".damaged").name
+        log.error(
+            "spool %s: record %d/%d takes %d bytes with its thumbnail, more than any daemon takes. It is rejected, and "
+            "its bytes are kept in %s", self.path, self.epoch, seq, size, kept
+        )  # fmt: skip
 
     def write_anew(self) -> None:
         """Its name was removed, or is another file's by now: what is in it gets it again. Raises OSError."""
@@ -161,6 +177,8 @@ class Segment:
                     self.size = offset
                     return
                 offset = entry.end
+                if unsendable(entry.record, entry.image) is not None:
+                    self.keep(entry.seq, len(entry.record) + len(entry.image))
                 if entry.seq >= self.next_seq:
                     self.lost += entry.seq - self.next_seq
                     self.next_seq = entry.seq + 1

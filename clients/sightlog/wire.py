@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from .errors import ProtocolError
-from .records import IMAGE_BYTES_MAX, INTEGER_MAX
+from .records import IMAGE_BYTES_MAX, INTEGER_MAX, RECORD_BYTES_MAX
 
 PROTOCOL: Final = 1
 MESSAGE_BYTES_MAX: Final = 1024 * 1024
@@ -91,6 +91,17 @@ def records(first: Position, packed: Sequence[bytes], images: Sequence[bytes], *
     carriers = [index for index, image in enumerate(images) if image]
     header = _pack({"kind": "records", "first": first, "flush": flush, "images": carriers})
     return [header, _pack(packed), *(images[index] for index in carriers)]
+
+
+def unsendable(record: bytes, image: bytes) -> bytes | None:
+    """What stands for a record that no daemon takes, so that those behind it get there; None for one that is sent."""
+    if len(record) <= RECORD_BYTES_MAX and len(image) <= IMAGE_BYTES_MAX:
+        return None
+    reason = (
+        f"its producer cannot send it: the record takes {len(record)} bytes, its thumbnail {len(image)}, and at most "
+        f"{RECORD_BYTES_MAX} and {IMAGE_BYTES_MAX} can be sent"
+    )
+    return bytes(_pack({"kind": "refused", "reason": reason}))
 
 
 def ping(spooled_records: int, spooled_bytes: int, *, flush: bool) -> list[bytes]:

@@ -23,7 +23,7 @@ from .files import jpeg
 from .files.catchup import line_of_observation, line_of_row
 from .files.daylog import JSON_NAME
 from .files.days import EVENTS, HeldFolder, folders
-from .files.lines import DayLine, EventLine, ObservationLine, PersonLine, Replay
+from .files.lines import DayLine, EventLine, ObservationLine, PersonLine, Replay, fault_of
 from .files.loglines import LogLines, numbered, read_lines
 from .files.orphans import ON_ITS_WAY_SECONDS
 from .files.own import PICTURE, is_own
@@ -186,14 +186,15 @@ class Audit:
         for site in self._view.sites():
             for page, rows in self._event_pages(site, first, after):
                 state = lines.replay("events", [row.columns[1] for row in rows]).state if lines else {}
-                day.suspect_events([row.columns[0] for row in rows if state.get(row.columns[1]) != line_of_row(row)])
+                pairs = ((row.columns[0], line_of_row(row)) for row in rows)
+                day.suspect_events([key for key, line in pairs if _trouble(state.get(line.event_id), line)])
                 if lines:
                     self._find_missing_pictures(day, [path for _, _, path in page if path is not None])
             for observations in self._observation_pages(site, first, after):
                 keys = [observation.observation_id for observation in observations]
                 there = lines.replay("observations", keys).observations if lines else {}
                 for observation in observations:
-                    if there.get(observation.observation_id) != observation:
+                    if _trouble(there.get(observation.observation_id), observation):
                         day.suspect_observation(observation)
 
     def _event_pages(self, site: str, first: str, after: str) -> Iterator[tuple[list[_Row], list[EventRow]]]:
@@ -236,8 +237,8 @@ class Audit:
         lines = self._replay(day.name, day.observations).observations
         there = self._view.known("observations", "observation_id", list(day.observations))
         for key, observation in day.observations.items():
-            if lines.get(key) != observation and key in there:
-                day.found.add(Kind.NO_LINE, f"observation {key}: not as it is in {EVENTS}/{day.name}/{JSON_NAME}")
+            if (trouble := _trouble(lines.get(key), observation)) and key in there:
+                day.found.add(Kind.NO_LINE, f"observation {key}: {trouble} {EVENTS}/{day.name}/{JSON_NAME}")
 
     def _picture_trouble(self, path: str) -> str | None:
         """What is wrong with a thumbnail, as far as its ends say. Raises OSError where it may not be read."""
@@ -262,8 +263,8 @@ class Audit:
         replay = self._replay(day, {line.event_id for line in before.values()})
         after = self._rows(ids)
         for row_id, line in before.items():
-            if after.get(row_id) == line and replay.state.get(line.event_id) != line:
-                yield line.event_id, "not as it is in" if line.event_id in replay.state else "no line of it in"
+            if after.get(row_id) == line and (trouble := _trouble(replay.state.get(line.event_id), line)):
+                yield line.event_id, trouble
 
     def _rows(self, ids: Sequence[int]) -> dict[int, EventLine]:
         found: dict[int, EventLine] = {}
@@ -326,3 +327,13 @@ class Audit:
         for row in missing:
             if PersonLine(*row) not in self._persons:
                 yield Finding(Kind.NO_LINE, f"person {row[2]} of site {row[1]}: no line of it in any day's {JSON_NAME}")
+
+
+def _trouble(logged: EventLine | ObservationLine | None, row: EventLine | ObservationLine) -> str | None:
+    """What is wrong with the lines of a row, so that a rebuild would not make it again: in front of their file."""
+    if logged is None:
+        return "no line of it in"
+    if logged != row:
+        return "not as it is in"
+    fault = fault_of(row)
+    return fault and f"a rebuild leaves it out ({fault}) of"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from array import array
 from collections.abc import Sequence
 from datetime import datetime
@@ -32,6 +33,8 @@ from sightlog.records import (
 from sightlog.telemetry import INFERENCE_MS_MAX, INFERENCE_NAMES_MAX, INFERENCE_SAMPLES_MAX
 from sightlog.wire import MESSAGE_IMAGES_MAX, MESSAGE_RECORDS_MAX, Position, Told
 
+WHOLE_BYTES_MAX = sys.maxsize
+"""Of what is stored: many records may have made it, and the fields and the number of detections bound it."""
 REASON_CHARS_MAX = 300
 """A reason quotes what was sent, which may be megabytes."""
 KNOWN_IDS_MAX = 10_000
@@ -171,6 +174,12 @@ class ObservationRecord(Struct, tag_field="kind", tag="observation", frozen=True
     metadata: Metadata | None = None
 
 
+class RefusedRecord(Struct, tag_field="kind", tag="refused", frozen=True, forbid_unknown_fields=True, gc=False):
+    """Stands for a record that its producer has and can never send."""
+
+    reason: Annotated[str, Meta(min_length=1, max_length=REASON_CHARS_MAX)]
+
+
 class _Sited(Struct, frozen=True):
     site: Id
 
@@ -186,7 +195,7 @@ Decoded = EventRecord | AmendmentRecord | PersonRecord | ObservationRecord | Ref
 _header = msgspec.msgpack.Decoder(Hello | Records | Ping | Telemetry)
 _body = msgspec.msgpack.Decoder(list[bytes])
 _sited = msgspec.msgpack.Decoder(_Sited)
-_record = msgspec.msgpack.Decoder(EventRecord | AmendmentRecord | PersonRecord | ObservationRecord)
+_record = msgspec.msgpack.Decoder(EventRecord | AmendmentRecord | PersonRecord | ObservationRecord | RefusedRecord)
 DECODE_ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, ValueError)
 """What msgspec raises for bytes that are not what they should be: a text that is not UTF-8 is no MsgspecError."""
 
@@ -333,6 +342,10 @@ def _check_observation(r: ObservationRecord) -> str | None:
     )
 
 
+def _check_refused(r: RefusedRecord) -> str | None:
+    return _check_name("reason", r.reason) or r.reason
+
+
 def check_time(field: str, value: str) -> str | None:
     # fromisoformat takes many shapes; with these characters in place it can only mean the one that sorts as text.
     if value[10] == "T" and value[19] == "." and value[23] == "Z" and value[4] == value[7] == "-" and value.isascii():
@@ -358,13 +371,14 @@ _CHECKS: dict[type, Any] = {
     AmendmentRecord: _check_amendment,
     PersonRecord: _check_person,
     ObservationRecord: _check_observation,
+    RefusedRecord: _check_refused,
 }
 
 
-def decode_record(packed: bytes) -> Decoded:
+def decode_record(packed: bytes, bytes_max: int = RECORD_BYTES_MAX) -> Decoded:
     """One record, or the refusal that says what is wrong with it."""
-    if len(packed) > RECORD_BYTES_MAX:
-        return Refusal(f"the record takes {len(packed)} bytes; at most {RECORD_BYTES_MAX}")
+    if len(packed) > bytes_max:
+        return Refusal(f"the record takes {len(packed)} bytes; at most {bytes_max}")
     try:
         record = _record.decode(packed)
     except DECODE_ERRORS as error:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+OPEN_MAX: Final = 4_096
+"""However many more there may be: a producer that is connected has 29 kB of libzmq's memory."""
+RESERVE: Final = 64
+"""For files: the database, eight days' logs, pictures, the decoder."""
 
 
 class Descriptors(NamedTuple):
@@ -13,9 +18,13 @@ class Descriptors(NamedTuple):
     most: int
 
     @property
-    def short(self) -> bool:
-        """The other half is soon gone, too: where none is left no file can be written, and libzmq aborts."""
-        return self.open > self.most // 2
+    def admitted(self) -> int:
+        """With so many in use nobody is let in any more."""
+        return min(OPEN_MAX, self.most - min(RESERVE, self.most // 2))
+
+    def room(self, *, remote: bool) -> int:
+        """How many connections may come in. Those from other machines never take the second half."""
+        return max(0, (self.admitted // 2 if remote else self.admitted) - self.open)
 
 
 def count() -> Descriptors:

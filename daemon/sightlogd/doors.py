@@ -6,11 +6,16 @@ import math
 from collections import deque
 from typing import Any, Final
 
+import structlog
 import zmq
 
 from . import descriptors
+from .gate import Gate
+from .listener import Listener
 from .logs import Warnings
 from .remote import Remote
+
+log = structlog.get_logger()
 
 LOCAL: Final = b"\0"
 """In front of the routes of the local socket. Those of the remote one have 1 to 255, another one each time it opens."""
@@ -21,39 +26,82 @@ _POLLIN: Final = int(zmq.POLLIN)
 _NOBLOCK: Final = int(zmq.NOBLOCK)
 _MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
 
-CHECK_SECONDS: Final = 1.0
-"""Some thousand connections can come in meanwhile."""
+FULL_SECONDS: Final = 1.0
+"""Between two looks whether there is room again."""
+ROOM_SHARE: Final = 1 / 16
+"""Of all connections: with less room than that it is soon full again, and the log does not say otherwise."""
 
 
 class Doors:
     """Messages of all doors in turn, by routes that are unique among them. `poller` is the caller's."""
 
-    def __init__(self, local: zmq.Socket[bytes], remote: Remote | None, poller: zmq.Poller, warn: Warnings) -> None:
+    def __init__(self, local: Listener, remote: Remote | None, poller: zmq.Poller, warn: Warnings) -> None:
         self._remote = remote
         self._poller = poller
         self._warn = warn
-        self._was_short = False
-        self.check_at = 0.0 if remote is not None else math.inf
+        self.check_at = math.inf
         """When to call `check`, in the clock's seconds."""
-        self._routers = {LOCAL: local}
-        self._turns = deque([LOCAL])
+        self._routers: dict[bytes, zmq.Socket[bytes]] = {}
+        self._gates: dict[bytes, Gate] = {}
+        self._room: dict[bytes, int] = {}
+        """By door: how many may come in before descriptors are counted again."""
+        self._full: set[bytes] = set()
+        """Doors that let nobody in, as far as the log was told."""
+        self._turns: deque[bytes] = deque()
         self._tag = LOCAL
-        poller.register(local, zmq.POLLIN)
+        self._open(LOCAL, local.router, local.gate)
         if remote is not None:
-            self._let_in(remote)
+            self._open_remote(remote)
 
-    def _let_in(self, remote: Remote) -> None:
+    def _open(self, tag: bytes, router: zmq.Socket[bytes], gate: Gate | None) -> None:
+        assert gate is not None
+        self._routers[tag], self._gates[tag], self._room[tag] = router, gate, 0
+        self._turns.append(tag)
+        self._poller.register(router, zmq.POLLIN)
+        self._poller.register(gate.fileno(), zmq.POLLIN)
+
+    def _open_remote(self, remote: Remote) -> None:
         self._tag = bytes([self._tag[0] % 255 + 1])
-        self._routers[self._tag] = remote.router
-        self._turns.append(self._tag)
-        self._poller.register(remote.router, zmq.POLLIN)
+        self._open(self._tag, remote.router, remote.gate)
         self._poller.register(remote.handler, zmq.POLLIN)
 
-    def busy(self, ready: dict[Any, int]) -> int:
-        """How many of what the poller found are doors with messages. Answers who wants to come in, besides."""
+    def busy(self, ready: dict[Any, int], now: float) -> int:
+        """How many of what the poller found are doors with messages. Lets in who waits, besides. Raises Stop."""
         if self._remote is not None and self._remote.handler in ready:
             self._remote.answer()
+        for tag, gate in self._gates.items():
+            if gate.fileno() in ready:
+                self._admit(tag, gate, now)
         return sum(router in ready for router in self._routers.values())
+
+    def _admit(self, tag: bytes, gate: Gate, now: float) -> None:
+        """One, as long as there are descriptors for it and for everything else."""
+        if self._room[tag] <= 0:
+            found = descriptors.count()
+            self._room[tag] = found.room(remote=tag != LOCAL)
+            if self._room[tag] == 0:
+                self._full.add(tag)
+                self._poller.unregister(gate.fileno())
+                self.check_at = now + FULL_SECONDS
+                self._warn(
+                    f"full {tag == LOCAL}",
+                    f"too many connections: {found.open} of {found.most} descriptors are in use. Those that are there "
+                    f"go on, and no more are let in {'' if tag == LOCAL else 'from other machines '}before some end. "
+                    "Find out who connects so often (ss -xp, ss -tp)",
+                )
+                return
+            if tag in self._full and self._room[tag] >= found.admitted * ROOM_SHARE:
+                self._full.discard(tag)
+                log.info("connections are let in again", open=found.open)
+        # Asked again before libzmq did it, this counts twice: then descriptors are counted sooner.
+        self._room[tag] -= 1
+        gate.admit()
+
+    def check(self) -> None:
+        """Whether there is room again for those who wait."""
+        self.check_at = math.inf
+        for tag in self._full & self._gates.keys():
+            self._poller.register(self._gates[tag].fileno(), zmq.POLLIN)
 
     def receive(self) -> tuple[bytes, list[bytes]] | None:
         """(route, frames) of the next message, if there is one."""
@@ -91,28 +139,15 @@ class Doors:
             return
         self._poller.unregister(self._remote.router)
         self._poller.unregister(self._remote.handler)
-        del self._routers[self._tag]
+        gate = self._gates.pop(self._tag)
+        if gate.fileno() in self._poller:
+            self._poller.unregister(gate.fileno())
+        del self._routers[self._tag], self._room[self._tag]
+        self._full.discard(self._tag)
         self._turns.remove(self._tag)
         self._remote.close(linger=0)
         self._remote.open()
-        self._let_in(self._remote)
-
-    def check(self, now: float) -> None:
-        """Before strangers have taken all descriptors, every connection from elsewhere is dropped. Raises Stop.
-
-        libzmq has no limit of its own, and a stranger that says nothing has one until its handshake is overdue.
-        """
-        self.check_at = now + CHECK_SECONDS
-        found = descriptors.count()
-        # Once, until it is better: where local producers have most of them, it would be of no use to drop again.
-        if found.short and not self._was_short:
-            self._warn(
-                "descriptors",
-                f"too many connections: {found.open} of {found.most} descriptors are in use. All from other machines "
-                "are dropped, and those that are allowed come back. Let in only the cameras (IPAddressAllow=)",
-            )
-            self.drop_remote()
-        self._was_short = found.short
+        self._open_remote(self._remote)
 
     def close(self) -> None:
         """Of the remote door: the last acks leave."""

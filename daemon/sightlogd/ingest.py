@@ -33,8 +33,7 @@ from .maintenance import Maintenance
 from .metrics import Metrics
 from .remote import open_remote
 from .session import Session, Sessions
-from .store import Store
-from .store.rows import Written
+from .store import Store, Written
 from .watchdog import STOPS, Watchdog
 
 log = structlog.get_logger()
@@ -100,7 +99,7 @@ class Ingest:
             self._context.term()
             raise
         self._poller = zmq.Poller()
-        self._doors = Doors(self._listener.router, remote, self._poller, self._warn)
+        self._doors = Doors(self._listener, remote, self._poller, self._warn)
         self._poller.register(self._maintenance.fileno(), zmq.POLLIN)
         self._control = Control(config.data_dir, self._poller, self._answer)
 
@@ -154,7 +153,7 @@ class Ingest:
             with contextlib.suppress(BlockingIOError):
                 self._awake.recv(WAKE_BYTES)
             self._reload()
-        busy = self._doors.busy(ready)
+        busy = self._doors.busy(ready, time.monotonic())
         if busy:
             self._drain()
         if len(ready) > busy:
@@ -169,7 +168,7 @@ class Ingest:
         if now >= self._next_chores:
             self._do_chores(now)
         if now >= self._doors.check_at:
-            self._doors.check(now)
+            self._doors.check()
         if self._refused and self._refused.code == STORAGE_LIMIT and self._maintenance.budget.over_limit is None:
             self._recover()  # a purge made room, and perhaps nobody sends anything for hours
         is_due = self._maintenance.fileno() in ready or now >= self._maintenance.due
@@ -329,10 +328,15 @@ class Ingest:
         if took * 1000 > self._config.log.slow_commit_ms and (held := self._slow.take()) is not None:
             log.warning("slow commit", ms=round(took * 1000, 1), records=batch.records, held_back=held)
         if written.duplicates:
-            first, such = written.duplicates[0], len(written.duplicates)
-            self._warn("duplicate", f"{first} is there already, the first is kept ({such} such)")
+            first, count = written.duplicates[0], len(written.duplicates)
+            self._warn("duplicate", f"{first} is there already, the first is kept ({count} such)")
         if written.ahead:
             self._warn_of_clocks(dict(written.ahead))
+        if written.unapplied:
+            first, count = written.unapplied[0], len(written.unapplied)
+            self._warn(
+                "unapplied", f"an amendment that waited for its event is a dead letter now: {first} ({count} such)"
+            )
         for session, some in exceptions.items():
             rejected = [(seq, why) for seq, status, why in some if status == wire.REJECTED]
             if rejected:

@@ -19,6 +19,7 @@ import zmq
 from sightlog.wire import FRAME_BYTES_MAX
 
 from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_TRY_AGAIN, Stop
+from .gate import Gate
 from .store.guard import identity_of
 
 log = structlog.get_logger()
@@ -30,12 +31,16 @@ ACK_QUEUE_MESSAGES: Final = 1_024
 STOP_LINGER_MS: Final = 2_000
 """How long the last acks may take to leave after the socket is closed."""
 SOCKET_MODE: Final = 0o660
+HANDSHAKE_MS: Final = 10_000
+"""Who says nothing, or no ZMTP, is dropped after this long."""
 LOCK_SECONDS: Final = 2.0
 """Another daemon that is just binding a socket in the same directory gets this long."""
 
 
 class Listener:
-    """`router` is the socket, `endpoint` where it listens: the one handed over, or else the one given. Raises Stop."""
+    """`router` is the socket, `gate` has those who wait, `endpoint` says where: that of the socket handed over, or
+    else the one given. Raises Stop.
+    """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, handed: socket.socket | None) -> None:
         self.endpoint = f"ipc://{handed.getsockname()}" if handed is not None else endpoint
@@ -49,15 +54,13 @@ class Listener:
                     log.warning(
                         "the socket handed over is not [ingest] endpoint", handed=self.endpoint, endpoint=endpoint
                     )
-                self.router.setsockopt(zmq.USE_FD, handed.detach())
-                self.router.bind(self.endpoint)
+                self.gate = bind(self.router, self.endpoint, handed)
             elif self._path is not None:
                 with _one_at_a_time(self._path.parent):
                     _check_free(self._path)
-                    self.router.bind(self.endpoint)
-                    self._path.chmod(SOCKET_MODE)
+                    self.gate = bind(self.router, self.endpoint, _listening_at(self._path))
             else:
-                self.router.bind(self.endpoint)
+                self.gate = bind(self.router, self.endpoint, listening(self.endpoint))
             if self._path is not None:
                 self._identity = identity_of(self._path)
         except Stop:
@@ -91,6 +94,7 @@ class Listener:
     def close(self) -> None:
         """The last acks leave within STOP_LINGER_MS. What the manager handed over stays there for the next start."""
         self.router.close()
+        self.gate.close()
         if self._path is not None and not self._is_handed and self._is_in_place():
             self._path.unlink()
 
@@ -105,8 +109,48 @@ def make_router(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
     router.setsockopt(zmq.RCVHWM, RECEIVE_QUEUE_MESSAGES)
     router.setsockopt(zmq.SNDHWM, ACK_QUEUE_MESSAGES)
     router.setsockopt(zmq.LINGER, STOP_LINGER_MS)
-    router.setsockopt(zmq.BACKLOG, BACKLOG)
+    router.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     return router
+
+
+def bind(router: zmq.Socket[bytes], endpoint: str, server: socket.socket) -> Gate:
+    """To a socket that listens already; nobody comes in before the gate says so. Raises Stop, zmq.ZMQError."""
+    gate = Gate(server)
+    try:
+        router.setsockopt(zmq.USE_FD, gate.handed)
+        router.bind(endpoint)
+        gate.hold()
+    except BaseException:
+        gate.close()
+        raise
+    return gate
+
+
+def listening(endpoint: str) -> socket.socket:
+    """By tcp. Not by libzmq, which asks for the machine's network cards first, and aborts where the service may not.
+
+    Raises OSError.
+    """
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    host = "0.0.0.0" if host == "*" else host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server(
+        (host, int(port)), family=family, backlog=BACKLOG, dualstack_ipv6=family == socket.AF_INET6
+    )
+
+
+def _listening_at(path: Path) -> socket.socket:
+    """A dead process's socket is replaced. Raises OSError."""
+    path.unlink(missing_ok=True)
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        server.bind(os.fspath(path))
+        path.chmod(SOCKET_MODE)
+        server.listen(BACKLOG)
+    except OSError:
+        server.close()
+        raise
+    return server
 
 
 @contextmanager

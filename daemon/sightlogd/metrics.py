@@ -69,6 +69,10 @@ class Usage(NamedTuple):
     pss_bytes: int | None
     written_bytes: int
     """Handed to the block layer since the start of the process: what wears the card out."""
+    descriptors: int
+    """Open: files, and a connection each."""
+    descriptors_max: int
+    """With so many open no more connections are let in."""
 
 
 class Inference(Struct, frozen=True):
@@ -152,6 +156,8 @@ class MetricsSnapshot(Struct, frozen=True, kw_only=True):
     """The processes whose long transactions make it grow, once it is far too large."""
     written_bytes: int
     written_bytes_per_record: float | None
+    descriptors: int
+    descriptors_max: int
     storage_bytes: int | None
     storage_limit_bytes: int | None
     events_total: int | None
@@ -344,6 +350,8 @@ class Metrics:
             wal_held_by=self.wal_held_by,
             written_bytes=usage.written_bytes,
             written_bytes_per_record=round(usage.written_bytes / self._records, 1) if self._records else None,
+            descriptors=usage.descriptors,
+            descriptors_max=usage.descriptors_max,
             storage_bytes=self.storage_bytes,
             storage_limit_bytes=self.storage_limit_bytes,
             events_total=self.events_total,

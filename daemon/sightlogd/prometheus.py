@@ -36,6 +36,8 @@ _GAUGES: Final = {
     "memory_rss_bytes": "Resident memory.",
     "memory_pss_bytes": "Resident memory, shared pages in proportion.",
     "wal_bytes": "What is in the WAL and not yet in the database.",
+    "descriptors": "Open files and connections.",
+    "descriptors_max": "With so many open no more connections are let in.",
     "storage_bytes": "Everything in the data directory.",
     "storage_limit_bytes": "What it may take.",
     "events_total": "Events in the database.",

@@ -21,7 +21,6 @@ from sightlog.records import now_utc
 
 from .calendar import Days
 from .dayranges import Folder
-from .decoder import EventRecord, ObservationRecord, Refusal, check_time, decode_record
 from .directory import Directory, Odd
 from .files.daylog import JSON_NAME
 from .files.days import EVENTS, folders
@@ -34,6 +33,7 @@ from .files.lines import (
     PersonLine,
     Replay,
     decode_line,
+    fault_of,
 )
 from .files.loglines import lines_of
 from .findings import FINDINGS_MAX
@@ -86,7 +86,7 @@ def rebuild_from_logs(
     def rows_of(lines: Iterable[EventLine], first: Mapping[str, EventLine]) -> Iterator[EventRow]:
         for line in lines:
             # What was learnt later may be what is damaged.
-            sound = next((one for one in (line, first.get(line.event_id)) if one and _is_sound(one)), None)
+            sound = next((one for one in (line, first.get(line.event_id)) if one and not fault_of(one)), None)
             if sound is not line:
                 found.leave_out(f"event {line.event_id!r:.140}")
             if sound is not None:
@@ -94,7 +94,7 @@ def rebuild_from_logs(
 
     def observation_rows(lines: Iterable[ObservationLine]) -> Iterator[tuple[Any, ...]]:
         for line in lines:
-            if _is_sound_observation(line):
+            if not fault_of(line):
                 yield _observation(line, now)
             else:
                 found.leave_out(f"observation {line.observation_id!r:.140}")
@@ -151,24 +151,6 @@ def _lines(events: Directory, day: str, found: Rebuilt) -> Iterator[Line]:
             except msgspec.MsgspecError:
                 pass
             found.leave_out(f"{EVENTS}/{name}:{number}")
-
-
-def _is_sound(event: EventLine) -> bool:
-    """Whether it keeps the rules of records: a card may have flipped a bit in its line."""
-    fields = {field: getattr(event, field) for field in EventRecord.__struct_fields__ if field != "detections"}
-    given = {field: value for field, value in fields.items() if value is not None}
-    given["detections"] = [(box.label, box.confidence, box.bbox) for box in event.detections]
-    if isinstance(decode_record(msgspec.msgpack.encode({"kind": "event", **given})), Refusal):
-        return False
-    return event.created_at is None or check_time("created_at", event.created_at) is None
-
-
-def _is_sound_observation(line: ObservationLine) -> bool:
-    fields = {field: getattr(line, field) for field in ObservationRecord.__struct_fields__}
-    given = {field: value for field, value in fields.items() if value is not None}
-    if isinstance(decode_record(msgspec.msgpack.encode({"kind": "observation", **given})), Refusal):
-        return False
-    return line.created_at is None or check_time("created_at", line.created_at) is None
 
 
 def _observation(line: ObservationLine, now: str) -> tuple[Any, ...]:

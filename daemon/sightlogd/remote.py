@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 from typing import Final
 
 import structlog
 import zmq
 
+from sightlog.wire import FRAME_BYTES_MAX
+
 from . import zap
 from .config import Config
 from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
+from .gate import Gate
 from .keys import Keys
-from .listener import BACKLOG, make_router
+from .listener import bind, listening, make_router
 from .logs import Warnings
 
 log = structlog.get_logger()
 
-HANDSHAKE_MS: Final = 10_000
-"""Who says nothing, or no ZMTP, is dropped after this long."""
 SILENCE_MS: Final = 30_000
 """A peer that acknowledges nothing for this long is gone."""
 PROBE_SECONDS: Final = 10
+CURVE_BYTES: Final = 33
+"""What CURVE adds to a frame: its command's name, a nonce, flags, and a code that authenticates it."""
 
 
 class Remote:
-    """`router` has the producers, `handler` libzmq's questions about them: call `answer` when it is readable.
+    """`router` has the producers, `gate` those who wait, `handler` libzmq's questions about them: call `answer` when it
+    is readable.
 
-    Both are others after `open`. Raises Stop.
+    All are others after `open`. Raises Stop.
     """
 
     def __init__(self, endpoint: str, keys: Keys, warn: Warnings) -> None:
@@ -49,22 +52,23 @@ class Remote:
         # A context of its own: only its end tells that the port is free again. And the handler, one a context, has
         # nothing to say about local producers.
         self._context = zmq.Context()
+        self.gate: Gate | None = None
         self.handler = self._context.socket(zmq.REP)
         self.handler.setsockopt(zmq.LINGER, 0)
         self.handler.bind(zap.ENDPOINT)
         self.router = make_router(self._context)
+        # What is counted is what comes in, before it is decrypted.
+        self.router.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES_MAX + CURVE_BYTES)
         self.router.setsockopt(zmq.CURVE_SERVER, 1)
         self.router.setsockopt(zmq.CURVE_SECRETKEY, self._secret)
         self.router.setsockopt(zmq.ZAP_DOMAIN, zap.DOMAIN)
         self.router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without it, and without an answer, anybody comes in
-        self.router.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         self.router.setsockopt(zmq.TCP_MAXRT, SILENCE_MS)
         self.router.setsockopt(zmq.TCP_KEEPALIVE, 1)
         self.router.setsockopt(zmq.TCP_KEEPALIVE_IDLE, SILENCE_MS // 1000)
         self.router.setsockopt(zmq.TCP_KEEPALIVE_INTVL, PROBE_SECONDS)
         try:
-            self.router.setsockopt(zmq.USE_FD, _listening(self.endpoint).detach())
-            self.router.bind(self.endpoint)
+            self.gate = bind(self.router, self.endpoint, listening(self.endpoint))
         except (OSError, zmq.ZMQError) as error:
             self.close(linger=0)
             if error.errno == errno.EAFNOSUPPORT:
@@ -100,23 +104,10 @@ class Remote:
 
     def close(self, linger: int | None = None) -> None:
         self.router.close(linger)
+        if self.gate is not None:
+            self.gate.close()
         self.handler.close()
         self._context.term()
-
-
-def _listening(endpoint: str) -> socket.socket:
-    """Not by libzmq, which asks for the machine's network cards first, and aborts where the service may not.
-
-    Raises OSError.
-    """
-    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-    host = "0.0.0.0" if host == "*" else host.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    server = socket.create_server(
-        (host, int(port)), family=family, backlog=BACKLOG, dualstack_ipv6=family == socket.AF_INET6
-    )
-    server.setblocking(False)  # a peer that is gone before it is accepted must not hold up the others
-    return server
 
 
 def open_remote(config: Config, warn: Warnings) -> Remote | None:

@@ -8,8 +8,7 @@ import uuid
 
 import msgpack
 import pytest
-import zmq
-from conftest import Daemon
+from peer import Peer
 
 from sightlog import Event, wire
 from sightlog.wire import Position
@@ -18,37 +17,6 @@ EVENT = {
     "kind": "event", "event_id": "e", "site": "default", "camera_id": "front_door",
     "recorded_at": "2026-11-20T10:00:00.000Z", "event_type": "motion",
 }  # fmt: skip
-
-
-class Peer:
-    """Speaks the protocol by hand."""
-
-    def __init__(self, daemon: Daemon) -> None:
-        self.context = zmq.Context()
-        self.socket = self.context.socket(zmq.DEALER)
-        self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.setsockopt(zmq.RCVTIMEO, 10_000)
-        self.socket.connect(daemon.endpoint)
-        self.producer_id = str(uuid.uuid4())
-        self.seq = 1
-
-    def ask(self, frames: list[bytes]) -> wire.Reply:
-        self.socket.send_multipart(frames)
-        return wire.decode_reply(self.socket.recv_multipart())
-
-    def hello(self) -> wire.Reply:
-        return self.ask(wire.hello(self.producer_id, "peer", 1, Position(1, 1)))
-
-    def send(self, *packed: bytes) -> wire.Ack:
-        reply = self.ask(wire.records(Position(1, self.seq), packed, [b""] * len(packed), flush=True))
-        assert isinstance(reply, wire.Ack)
-        self.seq += len(packed)
-        assert reply.last == (1, self.seq - 1)
-        return reply
-
-    def close(self) -> None:
-        self.socket.close()
-        self.context.term()
 
 
 @pytest.fixture

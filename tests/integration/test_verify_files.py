@@ -142,7 +142,7 @@ def test_a_picture_that_nobody_knows_is_told_and_no_damage(stopped):
     [
         (('"kind":"event"', '"e1"'), "event e1: no line of it in"),
         (('"kind":"amendment"', '"e1"'), "event e1: not as it is in"),
-        (('"kind":"observation"',), "observation o1: not as it is in"),
+        (('"kind":"observation"',), "observation o1: no line of it in"),
     ],
 )
 def test_what_the_database_has_and_the_logs_have_not_is_damage(stopped, words, said):

@@ -84,7 +84,7 @@ def _damage(stopped, key: str, kind: str) -> str:
             said = f"event {key}: not as it is in"
         elif kind == "observation":
             del lines[at["observation"]]
-            said = f"observation o{key}: not as it is in"
+            said = f"observation o{key}: no line of it in"
         else:
             lines[at["event"]] = "x" * 5_000_000 + "\n"  # longer than what is read at once
             said = f"line {at['event'] + 1} cannot be read"

@@ -14,6 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 import apsw
+import daylogs
 import structlog
 from house import LIMITS, NOW, PLACE, Acked, House, State, Tried, state_of
 from medium import Log, Mark, Medium, materialise
@@ -24,10 +25,12 @@ from sightlogd import purge
 from sightlogd.errors import Stop
 from sightlogd.files import catchup, jpeg
 from sightlogd.files.daylog import DayLogs
+from sightlogd.files.days import folders
 from sightlogd.files.jpeg import NotAcceptable
 from sightlogd.files.lines import Replay
 from sightlogd.lock import Lock
 from sightlogd.purge import unfinished
+from sightlogd.rebuild import rebuild_from_logs
 from sightlogd.session import Sessions
 from sightlogd.store import Store, migrate
 
@@ -138,6 +141,8 @@ class Judge:
                 connection.execute("INSERT INTO texts_index (texts_index, rank) VALUES ('integrity-check', 1)")
             if self._looks(0.15, choose):
                 self._check_logs(image, store)
+                if self._looks(0.2, choose):
+                    check_rebuilt(image, store)
             if self._looks(0.05, choose):
                 self._send_again(store)
         finally:
@@ -194,6 +199,22 @@ class Judge:
         stored = [event_id for (event_id,) in store._connection.execute("SELECT event_id FROM events")]
         assert len(stored) == len(set(stored))
         assert set(stored) == ids
+
+
+def check_rebuilt(image: Path, store: Store) -> None:
+    """What the logs have makes each row again."""
+    if not folders(image):
+        return
+    new = image / "rebuilt.db"
+    found = rebuild_from_logs(image, new, lambda day, found: None, UTC)
+    assert not found.unreadable, found.examples
+    connection = apsw.Connection(str(new))
+    made, original = daylogs.rows_of(connection), daylogs.rows_of(store._connection)
+    connection.close()
+    for table in ("events", "detections", "face_embeddings", "observations", "persons"):
+        assert made[table] == original[table], f"{table}: a rebuild makes other rows"
+    # Those of events whose day was removed since wait again.
+    assert set(original["pending"]) <= set(made["pending"])
 
 
 def check_logs(store: Store, logs: DayLogs) -> None:

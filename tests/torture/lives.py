@@ -57,7 +57,7 @@ def _acks_although_writing_failed() -> None:
         try:
             return write(self, parcels, *rest)
         except (ingest.WriteRefused, Stop):
-            return Written([[] for _ in parcels], [], [], [])
+            return Written([[] for _ in parcels], [], [], [], [])
 
     store.Store.write = careless  # type: ignore[method-assign]
 

@@ -117,7 +117,7 @@ class Street:
         self.check_at = float("inf")
         self._messages: deque[tuple[bytes, list[bytes]]] = deque()
 
-    def busy(self, _ready: Any) -> int:
+    def busy(self, _ready: Any, _now: float) -> int:
         for producer in self.producers:
             if (message := producer.say()) is not None:
                 self._messages.append((producer.route, message))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 
+import pytest
+
 from sightlogd import descriptors
 
 
@@ -29,5 +31,15 @@ def test_none_left_is_short():
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert found == (free, free)
-    assert found.short
-    assert not descriptors.Descriptors(32, 65_536).short
+    assert found.room(remote=False) == 0
+
+
+@pytest.mark.parametrize("most", [64, 256, 1_024, 65_536, 2**30])
+def test_connections_leave_room_for_files_and_those_from_elsewhere_for_this_machines(most):
+    for used in range(0, 5_000, 7):
+        found = descriptors.Descriptors(used, most)
+        assert 0 <= found.room(remote=False) <= max(0, most - used)
+        assert used + found.room(remote=False) <= max(used, descriptors.OPEN_MAX)
+        assert used >= most or used + found.room(remote=False) <= max(used, most - min(64, most // 2))
+        assert found.room(remote=True) <= max(0, found.admitted // 2 - used)
+    assert descriptors.Descriptors(20, most).room(remote=False) > 0

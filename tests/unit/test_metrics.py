@@ -28,7 +28,7 @@ def metrics() -> Metrics:
 
 
 def snapshot(metrics: Metrics, now: float = 160.0, cpu: float = 0.6, producers=()) -> MetricsSnapshot:
-    usage = Usage(cpu, 40_000_000, 30_000_000, 8_192)
+    usage = Usage(cpu, 40_000_000, 30_000_000, 8_192, 21, 4_096)
     return metrics.snapshot(now, "2026-11-20T10:01:00.000Z", 4711, usage, 4_096, producers)
 
 

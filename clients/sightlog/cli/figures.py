@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -46,6 +47,8 @@ def metrics_lines(metrics: Snapshot, to: Terminal) -> Iterator[str]:
     troubles = ", ".join(f"{metrics[key]:,} {text}" for key, text in _TROUBLES.items() if get(key))
     if troubles:
         yield field("", troubles, to, "warn")
+    if (get("descriptors") or 0) >= (get("descriptors_max") or math.inf):
+        yield field("connections", f"no more are let in: {get('descriptors'):,} descriptors are in use", to, "bad")
     yield field("process", ", ".join(_process(metrics)), to)
 
 

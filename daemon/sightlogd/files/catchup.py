@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from sightlogd import purge
 from sightlogd.changes import AmendmentKept
-from sightlogd.decoder import AmendmentRecord, decode_record
+from sightlogd.decoder import WHOLE_BYTES_MAX, AmendmentRecord, decode_record
 from sightlogd.store import Store
 from sightlogd.store.unlogged import EventRow
 
@@ -190,7 +190,7 @@ def _compare_pending(store: Store, logs: DayLogs) -> int:
         if day not in there:
             waiting = (line for line in logs.lines_to_keep(day) if isinstance(line, AmendmentLine) and line.waiting)
             there[day] = {(line.producer_id, line.epoch, line.seq) for line in waiting}
-        record = decode_record(packed)
+        record = decode_record(packed, WHOLE_BYTES_MAX)
         if (producer_id, epoch, seq) not in there[day] and isinstance(record, AmendmentRecord):
             kept = AmendmentKept(producer_id, epoch, seq, record, received_at)
             missing.append((received_at, waiting_line(kept)))

@@ -27,12 +27,15 @@ from sightlogd.changes import (
 )
 from sightlogd.decoder import (
     DECODE_ERRORS,
+    WHOLE_BYTES_MAX,
     AmendmentRecord,
     DetectionRecord,
     EventRecord,
     ObservationRecord,
     PersonRecord,
+    Refusal,
     check_time,
+    decode_record,
 )
 
 from .days import is_day
@@ -184,6 +187,20 @@ def _moments(line: Line) -> tuple[str, ...]:
     if isinstance(line, AmendmentLine):
         return (line.at,) if line.recorded_at is None else (line.at, line.recorded_at)
     return (line.created_at if isinstance(line, PersonLine) else line.recorded_at,)
+
+
+def fault_of(line: EventLine | ObservationLine) -> str | None:
+    """Which rule of records it breaks; None for none. A card may have flipped a bit in it; a rebuild leaves it out."""
+    at = line.created_at
+    if at is not None and (len(at) != MOMENT_CHARS or check_time("created_at", at)):
+        return f"created_at: {at!r:.80} is no time"
+    record = EventRecord if isinstance(line, EventLine) else ObservationRecord
+    fields = {field: value for field in record.__struct_fields__ if (value := getattr(line, field)) is not None}
+    if isinstance(line, EventLine):
+        fields["detections"] = [(box.label, box.confidence, box.bbox) for box in line.detections]
+    packed = msgspec.msgpack.encode({"kind": record.__struct_config__.tag, **fields})
+    decoded = decode_record(packed, WHOLE_BYTES_MAX)
+    return decoded.reason if isinstance(decoded, Refusal) else None
 
 
 def boxes(detections: Sequence[DetectionRecord]) -> list[Box]:

@@ -9,10 +9,10 @@ from typing import Any, Final
 import apsw
 import msgspec
 
-from sightlog.records import METADATA_KEYS_MAX
+from sightlog.records import DETECTIONS_MAX, METADATA_KEYS_MAX
 from sightlog.wire import REJECTED
 from sightlogd.changes import AmendmentKept, Change, EventAmended, Subject, ThumbnailSet
-from sightlogd.decoder import AmendmentRecord, Decoded, DetectionRecord, decode_record
+from sightlogd.decoder import WHOLE_BYTES_MAX, AmendmentRecord, Decoded, DetectionRecord, decode_record
 from sightlogd.session import Parcel
 
 from . import bulk, settled, texts
@@ -20,7 +20,11 @@ from .savepoint import alone
 from .texts import Face
 
 PENDING_AMENDMENTS_MAX: Final = 10_000
+PENDING_BYTES_MAX: Final = 8 * 1024 * 1024
+"""All of them may be for one event, or for those of one batch, and are in memory then."""
 
+_LATE: Final = "it did not come in time for this amendment"
+_NO_ROOM: Final = f"this amendment made room: {PENDING_AMENDMENTS_MAX:,}, or {PENDING_BYTES_MAX >> 20} MiB, may wait"
 _NO_BOX: Final = (None, None, None, None)
 # None leaves a column as it is.
 _AMEND: Final = """
@@ -43,7 +47,11 @@ class Amendments:
         get = connection.execute
         # Events up to here have to be listed when they change: the day logs may be complete without it.
         self.marked = int(get("SELECT last_id FROM day_log_marks WHERE kind = 'event'").get)
-        self._pending = int(get("SELECT count(*) FROM pending_amendments").get)
+        self._pending, self._pending_bytes = get(
+            "SELECT count(*), coalesce(sum(length(record)), 0) FROM pending_amendments"
+        ).get
+        self.unapplied: list[str] = []
+        """What became of amendments that waited, whose producers have their acks: for the log."""
 
     @property
     def are_waiting(self) -> bool:
@@ -56,6 +64,9 @@ class Amendments:
         metadata = self._merged(a) if a.metadata else None
         if isinstance(metadata, dict) and len(metadata) > METADATA_KEYS_MAX:
             return f"metadata: {len(metadata)} keys with those the event has; at most {METADATA_KEYS_MAX}"
+        there = self._detections_of(a) if a.detections else 0
+        if there + len(a.detections) > DETECTIONS_MAX:
+            return f"detections: {there + len(a.detections):,} with those the event has; at most {DETECTIONS_MAX:,}"
         try:
             with alone(self._connection, self.one_by_one):
                 found = execute(
@@ -70,11 +81,8 @@ class Amendments:
                     return None
                 subject = Subject(*found)
                 if a.detections:
-                    there = execute(
-                        "SELECT coalesce(max(position) + 1, 0) FROM detections WHERE event_id = ?", (subject.id,)
-                    )
                     values: list[Any] = []
-                    add_detections(values, subject.id, there.get, a.detections)
+                    add_detections(values, subject.id, there, a.detections)
                     bulk.DETECTIONS.run(self._connection, values)
                 if a.embedding is not None:
                     face = Face(a.embedding, a.embedding_model, a.embedding_version)
@@ -111,6 +119,15 @@ class Amendments:
         if event <= self.marked:
             self._connection.execute("INSERT OR IGNORE INTO amended_events VALUES (?)", (event,))
 
+    def _detections_of(self, amendment: AmendmentRecord) -> int:
+        """How many the event has: their positions are without a gap, so the last one tells."""
+        last = self._connection.execute(
+            "SELECT max(position) FROM detections "
+            "WHERE event_id = (SELECT id FROM events WHERE event_id = ? AND site = ?)",
+            (amendment.event_id, amendment.site),
+        ).get
+        return 0 if last is None else int(last) + 1
+
     def _merged(self, amendment: AmendmentRecord) -> dict[str, Any]:
         """The event's metadata with the amendment's."""
         there = self._connection.execute(
@@ -135,8 +152,10 @@ class Amendments:
             )
             changes.append(AmendmentKept(producer_id, epoch, seq + offset, amendment, now))
             self._pending += 1
-            if self._pending > PENDING_AMENDMENTS_MAX:
-                self._expire("id = (SELECT min(id) FROM pending_amendments)", (), now)
+            self._pending_bytes += len(parcel.packed[offset])
+            while self._pending > PENDING_AMENDMENTS_MAX or self._pending_bytes > PENDING_BYTES_MAX:
+                self._expire("id = (SELECT min(id) FROM pending_amendments)", (), now, _NO_ROOM)
+                self.unapplied.append(_NO_ROOM)
         return outcome
 
     def apply_pending(self, event_ids: Sequence[str], now: str, changes: list[Change]) -> None:
@@ -151,14 +170,18 @@ class Amendments:
         ).fetchall()
         letters = []
         for row_id, producer_id, epoch, seq, site, packed in waiting:
-            record: Decoded = decode_record(packed)
+            # One that a rebuild made of its line may have more bytes than it was sent in.
+            record: Decoded = decode_record(packed, WHOLE_BYTES_MAX)
             outcome = self._amend(record, now) if isinstance(record, AmendmentRecord) else "unreadable"
             if isinstance(outcome, EventAmended):
                 changes.append(outcome)
             else:
-                letters.append((now, producer_id, epoch, seq, REJECTED, outcome or "its event is gone", site, packed))
+                reason = outcome or "its event is gone"
+                letters.append((now, producer_id, epoch, seq, REJECTED, reason, site, packed))
+                self.unapplied.append(reason)
             execute("DELETE FROM pending_amendments WHERE id = ?", (row_id,))
             self._pending -= 1
+            self._pending_bytes -= len(packed)
         settled.bury(self._connection, letters)
 
     def expire(self, before: str, after: str, now: str) -> int:
@@ -166,8 +189,8 @@ class Amendments:
         outside = "received_at < ? OR received_at > ?"
         return self._expire(outside, (before, after), now) if self._pending else 0
 
-    def _expire(self, condition: str, parameters: tuple[str, ...], now: str) -> int:
-        expired = self._connection.execute(
+    def _expire(self, condition: str, parameters: tuple[str, ...], now: str, why: str = _LATE) -> int:
+        expired: list[Any] = self._connection.execute(
             f"DELETE FROM pending_amendments WHERE {condition} "
             "RETURNING producer_id, epoch, seq, event_id, site, record",
             parameters,
@@ -175,11 +198,12 @@ class Amendments:
         settled.bury(
             self._connection,
             [
-                (now, producer_id, epoch, seq, "expired", f"no event {event_id} came for this amendment", site, record)
+                (now, producer_id, epoch, seq, "expired", f"no event {event_id}: {why}", site, record)
                 for producer_id, epoch, seq, event_id, site, record in expired
             ],
         )
         self._pending -= len(expired)
+        self._pending_bytes -= sum(len(record) for *_, record in expired)
         return len(expired)
 
 

@@ -31,6 +31,8 @@ class Written(NamedTuple):
     changes: list[Change]
     ahead: list[tuple[str, str]]
     """What was recorded more than a day ahead of the clock: the producer's name, and when."""
+    unapplied: list[str]
+    """What became of amendments that had waited for an event: nobody waits for the word about them."""
 
 
 Thumbnails = Mapping[tuple[int, int], str]
@@ -82,7 +84,8 @@ class Rows:
         self._one_by_one = self._amendments.one_by_one = one_by_one
         first_id = self._next_id
         self._latest = ""
-        written = Written([[] for _ in parcels], [], [], [])
+        self._amendments.unapplied = []
+        written = Written([[] for _ in parcels], [], [], [], self._amendments.unapplied)
         ids = self._write_events(parcels, thumbnails, now, written)
         if self._amendments.are_waiting and ids:
             self._amendments.apply_pending(ids, now, written.changes)
