@@ -29,6 +29,9 @@ MESSAGE_IMAGES_MAX: Final = 64
 FRAMES_MAX: Final = 2 + MESSAGE_IMAGES_MAX
 """Header, body, images."""
 
+PRODUCERS_MAX: Final = 10_000
+"""Identities that a store knows. What it has of one says which of its records are settled: none is ever forgotten."""
+
 STORED: Final = "stored"
 DUPLICATE: Final = "duplicate"
 REJECTED: Final = "rejected"

@@ -20,6 +20,7 @@ from sightlog.layout import BACKUP
 from sightlog.writer import FACTS
 
 from . import control, leftovers
+from .directory import open_file
 from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
 from .files.daylog import JSON_NAME, TEXT_NAME
 from .files.days import EVENTS, INCOMING, TRASH, folders, is_day
@@ -287,7 +288,7 @@ def _stranger(path: Path, found: str) -> Stop:
 
 def _has_own_line(path: Path) -> bool:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = open_file(path)
     except OSError:
         return False
     with open(fd, "rb") as file, contextlib.suppress(OSError):

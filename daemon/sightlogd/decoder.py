@@ -31,12 +31,14 @@ from sightlog.records import (
     TEXT_CHARS_MAX,
 )
 from sightlog.telemetry import INFERENCE_MS_MAX, INFERENCE_NAMES_MAX, INFERENCE_SAMPLES_MAX
-from sightlog.wire import MESSAGE_IMAGES_MAX, MESSAGE_RECORDS_MAX, Position, Told
+from sightlog.wire import MESSAGE_BYTES_MAX, MESSAGE_IMAGES_MAX, MESSAGE_RECORDS_MAX, Position, Told
 
 WHOLE_BYTES_MAX = sys.maxsize
 """Of what is stored: many records may have made it, and the fields and the number of detections bound it."""
 REASON_CHARS_MAX = 300
 """A reason quotes what was sent, which may be megabytes."""
+BODY_BYTES_MAX = MESSAGE_BYTES_MAX + 8 * 1024
+"""Of more than one record: those that the producer counts, and what an array of binaries adds."""
 KNOWN_IDS_MAX = 10_000
 """Sites, cameras, event types and labels that passed their check, remembered: they repeat, event ids do not."""
 
@@ -225,6 +227,8 @@ def decode_body(frame: bytes) -> list[bytes]:
         raise Malformed(f"body: {error}") from None
     if not 0 < len(packed) <= MESSAGE_RECORDS_MAX:
         raise Malformed(f"body: {len(packed)} records; expected 1 to {MESSAGE_RECORDS_MAX}")
+    if len(packed) > 1 and len(frame) > BODY_BYTES_MAX:
+        raise Malformed(f"body: {len(packed)} records take {len(frame)} bytes; at most {MESSAGE_BYTES_MAX}")
     return packed
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import time
 from collections import deque
 from typing import Any, Final
 
@@ -17,15 +19,20 @@ from .remote import Remote
 
 log = structlog.get_logger()
 
-LOCAL: Final = b"\0"
-"""In front of the routes of the local socket. Those of the remote one have 1 to 255, another one each time it opens."""
-
 # As numbers: an operation on an enum takes longer than the call that it is for.
 _EVENTS: Final = int(zmq.EVENTS)
 _POLLIN: Final = int(zmq.POLLIN)
 _NOBLOCK: Final = int(zmq.NOBLOCK)
 _MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
 
+MESSAGE_BYTES_HELD: Final = 16 * 1024 * 1024
+"""Of one message, in all its frames; an honest one has less than 5 MiB. What is beyond is not kept, and the message is
+malformed then."""
+ADMIT_SECONDS: Final = 0.005
+"""For how long connections come in, one behind the other, before messages are read again: a turn may have a commit in
+it, and hundreds of producers come back at once when the daemon was away."""
+ACCEPT_SECONDS: Final = 0.0002
+"""libzmq's thread takes a connection meanwhile."""
 FULL_SECONDS: Final = 1.0
 """Between two looks whether there is room again."""
 ROOM_SHARE: Final = 1 / 16
@@ -36,6 +43,7 @@ class Doors:
     """Messages of all doors in turn, by routes that are unique among them. `poller` is the caller's."""
 
     def __init__(self, local: Listener, remote: Remote | None, poller: zmq.Poller, warn: Warnings) -> None:
+        self._local = local
         self._remote = remote
         self._poller = poller
         self._warn = warn
@@ -48,22 +56,33 @@ class Doors:
         self._full: set[bytes] = set()
         """Doors that let nobody in, as far as the log was told."""
         self._turns: deque[bytes] = deque()
-        self._tag = LOCAL
-        self._open(LOCAL, local.router, local.gate)
-        if remote is not None:
-            self._open_remote(remote)
+        self._tags = itertools.cycle(bytes([number]) for number in range(256))
+        """In front of routes: those of a socket that was closed are none of the next one's."""
+        self._local_tag = self._open(local.router, local.gate)
+        self._remote_tag = self._open_remote(remote) if remote is not None else b""
 
-    def _open(self, tag: bytes, router: zmq.Socket[bytes], gate: Gate | None) -> None:
+    def _open(self, router: zmq.Socket[bytes], gate: Gate | None) -> bytes:
         assert gate is not None
+        tag = next(self._tags)
         self._routers[tag], self._gates[tag], self._room[tag] = router, gate, 0
         self._turns.append(tag)
         self._poller.register(router, zmq.POLLIN)
         self._poller.register(gate.fileno(), zmq.POLLIN)
+        return tag
 
-    def _open_remote(self, remote: Remote) -> None:
-        self._tag = bytes([self._tag[0] % 255 + 1])
-        self._open(self._tag, remote.router, remote.gate)
+    def _open_remote(self, remote: Remote) -> bytes:
         self._poller.register(remote.handler, zmq.POLLIN)
+        return self._open(remote.router, remote.gate)
+
+    def _close(self, tag: bytes) -> None:
+        """Before its socket."""
+        self._poller.unregister(self._routers.pop(tag))
+        gate = self._gates.pop(tag)
+        if gate.fileno() in self._poller:  # nobody waits for it while it is full
+            self._poller.unregister(gate.fileno())
+        del self._room[tag]
+        self._full.discard(tag)
+        self._turns.remove(tag)
 
     def busy(self, ready: dict[Any, int], now: float) -> int:
         """How many of what the poller found are doors with messages. Lets in who waits, besides. Raises Stop."""
@@ -71,31 +90,36 @@ class Doors:
             self._remote.answer()
         for tag, gate in self._gates.items():
             if gate.fileno() in ready:
-                self._admit(tag, gate, now)
+                until = now + ADMIT_SECONDS
+                while self._admit(tag, gate, now) and gate.is_waited_at() and time.monotonic() < until:
+                    pass
         return sum(router in ready for router in self._routers.values())
 
-    def _admit(self, tag: bytes, gate: Gate, now: float) -> None:
-        """One, as long as there are descriptors for it and for everything else."""
+    def _admit(self, tag: bytes, gate: Gate, now: float) -> bool:
+        """One, as long as there are descriptors for it and for everything else; False when there are none."""
         if self._room[tag] <= 0:
             found = descriptors.count()
-            self._room[tag] = found.room(remote=tag != LOCAL)
+            self._room[tag] = found.room(remote=tag == self._remote_tag)
             if self._room[tag] == 0:
                 self._full.add(tag)
                 self._poller.unregister(gate.fileno())
                 self.check_at = now + FULL_SECONDS
+                whence = "from other machines " if tag == self._remote_tag else ""
                 self._warn(
-                    f"full {tag == LOCAL}",
+                    f"full {whence}",
                     f"too many connections: {found.open} of {found.most} descriptors are in use. Those that are there "
-                    f"go on, and no more are let in {'' if tag == LOCAL else 'from other machines '}before some end. "
+                    f"go on, and no more are let in {whence}before some end. "
                     "Find out who connects so often (ss -xp, ss -tp)",
                 )
-                return
+                return False
             if tag in self._full and self._room[tag] >= found.admitted * ROOM_SHARE:
                 self._full.discard(tag)
                 log.info("connections are let in again", open=found.open)
         # Asked again before libzmq did it, this counts twice: then descriptors are counted sooner.
         self._room[tag] -= 1
         gate.admit()
+        time.sleep(ACCEPT_SECONDS)
+        return True
 
     def check(self) -> None:
         """Whether there is room again for those who wait."""
@@ -112,11 +136,13 @@ class Doors:
             # Asking first is cheaper than the exception of a recv that finds nothing, at the end of every wake-up.
             if int(router.getsockopt(_EVENTS)) & _POLLIN:
                 frame = router.recv(_NOBLOCK, copy=False)
-                route, frames = tag + frame.bytes, []
+                route, frames, size = tag + frame.bytes, [], 0
                 while frame.more:
                     frame = router.recv(_NOBLOCK, copy=False)
-                    frames.append(frame.bytes)
-                return route, frames
+                    size += len(frame)
+                    if size <= MESSAGE_BYTES_HELD:
+                        frames.append(frame.bytes)
+                return route, frames if size <= MESSAGE_BYTES_HELD else []
         return None
 
     def send(self, route: bytes, frames: list[bytes]) -> bool:
@@ -137,17 +163,18 @@ class Doors:
         """Whoever came from another machine has to come in anew, with a key that is allowed now. Raises Stop."""
         if self._remote is None:
             return
-        self._poller.unregister(self._remote.router)
         self._poller.unregister(self._remote.handler)
-        gate = self._gates.pop(self._tag)
-        if gate.fileno() in self._poller:
-            self._poller.unregister(gate.fileno())
-        del self._routers[self._tag], self._room[self._tag]
-        self._full.discard(self._tag)
-        self._turns.remove(self._tag)
+        self._close(self._remote_tag)
         self._remote.close(linger=0)
         self._remote.open()
-        self._open_remote(self._remote)
+        self._remote_tag = self._open_remote(self._remote)
+
+    def drop_all(self) -> None:
+        """Everybody, with the messages that wait in memory: their producers have them in their spools. Raises Stop."""
+        self.drop_remote()
+        self._close(self._local_tag)
+        self._local.drop()
+        self._local_tag = self._open(self._local.router, self._local.gate)
 
     def close(self) -> None:
         """Of the remote door: the last acks leave."""

@@ -34,14 +34,21 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class Gate:
-    """Of one listening socket. Bind libzmq to `handed`, a descriptor of its own, then `hold`."""
+    """Of one listening socket. Bind libzmq to `hand_over()`, a descriptor of its own, then `hold`."""
 
     def __init__(self, server: socket.socket) -> None:
         server.setblocking(False)  # a peer that is gone before it is accepted must not hold up the others
         self._server = server
-        self.handed = os.dup(server.fileno())
+        self._poll = select.poll()
+        self._poll.register(server, select.POLLIN)
+        self._handed = -1
         self._epoll = -1
         self._data = 0
+
+    def hand_over(self) -> int:
+        """For each socket of libzmq that is bound to it, one behind the other."""
+        self._handed = os.dup(self._server.fileno())
+        return self._handed
 
     def fileno(self) -> int:
         """Readable while somebody waits to come in."""
@@ -50,7 +57,7 @@ class Gate:
     def hold(self) -> None:
         """From here on nobody comes in by himself. Raises Stop."""
         deadline = time.monotonic() + HOLD_SECONDS
-        while (found := _registration(self.handed)) is None:
+        while (found := _registration(self._handed)) is None:
             if time.monotonic() >= deadline:
                 raise Stop(
                     EXIT_IO_ERROR,
@@ -61,13 +68,17 @@ class Gate:
         self._epoll, self._data = found
         self._wait_for(0)
 
+    def is_waited_at(self) -> bool:
+        """Whether somebody waits to come in."""
+        return bool(self._poll.poll(0))
+
     def admit(self) -> None:
         """At most one more."""
         self._wait_for(select.EPOLLIN | select.EPOLLONESHOT)
 
     def _wait_for(self, events: int) -> None:
         event = _Event(events, self._data)
-        if _libc.epoll_ctl(self._epoll, _MOD, self.handed, ctypes.byref(event)):
+        if _libc.epoll_ctl(self._epoll, _MOD, self._handed, ctypes.byref(event)):
             number = ctypes.get_errno()
             raise Stop(EXIT_IO_ERROR, f"cannot let connections in: {os.strerror(number)}. Start the daemon again")
 

@@ -6,6 +6,7 @@ libzmq's own thread goes on receiving during a commit, so its queue is the queue
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import socket
 import sys
@@ -34,6 +35,7 @@ from .metrics import Metrics
 from .remote import open_remote
 from .session import Session, Sessions
 from .store import Store, Written
+from .usage import give_back, resident_bytes
 from .watchdog import STOPS, Watchdog
 
 log = structlog.get_logger()
@@ -46,6 +48,17 @@ LOOK_SECONDS: Final = 1.0
 """Between two looks whether the control socket is still there."""
 WAKE_BYTES: Final = 4_096
 NAMES_SHOWN: Final = 5
+WEIGH_SECONDS: Final = 0.02
+"""Between two looks at the memory while messages come."""
+MEMORY_MAX: Final = 192 * 1024 * 1024
+"""Resident; the unit's MemoryHigh= is twice as much. libzmq bounds neither the frames of a message nor all connections
+together."""
+DROPPED_SECONDS: Final = 0.1
+"""libzmq's own threads free what was queued, most of it so soon."""
+FREED_SECONDS: Final = 2.0
+"""All of it: what is free is given back to the system meanwhile."""
+MEMORY_MORE: Final = 32 * 1024 * 1024
+"""With what cannot be given back: so much more is allowed the next time."""
 
 
 class Ingest:
@@ -75,7 +88,7 @@ class Ingest:
             window_records=WINDOW_BATCHES * config.ingest.batch_records_max,
             window_bytes=config.ingest.batch_bytes_max,
         )
-        self._sessions = Sessions(store.stored_of, store.exceptions_of, limits)
+        self._sessions = Sessions(store.stored_of, store.exceptions_of, limits, store.count_producers)
         self._stopped_by: signal.Signals | None = None
         self._is_to_reload = False
         self._refused: WriteRefused | None = None
@@ -83,6 +96,9 @@ class Ingest:
         self._retry_seconds = RETRY_SECONDS
         self._next_chores = time.monotonic() + CHORES_SECONDS
         self._next_look = 0.0
+        self._weigh_at = 0.0
+        self._memory_max: float = MEMORY_MAX
+        self._freed_at = 0.0
         self._maintain_at = 0.0
         self._slow = RateLimit(WARNING_SECONDS)
         self._warn = Warnings()
@@ -231,6 +247,9 @@ class Ingest:
         while not self._batch.full and (message := self._doors.receive()) is not None:
             route, frames = message
             now = time.monotonic()
+            if now >= self._weigh_at and self._is_too_heavy(now):
+                self._drop_all()
+                break
             try:
                 answer = self._sessions.receive(route, frames)
             except WriteRefused as error:  # what is stored of a producer cannot be told
@@ -240,6 +259,7 @@ class Ingest:
             if answer.warning:
                 self._warn("message", answer.warning)
             self._metrics.resent += answer.resent
+            self._metrics.busy += answer.busy
             if answer.told:
                 self._metrics.told(answer.told)
             if answer.reply:
@@ -255,6 +275,30 @@ class Ingest:
                 self._batch.add(answer.parcel, now)
             if answer.flush:
                 self._batch.flush()
+
+    def _is_too_heavy(self, now: float) -> bool:
+        """Whether messages fill the memory faster than they are read."""
+        self._weigh_at = now + WEIGH_SECONDS
+        if now < self._freed_at or self._memory_max == math.inf:
+            give_back()
+            self._memory_max = min(self._memory_max, max(MEMORY_MAX, resident_bytes() + MEMORY_MORE))
+        if resident_bytes() <= self._memory_max:
+            return False
+        give_back()
+        return resident_bytes() > self._memory_max
+
+    def _drop_all(self) -> None:
+        """Raises Stop."""
+        self._warn(
+            "memory",
+            f"messages of producers take too much memory ({resident_bytes() >> 20} MB): all connections are dropped, "
+            "and honest producers send again what is in their spools. Find out who sends so much (ss -xp, ss -tp)",
+        )
+        self._metrics.connections_dropped += 1
+        self._doors.drop_all()
+        now = time.monotonic()
+        self._weigh_at, self._freed_at = now + DROPPED_SECONDS, now + FREED_SECONDS
+        self._memory_max = math.inf  # until the first look
 
     def _send(self, route: bytes, frames: list[bytes]) -> None:
         if not self._doors.send(route, frames):

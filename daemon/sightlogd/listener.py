@@ -25,9 +25,11 @@ from .store.guard import identity_of
 log = structlog.get_logger()
 
 BACKLOG: Final = 1_024
-RECEIVE_QUEUE_MESSAGES: Final = 16
-"""A producer's messages that wait in memory; more wait in its own spool."""
-ACK_QUEUE_MESSAGES: Final = 1_024
+RECEIVE_QUEUE_MESSAGES: Final = 2
+"""A connection's messages that wait in memory; more wait in the producer's own spool. libzmq counts them, not their
+bytes, and 16 were no faster."""
+ACK_QUEUE_MESSAGES: Final = 64
+"""Far more than an honest producer leaves unread: there is an ack for each message of its window at most."""
 STOP_LINGER_MS: Final = 2_000
 """How long the last acks may take to leave after the socket is closed."""
 SOCKET_MODE: Final = 0o660
@@ -47,6 +49,7 @@ class Listener:
         transport, _, address = self.endpoint.partition("://")
         self._path = Path(address) if transport == "ipc" else None
         self._is_handed = handed is not None
+        self._context = context
         self.router = make_router(context)
         try:
             if handed is not None:
@@ -54,13 +57,13 @@ class Listener:
                     log.warning(
                         "the socket handed over is not [ingest] endpoint", handed=self.endpoint, endpoint=endpoint
                     )
-                self.gate = bind(self.router, self.endpoint, handed)
+                self.gate = bind(self.router, self.endpoint, Gate(handed))
             elif self._path is not None:
                 with _one_at_a_time(self._path.parent):
                     _check_free(self._path)
-                    self.gate = bind(self.router, self.endpoint, _listening_at(self._path))
+                    self.gate = bind(self.router, self.endpoint, Gate(_listening_at(self._path)))
             else:
-                self.gate = bind(self.router, self.endpoint, listening(self.endpoint))
+                self.gate = bind(self.router, self.endpoint, Gate(listening(self.endpoint)))
             if self._path is not None:
                 self._identity = identity_of(self._path)
         except Stop:
@@ -84,6 +87,12 @@ class Listener:
                 f"the socket {self._path} was removed or replaced: no producer can connect any more. "
                 "Start the daemon again, and find out who cleans up there",
             )
+
+    def drop(self) -> None:
+        """All connections, with what waits of them in memory. Who waits to come in stays. Raises Stop."""
+        self.router.close(linger=0)
+        self.router = make_router(self._context)
+        bind(self.router, self.endpoint, self.gate)
 
     def _is_in_place(self) -> bool:
         try:
@@ -113,11 +122,10 @@ def make_router(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
     return router
 
 
-def bind(router: zmq.Socket[bytes], endpoint: str, server: socket.socket) -> Gate:
+def bind(router: zmq.Socket[bytes], endpoint: str, gate: Gate) -> Gate:
     """To a socket that listens already; nobody comes in before the gate says so. Raises Stop, zmq.ZMQError."""
-    gate = Gate(server)
     try:
-        router.setsockopt(zmq.USE_FD, gate.handed)
+        router.setsockopt(zmq.USE_FD, gate.hand_over())
         router.bind(endpoint)
         gate.hold()
     except BaseException:

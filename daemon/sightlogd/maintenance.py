@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -154,6 +155,8 @@ class Maintenance:
             self._metrics.storage_bytes, self._metrics.storage_limit_bytes = stats.total_bytes, stats.limit_bytes
             self._metrics.events_total = self.budget.events_total
         self._metrics.storage_warnings = self.budget.warnings
+        with contextlib.suppress(WriteRefused):  # told with the producers' own figures
+            self._metrics.producers_known = self._store.count_producers()
         self._metrics.wal_held_by = [str(holder) for holder in self._store.wal_holders()]
         self._reporter.report()
 

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from msgspec import Struct
 from msgspec import field as named
 
+from sightlog import wire
 from sightlog.accounts import Settled, account
 from sightlog.telemetry import COUNTERS
 from sightlog.wire import DUPLICATE, REJECTED, Position
@@ -139,6 +140,8 @@ class MetricsSnapshot(Struct, frozen=True, kw_only=True):
     resent: int
     """Records received that were known already: acks that got lost, or came too late."""
     busy: int
+    connections_dropped: int
+    """How often all connections were dropped, because what waited of their messages took too much memory."""
     clocks_ahead: int
     """Events, of those looked at for their latency, that were recorded later than they were stored."""
     db_write_errors: int
@@ -161,6 +164,7 @@ class MetricsSnapshot(Struct, frozen=True, kw_only=True):
     storage_bytes: int | None
     storage_limit_bytes: int | None
     events_total: int | None
+    producers_known: int | None
     producers: list[ProducerState]
 
 
@@ -179,14 +183,15 @@ class PictureCounts:
 
 @dataclass(slots=True)
 class _Life:
-    """What a producer told last, and how much of its totals is counted."""
+    """What a producer told last of its spool, and how much of its totals is counted."""
 
-    told: Told
+    name: str
+    told: wire.Told
     counted: list[int]
 
     @property
     def epoch(self) -> int:
-        return self.told.telemetry.last[0]
+        return self.told.last.epoch
 
 
 @dataclass(slots=True)
@@ -200,6 +205,7 @@ class Metrics:
     events_persisted: int = 0
     resent: int = 0
     busy: int = 0
+    connections_dropped: int = 0
     clocks_ahead: int = 0
     db_write_errors: int = 0
     file_write_errors: int = 0
@@ -207,6 +213,7 @@ class Metrics:
     storage_bytes: int | None = None
     storage_limit_bytes: int | None = None
     events_total: int | None = None
+    producers_known: int | None = None
     wal_held_by: list[str] = field(default_factory=list)
     pictures: PictureCounts = field(default_factory=PictureCounts)
     _records: int = 0
@@ -286,7 +293,7 @@ class Metrics:
             counted = [0] * len(COUNTERS)
         for index, (total, known) in enumerate(zip(totals, counted, strict=True)):
             self._sensors[index] += max(0, total - known)
-        self._lives[told.producer_id] = _Life(told, [*map(max, totals, counted)])
+        self._lives[told.producer_id] = _Life(told.name, telemetry.told, [*map(max, totals, counted)])
         if len(self._lives) > SESSIONS_MAX:
             del self._lives[next(iter(self._lives))]
         for name, samples in telemetry.inference_ms.items():
@@ -334,6 +341,7 @@ class Metrics:
             rejected=self.rejected,
             resent=self.resent,
             busy=self.busy,
+            connections_dropped=self.connections_dropped,
             clocks_ahead=self.clocks_ahead,
             db_write_errors=self.db_write_errors,
             file_write_errors=self.file_write_errors + self.pictures.failures,
@@ -355,6 +363,7 @@ class Metrics:
             storage_bytes=self.storage_bytes,
             storage_limit_bytes=self.storage_limit_bytes,
             events_total=self.events_total,
+            producers_known=self.producers_known,
             producers=[self._state(*producer) for producer in self._with_unsettled(producers)],
         )
 
@@ -366,12 +375,12 @@ class Metrics:
         stored = {producer_id for producer_id, _, _ in producers}
         return [
             *producers,
-            *[(key, life.told.name, nothing) for key, life in self._lives.items() if key not in stored][:PRODUCERS_MAX],
+            *[(key, life.name, nothing) for key, life in self._lives.items() if key not in stored][:PRODUCERS_MAX],
         ]
 
     def _state(self, producer_id: str, name: str, settled: Settled) -> ProducerState:
         life = self._lives.get(producer_id)
-        told = life.told.telemetry.told if life else None
+        told = life.told if life else None
         found = account(told, settled) if told else None
         return ProducerState(
             producer_id,

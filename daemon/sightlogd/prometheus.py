@@ -20,6 +20,7 @@ _COUNTERS: Final = {
     "rejected": "Records refused and kept as dead letters.",
     "resent": "Records received that were known already.",
     "busy": "Times that a producer was told to wait.",
+    "connections_dropped": "Times that all connections were dropped, because their messages took too much memory.",
     "clocks_ahead": "Events of the latency samples that were recorded later than they were stored.",
     "db_write_errors": "Batches that could not be written.",
     "file_write_errors": "Files beside the database that could not be written.",
@@ -41,6 +42,7 @@ _GAUGES: Final = {
     "storage_bytes": "Everything in the data directory.",
     "storage_limit_bytes": "What it may take.",
     "events_total": "Events in the database.",
+    "producers_known": "Producers that the database knows, of 10,000 at most.",
 }
 _RENAMED: Final = {"events_total": "events"}
 """The ending _total is for counters."""

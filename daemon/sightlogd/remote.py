@@ -68,7 +68,7 @@ class Remote:
         self.router.setsockopt(zmq.TCP_KEEPALIVE_IDLE, SILENCE_MS // 1000)
         self.router.setsockopt(zmq.TCP_KEEPALIVE_INTVL, PROBE_SECONDS)
         try:
-            self.gate = bind(self.router, self.endpoint, listening(self.endpoint))
+            self.gate = bind(self.router, self.endpoint, Gate(listening(self.endpoint)))
         except (OSError, zmq.ZMQError) as error:
             self.close(linger=0)
             if error.errno == errno.EAFNOSUPPORT:

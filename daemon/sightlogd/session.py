@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from sightlog import wire
-from sightlog.wire import START, Limits, Position
+from sightlog.wire import PRODUCERS_MAX, START, Limits, Position
 
 from .decoder import Decoded, Hello, Malformed, Ping, Records, Telemetry, decode_body, decode_header, decode_record
 
@@ -20,9 +20,13 @@ SESSIONS_MAX: Final = 4_096
 """Connections remembered; beyond it the one unheard for the longest has to say hello again."""
 MISSING_MAX: Final = 2**40
 """Of one hello: a producer that claims more is not counting records."""
-WHOLE_WINDOWS: Final = 8
+WHOLE_WINDOWS: Final = 4
 """Producers with the whole window; more have to share as much, so that all windows together stay bounded too."""
-WINDOW_BYTES_MIN: Final = 65_536
+WINDOW_BYTES_MIN: Final = 32_768
+DEAD_LETTER_BYTES_MAX: Final = 4_096
+"""Kept of a refused record or frame."""
+STRANGER_SECONDS: Final = 30.0
+"""A new producer that cannot be taken asks again so often."""
 UNKNOWN: Final = "unknown"
 """Stands for the producer of a message that came before any hello."""
 
@@ -97,13 +101,16 @@ class Answer:
     told: Told | None = None
     resent: int = 0
     """Records of the message that were received before."""
+    busy: bool = False
+    """The reply tells the producer to wait."""
 
 
 class Sessions:
     """All sessions, by connection and by producer.
 
     `stored_of` tells the last position the store has of a producer (START for none), `exceptions_of` the
-    (seq, status, reason) of its records in a range that were settled but not stored.
+    (seq, status, reason) of its records in a range that were settled but not stored, `producers` how many the store
+    knows.
     """
 
     def __init__(
@@ -111,8 +118,10 @@ class Sessions:
         stored_of: Callable[[str], Position],
         exceptions_of: Callable[[str, Position, Position], Exceptions],
         limits: Limits,
+        producers: Callable[[], int],
     ) -> None:
         self._stored_of = stored_of
+        self._producers = producers
         self._exceptions_of = exceptions_of
         self._limits = limits
         # By connection, the one unheard for the longest in front. None: fenced.
@@ -125,7 +134,9 @@ class Sessions:
     def receive(self, route: bytes, frames: list[bytes]) -> Answer:
         """One message from the connection `route`; never raises for what it says."""
         try:
-            header = decode_header(frames[0] if frames else b"")
+            if not frames:
+                raise Malformed("a message without frames, or of more bytes than any may have")
+            header = decode_header(frames[0])
             if isinstance(header, Records):
                 return self._records(route, header, frames)
             if len(frames) != 1:
@@ -136,9 +147,10 @@ class Sessions:
         except Malformed as error:
             session = self._by_route.get(route)
             producer_id = session.producer_id if session else UNKNOWN
+            message = b"".join(frame[:DEAD_LETTER_BYTES_MAX] for frame in frames[:2])
             return Answer(
                 reply=wire.refused("malformed", str(error)),
-                dead_letter=DeadLetter(producer_id, f"malformed message: {error}", b"".join(frames[:2])),
+                dead_letter=DeadLetter(producer_id, f"malformed message: {error}", message),
                 warning=f"malformed message: {error}",
             )
 
@@ -159,6 +171,13 @@ class Sessions:
         session = self._by_producer.get(hello.producer_id)
         if session is None:
             stored = self._stored_of(hello.producer_id)
+            if stored == START and self._is_full():
+                reason = (
+                    f"the store knows {PRODUCERS_MAX:,} producers and takes no new one, such as {hello.name!r}. "
+                    "A sensor whose spool_dir does not last is another one at each start: give it one that does. Then "
+                    "remove those that never come again"
+                )
+                return Answer(reply=wire.busy(reason, STRANGER_SECONDS), warning=reason, busy=True)
             epoch = max(hello.epoch, stored.epoch)
             session = Session(hello.producer_id, hello.name, route, epoch, stored, stored, stored)
         if hello.epoch < session.epoch:
@@ -171,6 +190,12 @@ class Sessions:
         if session.stored >= first:
             exceptions = self._exceptions_of(session.producer_id, first, session.stored)
         return Answer(reply=wire.welcome(session.stored, exceptions, self._limits_now()), warning=warning)
+
+    def _is_full(self) -> bool:
+        known = self._producers()
+        if known + len(self._by_producer) < PRODUCERS_MAX:
+            return False
+        return known + sum(session.stored == START for session in self._by_producer.values()) >= PRODUCERS_MAX
 
     def _limits_now(self) -> Limits:
         whole = self._limits.window_bytes

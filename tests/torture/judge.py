@@ -182,7 +182,7 @@ class Judge:
 
     def _send_again(self, store: Store) -> None:
         """Everything: each event is there once, and what its producer is told adds up."""
-        sessions = Sessions(store.stored_of, store.exceptions_of, wire.Limits(10**6, 10**9))
+        sessions = Sessions(store.stored_of, store.exceptions_of, wire.Limits(10**6, 10**9), lambda: 0)
         ids = {event_id for (event_id,) in store._connection.execute("SELECT event_id FROM events")}
         for name, producer in self.house.producers.items():
             settled = store.stored_of(name).seq

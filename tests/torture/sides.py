@@ -193,7 +193,7 @@ class Daemon:
     def __init__(self, world: World) -> None:
         self.world = world
         store = world.store
-        self.sessions = Sessions(store.position_of, store.exceptions_of, world.limits)
+        self.sessions = Sessions(store.position_of, store.exceptions_of, world.limits, lambda: 0)
         self.batch = Batch(BATCH)
         self.connections: dict[bytes, Connection] = {}
         self.refused_until = 0.0

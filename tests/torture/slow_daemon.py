@@ -81,6 +81,7 @@ if __name__ == "__main__":
         ingest.Ingest._commit = ack_first
     elif without == "shares":
         session.WHOLE_WINDOWS = 10**6
+        listener.RECEIVE_QUEUE_MESSAGES = 0
     elif without == "patience":
         watchdog.makes_progress = lambda _, before, now: now.beats != before.beats
     elif without == "quiet":

@@ -50,7 +50,7 @@ class Stage:
     def __init__(self, data_dir: Path, sessions: Callable[..., Sessions] = Sessions) -> None:
         data_dir.mkdir(parents=True)
         self.store = Store(data_dir)
-        self.sessions = sessions(self.store.stored_of, self.store.exceptions_of, Limits(4_000, 4 << 20))
+        self.sessions = sessions(self.store.stored_of, self.store.exceptions_of, Limits(4_000, 4 << 20), lambda: 0)
         self.batch = Batch(BatchLimits(1_000, 4 << 20, 0.25))
         self.metrics = Metrics(time.monotonic(), datetime.now(UTC))
         self.unexplained: list[list[bytes]] = []

@@ -83,7 +83,7 @@ def test_full_spools_of_many_producers_do_not_fill_the_memory(idle_daemon, tmp_p
 
 @pytest.mark.timeout(600)
 def test_without_shares_of_the_windows_they_pass_the_bound(idle_daemon, tmp_path, attack):
-    attack.without("P7", "the sharing of windows", "stalls")
+    attack.without("P7", "the sharing of windows and the limit of the receive queue", "stalls")
     attack.runs = 1
     with backlog(idle_daemon):
         before, most = peak(idle_daemon, Disk(tmp_path), "shares")

@@ -44,7 +44,7 @@ class Wire:
         self.received: set[str] = set()
         """Events that came through: what a receipt may rightly say `stored` of."""
         self._stored: dict[str, Position] = {}
-        self.sessions = Sessions(lambda producer: self._stored.get(producer, START), lambda *_: (), LIMITS)
+        self.sessions = Sessions(lambda producer: self._stored.get(producer, START), lambda *_: (), LIMITS, lambda: 0)
         self.queue: deque[list[bytes]] = deque()
         replies = [
             wire.welcome(Position(1_700_000_000_000, 7), [(3, "rejected", "why"), (4, "duplicate", "there")], LIMITS),

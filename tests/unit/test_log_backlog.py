@@ -11,8 +11,8 @@ from sightlog import Event
 from sightlog.encoder import encode_record
 from sightlog.wire import START, Position
 from sightlogd import purge
-from sightlogd.changes import AmendmentKept, EventsStored
-from sightlogd.decoder import decode_record
+from sightlogd.changes import AmendmentKept, EventAmended, EventsStored, Subject
+from sightlogd.decoder import AmendmentRecord, DetectionRecord, EventRecord, decode_record
 from sightlogd.files import backlog
 from sightlogd.files.backlog import Backlog
 from sightlogd.files.daylog import DayLogs
@@ -20,8 +20,13 @@ from sightlogd.session import Parcel, Session
 from sightlogd.store import Store
 
 
+def record(number: int, detections: int = 0) -> EventRecord:
+    seen = [DetectionRecord("cat", 1.0)] * detections
+    return EventRecord(f"record {number}", "default", "door", "2026-11-20T10:00:00.000Z", "motion", seen)
+
+
 def batch(first: int, events: int, others: int) -> list:
-    found: list = [EventsStored([(first + n,) for n in range(events)], [f"record {first + n}" for n in range(events)])]
+    found: list = [EventsStored([(first + n,) for n in range(events)], [record(first + n) for n in range(events)])]
     return found[: bool(events)] + [AmendmentKept("p", 1, first + events + n, None, "") for n in range(others)]  # type: ignore[arg-type]
 
 
@@ -29,7 +34,7 @@ def numbers(changes: list) -> list[int]:
     found = []
     for change in changes:
         if isinstance(change, EventsStored):
-            assert change.records == [f"record {row[0]}" for row in change.rows]
+            assert [record.event_id for record in change.records] == [f"record {row[0]}" for row in change.rows]
             found += [row[0] for row in change.rows]
         else:
             found.append(change.seq)
@@ -73,6 +78,16 @@ def test_it_tells_when_too_many_bytes_wait():
     assert waiting.over
     waiting.take(1)
     assert not waiting.over
+
+
+def test_detections_of_four_bytes_count_by_what_they_take_in_memory():
+    waiting = Backlog()
+    count = backlog.BYTES_MAX // backlog.DETECTION_BYTES
+    waiting.add([EventsStored([(1,)], [record(1, count)])], 0)
+    assert not waiting.over
+    amended = AmendmentRecord("e", "default", [DetectionRecord("cat", 1.0)])
+    waiting.add([EventAmended(Subject(1, "e", "default", "door", "motion", ""), amended, "")], 20)
+    assert waiting.over
 
 
 def test_a_day_that_goes_takes_along_what_waits_for_its_logs(tmp_path):

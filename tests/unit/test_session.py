@@ -25,7 +25,10 @@ class House:
         self.stored: dict[str, Position] = {}
         self.exceptions: defaultdict[str, list[tuple[int, int, str, str]]] = defaultdict(list)
         self.batch = []
-        self.sessions = Sessions(lambda producer: self.stored.get(producer, START), self._exceptions_of, LIMITS)
+        self.known = 0
+        self.sessions = Sessions(
+            lambda producer: self.stored.get(producer, START), self._exceptions_of, LIMITS, lambda: self.known
+        )
 
     def _exceptions_of(self, producer: str, first: Position, last: Position) -> list[tuple[int, str, str]]:
         return [
@@ -97,7 +100,7 @@ def test_many_producers_share_what_few_have_as_windows(house):
     assert windows[2 * session_module.WHOLE_WINDOWS - 1] == whole // 2
     assert windows == sorted(windows, reverse=True)
     assert windows[-1] == session_module.WINDOW_BYTES_MIN
-    assert sum(windows) < 11 * session_module.WHOLE_WINDOWS * whole
+    assert sum(windows) < 48 << 20
 
 
 def test_a_known_producer_is_welcomed_where_the_store_has_it(house):
@@ -305,7 +308,7 @@ def test_only_records_that_nobody_has_are_missing(house, stored, first, missing)
 def test_no_hello_can_make_the_daemon_stop_over_its_count_of_missing_records(tmp_path):
     store = Store(tmp_path)
     house = House()
-    house.sessions = Sessions(store.stored_of, store.exceptions_of, LIMITS)
+    house.sessions = Sessions(store.stored_of, store.exceptions_of, LIMITS, lambda: 0)
     for epoch in range(1, 5):
         house.hello(A, epoch=epoch, first=(epoch, 2**63 - 2000))
         house.send(A, 2**63 - 2000, epoch=epoch)
@@ -559,3 +562,28 @@ def test_the_same_among_records_that_wait_for_their_commit(house):
     house.send(A, 6)
     assert [parcel.last.seq for parcel in house.batch] == [5, 6]
     assert house.batch[0].session.missing == 0
+
+
+def test_a_store_that_knows_as_many_producers_as_it_may_takes_no_new_one_and_goes_on_with_the_others():
+    house = House()
+    house.known, house.stored["known"] = session_module.PRODUCERS_MAX, Position(1, 7)
+    reply = house.hello(A, producer="new", name="camera")
+    assert isinstance(reply, Busy)
+    assert "10,000 producers" in reply.reason
+    assert "spool_dir" in reply.reason
+    assert house.answer.warning == reply.reason
+    assert house.send(A, 1) == Resync(None)  # nobody has said hello there
+    assert house.hello(B, producer="known", first=(1, 8)).last == Position(1, 7)
+    house.send(B, 8)
+    assert house.commit() == {"known": Position(1, 8)}
+    house.known -= 1
+    assert isinstance(house.hello(A, producer="new"), Welcome)
+
+
+def test_producers_that_have_nothing_stored_yet_count_too():
+    house = House()
+    house.known = session_module.PRODUCERS_MAX - 2
+    assert isinstance(house.hello(A, producer="a"), Welcome)
+    assert isinstance(house.hello(B, producer="b"), Welcome)
+    assert isinstance(house.hello(C, producer="c"), Busy)
+    assert isinstance(house.hello(A, producer="a"), Welcome)  # it comes again

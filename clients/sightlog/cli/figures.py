@@ -15,6 +15,7 @@ _TROUBLES: Final = {
     "db_write_errors": "batches not written",
     "file_write_errors": "files not written",
     "busy": "times producers were told to wait",
+    "connections_dropped": "times all connections were dropped",
     "resent": "records resent",
     "storage_warnings": "storage warnings",
     "clocks_ahead": "events from clocks ahead",

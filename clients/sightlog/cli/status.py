@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sightlog import writer
 from sightlog.encoder import format_time
 from sightlog.errors import DatabaseNotFound, NotNow
+from sightlog.wire import PRODUCERS_MAX
 from sightlog.writer import RUN
 
 from .figures import metrics_lines
@@ -199,6 +200,8 @@ def _details(found: Mapping[str, Any], to: Terminal, now: datetime) -> Iterator[
     yield field("", f"{size(database['bytes'])}, WAL {wal}, schema {database['schema_version']}", to)
     if found["daemon"]["running"] and (holders := (found["metrics"] or {}).get("wal_held_by")):
         yield field("", f"the WAL is held up by {printable(', '.join(holders))}", to, "bad")
+    if len(found["producers"]) >= PRODUCERS_MAX:
+        yield field("producers", f"{len(found['producers']):,} are known, and no new one is taken", to, "bad")
     if found["pending_amendments"]:
         yield field("amendments", f"{found['pending_amendments']} wait for their event", to, "warn")
     letters = found["dead_letters"]

@@ -18,14 +18,23 @@ def repair(fd: int, whole: Callable[[bytes], int], before_loss: Callable[[], Non
     size = os.fstat(fd).st_size
     keep = whole_size(fd, size, whole)
     if keep != size:
-        if before_loss is not None and _has_lines(os.pread(fd, size - keep, keep)):
+        if before_loss is not None and _has_lines(fd, keep, size):
             before_loss()
         os.ftruncate(fd, keep)
     return size - keep
 
 
-def _has_lines(data: bytes) -> bool:
-    return any(line and b"\0" not in line for line in data.split(b"\n")[:-1])
+def _has_lines(fd: int, start: int, end: int) -> bool:
+    """Whether there is a whole line without zeros. It may be gigabytes of them."""
+    is_line, has_text = True, False
+    for at in range(start, end, TAIL_BYTES):
+        *whole, rest = os.pread(fd, min(TAIL_BYTES, end - at), at).split(b"\n")
+        for part in whole:
+            if is_line and (has_text or part) and b"\0" not in part:
+                return True
+            is_line, has_text = True, False
+        is_line, has_text = is_line and b"\0" not in rest, has_text or bool(rest)
+    return False
 
 
 def whole_size(fd: int, size: int, whole: Callable[[bytes], int]) -> int:

@@ -29,6 +29,10 @@ def producers(connection: apsw.Connection, count_max: int) -> list[tuple[str, st
     return [(row[0], row[1], Settled(Position(row[2], row[3]), *row[4:])) for row in found]
 
 
+def count_producers(connection: apsw.Connection) -> int:
+    return int(connection.execute("SELECT count(*) FROM producers").get)
+
+
 def exceptions_of(connection: apsw.Connection, producer_id: str, first: Position, last: Position) -> Exceptions:
     """(seq, status, reason) of a producer's records in a range that were settled but not stored."""
     found: list[Any] = connection.execute(

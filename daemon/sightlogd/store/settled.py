@@ -9,12 +9,10 @@ import apsw
 
 from sightlog.wire import DUPLICATE, REJECTED
 from sightlogd.decoder import site_of
-from sightlogd.session import Exceptions, Parcel
+from sightlogd.session import DEAD_LETTER_BYTES_MAX, Exceptions, Parcel
 
 DEAD_LETTERS_MAX: Final = 10_000
 """Older ones make room."""
-DEAD_LETTER_BYTES_MAX: Final = 4_096
-"""Kept of a refused record."""
 
 _COUNT: Final = """
 INSERT INTO producers (producer_id, name, epoch, last_seq, stored, duplicates, rejected, missing,

@@ -417,6 +417,10 @@ class Store:
         """Id, name and counters of the producers that had something settled last. Raises WriteRefused, Stop."""
         return self._read(lookups.producers, count_max)
 
+    def count_producers(self) -> int:
+        """Raises WriteRefused, Stop."""
+        return self._read(lookups.count_producers)
+
     def exceptions_of(self, producer_id: str, first: Position, last: Position) -> Exceptions:
         return self._read(lookups.exceptions_of, producer_id, first, last)
 
