@@ -23,6 +23,7 @@ from .records import (
     INTEGER_MAX,
     METADATA_KEYS_MAX,
     NAME_CHARS_MAX,
+    NAME_WITHOUT,
     RECORD_BYTES_MAX,
     TEXT_CHARS_MAX,
     Amendment,
@@ -33,9 +34,9 @@ from .records import (
     Record,
     utc_text,
 )
+from .text import is_harmful
 
 _is_id = re.compile(ID_PATTERN).fullmatch
-_has_control = re.compile(r"[\x00-\x1f\x7f]").search
 
 
 _KNOWN_MAX: Final = 10_000
@@ -70,8 +71,8 @@ def _repeated_id(field: str, value: object) -> str:
 def _name(field: str, value: object) -> str:
     if type(value) is str and value in _known_names:
         return value
-    if not isinstance(value, str) or not 0 < len(value) <= NAME_CHARS_MAX or _has_control(value):
-        raise InvalidRecord(f"{field}={value!r:.80}: expected 1 to {NAME_CHARS_MAX} characters, no control characters")
+    if not isinstance(value, str) or not 0 < len(value) <= NAME_CHARS_MAX or is_harmful(value):
+        raise InvalidRecord(f"{field}={value!r:.80}: expected 1 to {NAME_CHARS_MAX} characters, {NAME_WITHOUT}")
     _remember(_known_names, value)
     return value
 

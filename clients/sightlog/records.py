@@ -19,7 +19,8 @@ ID_CHARS_MAX: Final = 128
 ID_PATTERN: Final = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}"
 """Ids end up in file names, so: no path characters, no leading dot or dash."""
 NAME_CHARS_MAX: Final = 256
-"""Labels, names of people, paths: characters at most, no control characters."""
+"""Labels, names of people, paths: characters at most, none of what `text.is_harmful` finds."""
+NAME_WITHOUT: Final = "no control characters, direction marks or line separators"
 TEXT_CHARS_MAX: Final = 65_536
 """Descriptions and observations: characters at most, no NUL."""
 EMBEDDING_NUMBERS_MAX: Final = 8_192
@@ -98,6 +99,7 @@ class Event:
     `person_name` None means a stranger, or that nobody looked. `metadata` is what else the sensor knows, such as a
     frame's number or how long an inference took: text, numbers and truth values by name. `thumbnail` is an encoded
     image that travels with the event; what is stored of it is `thumbnail_path`, relative to the data directory.
+    `image_path` is the sensor's word for a file of its own: nothing here opens it, and it may say anything.
     `embedding` is of the face that was seen. The last three fields are set by the
     daemon: a producer leaves them alone.
     """

@@ -27,10 +27,12 @@ from sightlog.records import (
     INTEGER_MAX,
     METADATA_KEYS_MAX,
     NAME_CHARS_MAX,
+    NAME_WITHOUT,
     RECORD_BYTES_MAX,
     TEXT_CHARS_MAX,
 )
 from sightlog.telemetry import INFERENCE_MS_MAX, INFERENCE_NAMES_MAX, INFERENCE_SAMPLES_MAX
+from sightlog.text import is_harmful, printable
 from sightlog.wire import MESSAGE_BYTES_MAX, MESSAGE_IMAGES_MAX, MESSAGE_RECORDS_MAX, Position, Told
 
 WHOLE_BYTES_MAX = sys.maxsize
@@ -58,11 +60,16 @@ Embedding = Annotated[bytes, Meta(min_length=4, max_length=EMBEDDING_BYTES_MAX)]
 Moment = Annotated[str, Meta(min_length=24, max_length=24)]
 
 
+def quoting(reason: str) -> str:
+    """It is stored, logged and sent back: what it quotes must not act on who reads it."""
+    return printable(reason[:REASON_CHARS_MAX])[:REASON_CHARS_MAX]
+
+
 class Malformed(Exception):
     """A message that cannot be taken apart at all."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(reason[:REASON_CHARS_MAX])
+        super().__init__(quoting(reason))
 
 
 class Hello(Struct, tag_field="kind", tag="hello", frozen=True):
@@ -233,7 +240,6 @@ def decode_body(frame: bytes) -> list[bytes]:
 
 
 _is_id = re.compile(ID_PATTERN).fullmatch
-_has_control = re.compile(r"[\x00-\x1f\x7f]").search
 _known_ids: set[str] = set()
 _known_labels: set[str] = set()
 
@@ -258,26 +264,26 @@ def _remember(known: set[str], value: str) -> None:
 
 
 def _check_name(field: str, value: str | None) -> str | None:
-    return f"{field}: control characters" if value is not None and _has_control(value) else None
+    return f"{field}: expected {NAME_WITHOUT}" if value is not None and is_harmful(value) else None
 
 
 def _check_labels(detections: Sequence[DetectionRecord]) -> str | None:
     for detection in detections:
         label = detection.label
         if label not in _known_labels:
-            if _has_control(label):
-                return "label: control characters"
+            if is_harmful(label):
+                return f"label: expected {NAME_WITHOUT}"
             _remember(_known_labels, label)
     return None
 
 
 def _check_metadata(metadata: dict[str, str | int | float | bool]) -> str | None:
     for key, value in metadata.items():
-        if _has_control(key):
-            return "metadata: control characters in a key"
+        if is_harmful(key):
+            return f"metadata: expected keys with {NAME_WITHOUT}"
         if isinstance(value, str):
-            if not 0 < len(value) <= NAME_CHARS_MAX or _has_control(value):
-                return f"metadata {key!r}: expected 1 to {NAME_CHARS_MAX} characters, no control characters"
+            if not 0 < len(value) <= NAME_CHARS_MAX or is_harmful(value):
+                return f"metadata {key!r}: expected 1 to {NAME_CHARS_MAX} characters, {NAME_WITHOUT}"
         elif not -INTEGER_MAX <= value <= INTEGER_MAX and not (isinstance(value, float) and math.isfinite(value)):
             return f"metadata {key!r}: expected a finite number of at most 64 bits"
     return None
@@ -386,6 +392,6 @@ def decode_record(packed: bytes, bytes_max: int = RECORD_BYTES_MAX) -> Decoded:
     try:
         record = _record.decode(packed)
     except DECODE_ERRORS as error:
-        return Refusal(f"{error}"[:REASON_CHARS_MAX])
+        return Refusal(quoting(f"{error}"))
     reason = _check_event(record) if type(record) is EventRecord else _CHECKS[type(record)](record)
-    return record if reason is None else Refusal(reason)
+    return record if reason is None else Refusal(quoting(reason))

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import structlog
 
-from sightlog.cli.output import printable
+from sightlog.text import json_safe, printable
 
 log = structlog.get_logger()
 
@@ -22,11 +22,7 @@ WARNING_SECONDS: Final = 10.0
 def set_up(level: str) -> None:
     """Everything goes to standard error: systemd keeps it, a terminal shows it."""
     terminal = sys.stderr.isatty()
-    renderer: Any = (
-        structlog.dev.ConsoleRenderer(colors=True)
-        if terminal
-        else structlog.processors.JSONRenderer(ensure_ascii=False)
-    )
+    renderer: Any = structlog.dev.ConsoleRenderer(colors=True) if terminal else _as_json
     if is_the_journal(sys.stderr.fileno()):
         renderer = _with_priority(renderer)
     structlog.configure(
@@ -42,12 +38,27 @@ def set_up(level: str) -> None:
     )
 
 
+_render_json: Final = structlog.processors.JSONRenderer(ensure_ascii=False)
+
+
+def _as_json(logger: Any, name: str, event: MutableMapping[str, Any]) -> str:
+    """A traceback and what lists hold too: `journalctl -o json` and `cat` show it as it is."""
+    return json_safe(str(_render_json(logger, name, event)))
+
+
 def _printable(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Reasons quote what strangers sent, and a terminal obeys what it is shown."""
     for key, value in event.items():
-        if isinstance(value, str):
-            event[key] = printable(value)
+        event[key] = _shown(value)
     return event
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {_shown(key): _shown(item) for key, item in value.items()}
+    return [_shown(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def is_the_journal(fd: int) -> bool:

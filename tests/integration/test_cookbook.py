@@ -126,7 +126,7 @@ def connection(house: House) -> Iterator[sqlite3.Connection]:
 
 
 def test_no_snippet_is_left_out():
-    assert {snippet.language for snippet in snippets()} == {"sql", "python", "sh"}
+    assert {snippet.language for snippet in snippets()} == {"sql", "python", "sh", "mermaid"}
     assert len(of("sql")) == QUERIES
     assert len(of("python", bot=True)) == 1
 

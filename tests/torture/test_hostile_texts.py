@@ -23,6 +23,7 @@ from stage import GOOD
 
 from sightlog import Detection, Event, InvalidRecord, Observation, Person, wire
 from sightlog.encoder import encode_record
+from sightlog.text import is_harmful
 from sightlog.wire import Position
 
 SQL = [text for text in NASTY_TEXTS if any(sign in text for sign in "'\";%{$`")] + [
@@ -35,8 +36,10 @@ TERMINAL = [
     "\x9b2J\x9b31m", "\x90+q\x9c", "\u202eevil\u202c", "\u2066x\u2069", "\u2028line", "\u2029", "\u200e\u200f",
     "\u00ad", "\x85next", "\ufff9\ufffb", "\U000e0041\U000e007f", "e\u0301", "門",
 ]  # fmt: skip
-"""What a name may have (controls of seven bits are refused), and no terminal should obey."""
-NAMES = [text for text in SQL + TERMINAL if not re.search(r"[\x00-\x1f\x7f]", text)]
+"""What no terminal should obey. Names have the least harmful of it only; texts all."""
+TEXTS = [text for text in SQL + TERMINAL if not re.search(r"[\x00-\x1f\x7f]", text)]
+NAMES = [text for text in TEXTS if not is_harmful(text)]
+HARMFUL = [text for text in TEXTS if is_harmful(text)]
 PATHS = [
     "../x", "..", ".", "/etc/passwd", "a/b", "a\\b", "\0", "a\0b", "a\nb", "a\rb", "\x1b[2J", "", " ", "a b",
     "~", "-rf", ".hidden", "a" * 129, "x" * 5_000, "é", "a\u0301", "․․/x", "．．", "\u2215etc", "%2e%2e%2f",
@@ -55,7 +58,7 @@ def assert_harmless(text: str) -> None:
 
 @pytest.fixture
 def filled(daemon: Daemon) -> Daemon:
-    """With all of NAMES in every text that takes them."""
+    """With all of NAMES in every text that takes them, and HARMFUL in descriptions and observations."""
     with daemon.publisher() as publisher:
         events = [
             Event(
@@ -66,6 +69,10 @@ def filled(daemon: Daemon) -> Daemon:
             for n, text in enumerate(NAMES)
         ]  # fmt: skip
         assert publisher.insert_events(events).stored == len(NAMES)
+        described = [Event("door", event_id=f"h{n}", llm_description=f"blue {text}") for n, text in enumerate(HARMFUL)]
+        assert publisher.insert_events(described).stored == len(HARMFUL)
+        harmful = [Observation(f"blue {text}", "me", f"h{n}") for n, text in enumerate(HARMFUL)]
+        assert publisher.publish_many(harmful).wait(20).stored == len(HARMFUL)
         texts = [
             Observation(f"blue {text}", text, f"n{n}", [1, n], text, text, {text: text}, observation_id=f"o{n}")
             for n, text in enumerate(NAMES)
@@ -93,7 +100,8 @@ def test_sql_in_every_text_is_text(filled, tmp_path, attack):
         assert (event.detections[0].label, event.metadata, event.embedding_model) == (text, {text: text}, text)
         assert [event.event_id for event in reader.find_events(person=text)] == [f"n{n}"]
         attack.runs += 12
-    assert reader.count_events() == len(NAMES)
+    assert [reader.get_event(f"h{n}").llm_description for n in range(len(HARMFUL))] == [f"blue {t}" for t in HARMFUL]
+    assert reader.count_events() == len(TEXTS)
     jobs: list[tuple[object, ...]] = []
     for text in [*SQL, *TERMINAL, *(NASTY_TEXTS if LONG else [])]:
         if "\0" in text:
@@ -148,7 +156,8 @@ def test_ids_with_path_characters_are_refused_and_nothing_is_written_elsewhere(d
 
 SHOWING = (
     ("events", "-n", "all"), ("events", "-o", "csv", "-n", "all"), ("tail", "-n", "all"), ("show", "n3"),
-    ("show", "o3"), ("search", "-n", "100", "blue"), ("similar", "--face", "n3", "-n", "50"), ("status",), ("stats",),
+    ("show", "o3"), ("show", "h0"),
+    ("show", "h2"), ("search", "-n", "100", "blue"), ("similar", "--face", "n3", "-n", "50"), ("status",), ("stats",),
     ("stats", "--by", "label"), ("events", "-o", "json"), ("export",), ("export", "--observations"), ("show",
     "\x1b[2J\x9b"), ("events", "--person", "\x1b[2J\x9b"), ("search", "\x9bx"), ("events", "--site",
     "\x1b[2J"), ("stats", "--by", "\x1b]0;x\x07"),
@@ -177,7 +186,9 @@ def test_no_control_character_of_a_record_reaches_a_terminal(filled, attack):
                 attack.runs += 1
     log = next(filled.data_dir.glob("events/*/events.log"))
     text = log.read_text(encoding="utf-8")
-    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)
+    assert not is_harmful(text.replace("\n", ""))
+    lines = next(filled.data_dir.glob("events/*/events.json")).read_text(encoding="utf-8")
+    assert not is_harmful(lines.replace("\n", ""))
 
 
 def test_what_strangers_send_reaches_no_terminal_that_a_daemon_runs_on(idle_daemon, attack):

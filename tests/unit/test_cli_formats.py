@@ -157,7 +157,8 @@ WEIRD = Event(
 
 
 def test_csv_is_read_back_whole():
-    text = "".join(f"{line}\n" for line in event_lines([WEIRD, Event("yard", recorded_at=WHEN)], "csv", Terminal()))
+    events = [WEIRD, Event("yard", recorded_at=WHEN)]
+    text = "".join(f"{line}\n" for line in event_lines(events, "csv", Terminal(), raw=True))
     assert text.count("\r\n") == 3
     first, second = csv.DictReader(StringIO(text, newline=""))
     assert first == {

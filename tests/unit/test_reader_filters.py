@@ -269,4 +269,4 @@ def test_what_the_daemon_never_wrote_is_damage_and_no_traceback(database, tmp_pa
     with apsw.Connection(str(tmp_path / "events.db")) as connection:
         connection.execute("UPDATE events SET recorded_at = replace(recorded_at, '-', '@')")
     with Reader(tmp_path / "events.db", "home") as reader, pytest.raises(DatabaseDamaged, match="sightlogd verify"):
-        reader.get_recent_events()
+        list(reader.find_events())

@@ -25,6 +25,7 @@ from sightlog.records import (
     RECORD_BYTES_MAX,
     TEXT_CHARS_MAX,
 )
+from sightlog.text import is_harmful
 from sightlog.wire import Position
 from sightlogd.decoder import AmendmentRecord, EventRecord, PersonRecord, decode_body, decode_header, decode_record
 
@@ -35,7 +36,7 @@ settings.load_profile("repeatable")
 
 ids = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}", fullmatch=True)
 unicode = st.characters(exclude_categories=["Cs"])
-names = st.text(unicode.filter(lambda c: c >= " " and c != "\x7f"), min_size=1, max_size=256)
+names = st.text(unicode.filter(lambda c: not is_harmful(c)), min_size=1, max_size=256)
 texts = st.text(unicode.filter(lambda c: c != "\0"), max_size=300)
 fractions = st.one_of(st.floats(0, 1), st.sampled_from([0, 1, -0.0, 5e-324, np.float32(0.5), np.int64(1)]))
 coordinates = st.floats(-COORDINATE_MAX, COORDINATE_MAX) | st.integers(-(10**9), 10**9)

@@ -32,8 +32,8 @@ history takes little memory. With --observations it is the observations instead,
 --to makes the file complete or not at all: it is written under another name beside it, FILE.PID.part, which a kill
 leaves behind, and renamed at the end. What is committed meanwhile is in it when its time lies beyond what was read.
 
-csv has detections as JSON in one column. Text that a spreadsheet would take for a formula (=…) is left as it is, so
-that an export is what was stored: import such columns as text.
+csv has detections as JSON in one column, and is safe to open in a spreadsheet: a text that it would take for a formula
+(=, +, -, @ first in a cell) has ' before it, controls are escaped. --raw leaves texts as they are stored, as json does.
 
 times: {FORMS}
 
@@ -78,7 +78,7 @@ def _run(options: argparse.Namespace) -> int:
             if options.observations
             else map(event_object, reader.find_events(start=since, end=until, **filters.query()))
         )
-        lines = object_lines(_told(objects, total, options.to), options.output, terminal())
+        lines = object_lines(_told(objects, total, options.to), options.output, terminal(), raw=options.raw)
         if options.to is None:
             return FOUND if print_lines(lines) else NONE
         return FOUND if _write(lines, options.to.resolve(), replace=options.force) else NONE

@@ -28,9 +28,15 @@ def add_output(parser: argparse.ArgumentParser, *forms: str) -> None:
     """The first of `forms` is the default."""
     said = "; ".join(f"{form}: {_HELP[form]}{' (default)' if form == forms[0] else ''}" for form in forms)
     parser.add_argument("-o", "--output", choices=forms, default=forms[0], metavar="FORMAT", help=said)
+    if "csv" in forms:
+        parser.add_argument(
+            "--raw", action="store_true", help="csv: texts as they are stored, formulas and controls too"
+        )
 
 
-def event_lines(events: Iterable[Event], form: str, terminal: Terminal, ahead: int = AHEAD) -> Iterator[str]:
+def event_lines(
+    events: Iterable[Event], form: str, terminal: Terminal, ahead: int = AHEAD, *, raw: bool = False
+) -> Iterator[str]:
     """Lines without their line feed, as they can be printed. For a table at most `ahead` events are read first."""
     match form:
         case "table":
@@ -42,12 +48,14 @@ def event_lines(events: Iterable[Event], form: str, terminal: Terminal, ahead: i
         case "short":
             return (event_line(event, terminal) for event in events)
         case _:
-            return object_lines(map(event_object, events), form, terminal)
+            return object_lines(map(event_object, events), form, terminal, raw=raw)
 
 
-def object_lines(objects: Iterable[Mapping[str, Any]], form: str, terminal: Terminal) -> Iterator[str]:
-    """JSON Lines or CSV. On a terminal a cell could be obeyed, elsewhere it is to be what was stored."""
+def object_lines(
+    objects: Iterable[Mapping[str, Any]], form: str, terminal: Terminal, *, raw: bool = False
+) -> Iterator[str]:
+    """JSON Lines or CSV. `raw`: cells as they are stored, but not on a terminal, which could obey them."""
     if form == "json":
         return map(json_line, objects)
-    lines = csv_lines(objects)
+    lines = csv_lines(objects, raw=raw)
     return lines if terminal.width is None else (printable(line.removesuffix("\r")) for line in lines)

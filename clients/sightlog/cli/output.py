@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from sightlog.text import printable as printable
+
 NOBODY_READS: Final = 141
 """As a shell reports a program that SIGPIPE ended."""
 
@@ -91,13 +93,6 @@ def complain(text: str) -> None:
 # -- text ------------------------------------------------------------------------------------------------------------
 
 
-def printable(text: str) -> str:
-    r"""`text` with everything that a terminal might obey escaped: controls, direction marks, line ends (`\x1b`)."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
 def cells(text: str) -> int:
     """How many columns of a terminal `text` takes."""
     if text.isascii():
@@ -106,7 +101,7 @@ def cells(text: str) -> int:
 
 
 def _cells_of(char: str) -> int:
-    if unicodedata.category(char) in ("Mn", "Me"):  # it marks the one before
+    if unicodedata.category(char) in ("Mn", "Me", "Cf"):  # it marks or joins the one before
         return 0
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 

@@ -45,8 +45,9 @@ times: {FORMS}
 A time without a zone is local. --until itself is not included; without it, events more than a day ahead of the clock
 are left out and counted: a sensor's clock was wrong.
 
-json and csv have every field as it is stored; csv has detections as JSON in one column, and leaves text that a
-spreadsheet would take for a formula (=…) as it is: import such columns as text.
+json and csv have every field.
+csv has detections as JSON in one column, and is safe to open in a spreadsheet: a text that it would take for a formula
+(=, +, -, @ first in a cell) has ' before it, controls are escaped. --raw leaves texts as they are stored, as json does.
 
 examples:
   sightlog events                                   the last 20
@@ -123,7 +124,7 @@ def _run_events(options: argparse.Namespace) -> int:
         end = until or ahead
         events = reader.find_events(start=since, end=end, **query, newest_first=newest_first, limit=lines)
         in_order = events if options.reverse == newest_first else reversed(list(events))
-        printed = print_lines(event_lines(in_order, options.output, terminal()))
+        printed = print_lines(event_lines(in_order, options.output, terminal(), raw=options.raw))
         left_out = sum(1 for _ in reader.find_events(start=ahead, **query, limit=AHEAD_COUNTED)) if ahead else 0
     if left_out:
         count = f"{left_out} or more" if left_out == AHEAD_COUNTED else str(left_out)
@@ -142,11 +143,13 @@ def _run_tail(options: argparse.Namespace) -> int:
         end = reader.ahead_from()
         newest = list(reader.find_events(end=end, **filters.query(), newest_first=True, limit=options.lines))[::-1]
         if not options.follow:
-            return FOUND if print_lines(event_lines(newest, options.output, terminal())) else none_found()
+            return (
+                FOUND if print_lines(event_lines(newest, options.output, terminal(), raw=options.raw)) else none_found()
+            )
         printed = {event.id for event in newest}
         coming = (event for event in reader.follow(cursor) if event.id not in printed and filters.admit(event))
         end_when_nobody_reads()
-        lines = event_lines(chain(newest, coming), options.output, terminal(), ahead=len(newest))
+        lines = event_lines(chain(newest, coming), options.output, terminal(), ahead=len(newest), raw=options.raw)
         print_lines(lines, flush=True)
     return FOUND
 

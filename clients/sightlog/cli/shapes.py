@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from sightlog.reader import COLUMNS
 from sightlog.records import Detection, Event, Observation, utc_text
+from sightlog.text import cell_safe
 
 from .output import json_line
 
@@ -47,9 +48,10 @@ class _Line:
         return line
 
 
-def csv_lines(objects: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+def csv_lines(objects: Iterable[Mapping[str, Any]], *, raw: bool = False) -> Iterator[str]:
     """RFC 4180, but for the line feed that ends each: a heading with the first object's names, then a row an object;
-    a list or an object in a cell is JSON. Nothing when there are no objects."""
+    a list or an object in a cell is JSON. Nothing when there are no objects. `raw`: texts as they are stored; else as
+    `text.cell_safe` makes them."""
     import csv
 
     # Lines end in CR LF: whoever prints adds the second half.
@@ -59,10 +61,12 @@ def csv_lines(objects: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         if is_first:
             yield writer.writerow(one)
             is_first = False
-        yield writer.writerow(_cell(value) for value in one.values())
+        yield writer.writerow(_cell(value, raw) for value in one.values())
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: Any, raw: bool) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return json_line(value) if isinstance(value, (list, dict)) else value
+    if isinstance(value, (list, dict)):
+        value = json_line(value)
+    return cell_safe(value) if isinstance(value, str) and not raw else value

@@ -19,7 +19,7 @@ from sightlogd import durable
 from sightlogd.calendar import DayRange
 from sightlogd.changes import Change, Changes, EventAmended, EventsStored, ObservationStored, RecordChange, ThumbnailSet
 from sightlogd.decoder import Refusal
-from sightlogd.directory import open_file
+from sightlogd.directory import Odd, open_file
 from sightlogd.errors import WriteRefused
 from sightlogd.session import Parcel
 
@@ -47,6 +47,8 @@ TEXT_NAME: Final = "events.log"
 FILE_MODE: Final = 0o644
 SLICE_RECORDS: Final = 250
 """Written at once: a millisecond or two, for which an urgent record may have to wait."""
+UNPACKED_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Of a log that was compressed: more than a day has, and no more of what was made to be large."""
 OPEN_DAYS_MAX: Final = 8
 """Day folders whose files stay open; a spool that comes late writes to old days."""
 
@@ -97,6 +99,11 @@ class _Log:
             return os.path.samestat(os.lstat(self.path), os.fstat(self._fd)) and not self.path.parent.is_symlink()
         except OSError:
             return False
+
+    @property
+    def has_a_name(self) -> bool:
+        """This one or another."""
+        return os.fstat(self._fd).st_nlink > 0
 
     def sync(self) -> None:
         if self.dirty:
@@ -273,10 +280,11 @@ class DayLogs:
         """Raises OSError."""
         logs = self._open.pop(day, {})
         if name in logs and not logs[name].is_in_place():
+            # What it had since the mark went with it, unless logrotate only gave events.log another name.
+            self.behind |= name == JSON_NAME or not self._was_moved(logs[name])
             self._open[day] = logs
             self._close(day, name)
             logs = self._open.pop(day, {})
-            self.behind = True  # what it had since the mark went with it
         if not logs and len(self._open) >= OPEN_DAYS_MAX:
             oldest = next(iter(self._open))
             self._sync_day(oldest)
@@ -287,6 +295,15 @@ class DayLogs:
             self._failing.discard((day, name))
         self.unmarked = True
         return logs[name]
+
+    def _was_moved(self, log: _Log) -> bool:
+        """Whether all of it is there, durable, under another name."""
+        try:
+            log.sync()
+        except OSError:
+            self._doubt()
+            return False
+        return log.has_a_name
 
     @property
     def can_catch_up(self) -> bool:
@@ -389,13 +406,21 @@ class DayLogs:
         return {line.event_id for line in self.lines_of(day) if isinstance(line, EventLine) and line.stored}
 
     def entries_of(self, day: str) -> set[str]:
-        """All entries of a day's events.log. Raises OSError."""
+        """All entries of a day's events.log, and of what logrotate made of it there. Raises OSError."""
         self.write_all()
-        try:
-            text = (self._data_dir / EVENTS / day / TEXT_NAME).read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:
-            return set()
-        return {f"{part}\n\n" for part in text.split("\n\n")}
+        folder = self._data_dir / EVENTS / day
+        entries: set[str] = set()
+        for path in (folder / TEXT_NAME, *folder.glob(f"{TEXT_NAME}[.-]*")):
+            try:
+                text = _text_of(path)
+            except (FileNotFoundError, Odd):
+                continue
+            except OSError:
+                if path.name == TEXT_NAME:
+                    raise
+                continue  # somebody else's
+            entries.update(f"{part}\n\n" for part in text.split("\n\n"))
+        return entries
 
     def entry(self, line: EventLine | ObservationLine) -> str:
         """As events.log has it."""
@@ -425,6 +450,21 @@ class DayLogs:
         """What waits is left to the next start, as after a crash."""
         for day in list(self._open):
             self._close(day)
+
+
+def _text_of(path: Path) -> str:
+    """Nothing of a `.gz` that is none. Raises OSError, Odd."""
+    with open(open_file(path), "rb") as file:
+        if path.suffix != ".gz":
+            return file.read().decode(errors="replace")
+        import gzip  # hardly anybody has such
+        import zlib
+
+        try:
+            with gzip.open(file) as unpacked:
+                return unpacked.read(UNPACKED_BYTES_MAX).decode(errors="replace")
+        except (gzip.BadGzipFile, EOFError, zlib.error):
+            return ""
 
 
 def _moment(change: RecordChange) -> str:

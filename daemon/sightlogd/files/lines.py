@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct, structs
 
+from sightlog.text import json_safe
 from sightlogd.calendar import BEGINNING, END, DayRange
 from sightlogd.changes import (
     AmendmentKept,
@@ -162,8 +163,13 @@ MOMENT_CHARS = 24
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Line)
 
-encode_lines = _encoder.encode_lines
-"""Each with its newline."""
+
+def encode_lines(lines: Sequence[Line]) -> bytes:
+    """Each with its newline. Somebody will look at them on a terminal: they have nothing that acts on it."""
+    encoded = _encoder.encode_lines(lines)
+    if encoded.isascii() and b"\x7f" not in encoded:
+        return encoded
+    return json_safe(encoded.decode()).encode()
 
 
 def decode_line(line: bytes) -> Line:

@@ -15,14 +15,12 @@ from functools import lru_cache
 from typing import Final
 
 from sightlog.records import DEFAULT_SITE
+from sightlog.text import lines_safe
 
 from .lines import AmendmentLine, EventLine, PersonLine, RecordLine
 
 # Descriptions may have line breaks and terminal codes: an entry is made of lines, and is shown by `cat`.
 _breaks = re.compile(r"[\s\x00-\x1f\x7f]+").sub
-_c1 = re.compile(r"[\x80-\x9f]").sub
-"""Controls of eight bits, which names may have and terminals obey."""
-
 
 _PERCENT: Final = tuple(f"{number}%" for number in range(101))
 
@@ -34,11 +32,11 @@ def entry(line: RecordLine, time: str, *, debug: bool = False) -> str:
         return _of_event(line, time, note, debug)
     if isinstance(line, PersonLine):
         shown = f" ({line.display_name})" if line.display_name else ""
-        return _safe(f"[{time}] PERSON{note}: {line.name}{shown} is known at {line.site}\n") + "\n"
+        return lines_safe(f"[{time}] PERSON{note}: {line.name}{shown} is known at {line.site}\n") + "\n"
     text = f"[{time}] OBSERVATION{note} by {line.source}: {_breaks(' ', line.content).strip()}\n"
     if line.event_id is not None:
         text += f"  - Event: {line.event_id}\n"
-    return _safe(text) + "\n"
+    return lines_safe(text) + "\n"
 
 
 def _of_event(line: EventLine | AmendmentLine, time: str, note: str, debug: bool) -> str:
@@ -58,11 +56,7 @@ def _of_event(line: EventLine | AmendmentLine, time: str, note: str, debug: bool
     text += _details(line)
     if debug and line.metadata:
         text += "  - DEBUG: " + ", ".join(f"{_spaced(key)}: {value}" for key, value in line.metadata.items()) + "\n"
-    return (text if text.isascii() else _safe(text)) + "\n"
-
-
-def _safe(text: str) -> str:
-    return text if text.isascii() else _c1(" ", text)
+    return (text if text.isascii() else lines_safe(text)) + "\n"
 
 
 def _headline(event: EventLine, best: str, confidence: float) -> str:
