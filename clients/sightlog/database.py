@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from .errors import DatabaseDamaged, DatabaseNotFound, NotNow, SchemaMismatch, SightlogError, UsageError
 from .layout import APPLICATION_ID, BACKUP
+from .writer import Elsewhere
 
 SCHEMA_VERSION: Final = 1
 """The newest schema this reader knows."""
@@ -50,6 +51,10 @@ class Database:
             raise DatabaseDamaged(
                 f"{self.path} is empty (0 bytes). Nothing was changed; start sightlogd, it says what to do"
             )
+        self._elsewhere = Elsewhere(self.path)
+        self._wal_path = self._beside("-wal")
+        self._wal: tuple[int, int] | None = None
+        self._check_beside()  # SQLite would make what is not there
         try:
             self._connection = self._connect()
         except sqlite3.Error as error:
@@ -60,6 +65,18 @@ class Database:
         except SightlogError:
             self._connection.close()
             raise
+
+    def _check_beside(self) -> None:
+        try:
+            is_elsewhere = bool(self._elsewhere)
+        except OSError:
+            return  # told where it is read
+        if is_elsewhere:
+            raise DatabaseNotFound(
+                f"the daemon writes to {self.path} in another directory, and its newest records are in a file that is "
+                f"not here: the file alone was mounted into a container, or has a second name. Mount the directory "
+                "that it is in, read-only, never the file alone. The database is sound: there is nothing to rebuild"
+            )
 
     def _connect(self) -> sqlite3.Connection:
         """Beside a backup, and another program's database, it makes no file and takes no lock."""
@@ -107,10 +124,21 @@ class Database:
             import random
 
             time.sleep(RECOVERY_SECONDS * random.random())  # others who read let go of it too, at another moment
-            closed, self._connection = self._connection, self._connect()
-            closed.close()
-            self._vectors = None
-            self._reopened += 1
+            self._reopen()
+
+    def _reopen(self) -> None:
+        closed, self._connection = self._connection, self._connect()
+        closed.close()
+        self._vectors = None
+        self._reopened += 1
+
+    def _check_wal(self) -> None:
+        """Where the WAL is another file than it was, SQLite would go on reading the old one, and find nothing new."""
+        there = _file_of(self._wal_path)
+        if there is not None and there != self._wal:
+            if self._wal is not None:
+                self._reopen()
+            self._wal = there
 
     def _check_schema(self, connection: sqlite3.Connection, changes: int) -> None:
         """At first, and when it changed: the daemon was upgraded meanwhile."""
@@ -165,6 +193,8 @@ class Database:
     def _snapshot(self) -> Iterator[sqlite3.Connection]:
         """One consistent view: an event is seen with all its detections or not at all."""
         with self._lock, self._translated():
+            self._check_beside()
+            self._check_wal()
             try:
                 changes = self._first("BEGIN", "PRAGMA schema_version")
                 self._check_schema(self._connection, changes)
@@ -202,6 +232,7 @@ class Database:
     def _changes(self) -> int:
         """Another number when another connection has committed: far cheaper than a query to find out."""
         with self._lock, self._translated():
+            self._check_wal()
             version = self._first("PRAGMA data_version")
             return (self._reopened << 32) + version  # each connection counts from 1
 

@@ -6,9 +6,11 @@ itself. Both end with it, however it ends. To ask is not to lock: who asks keeps
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
+import re
 import stat
 import time
 from pathlib import Path
@@ -27,6 +29,10 @@ TROUBLE_CHARS_MAX: Final = 600
 RUN: Final = "run"
 _TRIES: Final = 5
 """To read facts that are being changed."""
+_ASKED_SECONDS: Final = 0.1
+"""Between two looks whether somebody writes by now: each takes 30 µs."""
+_BEGINNING_SECONDS: Final = 1.0
+"""A writer that begins is known by its lock before its files are there."""
 
 
 class Writer(NamedTuple):
@@ -80,6 +86,73 @@ def facts(data_dir: Path) -> Writer | None:
         return _read(fd) if _is_locked(fd) else None
     finally:
         os.close(fd)
+
+
+class Elsewhere:
+    """Whether the writer of the database at `path` runs where its WAL is not beside this name.
+
+    As where the file alone is mounted into a container, or has a second name: what is read there is old, and soon of
+    two moments. Locks are on the file, whatever it is called; the writer's facts are in its own directory. To be asked
+    beside an open database too.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = Path(os.path.realpath(path))
+        # Where its facts are, so is its WAL; and where nobody writes, nobody needs one.
+        self._is_beside = self._has_facts()
+        self._ask_at = 0.0
+
+    def __bool__(self) -> bool:
+        """Raises OSError."""
+        now = time.monotonic()
+        if self._is_beside or now < self._ask_at:
+            return False
+        if not self._is_written():
+            self._ask_at = now + _ASKED_SECONDS
+            return False
+        deadline = time.monotonic() + _BEGINNING_SECONDS
+        while not (is_beside := self._has_facts()) and self._is_written() and self._looks_apart():
+            if time.monotonic() >= deadline:  # not one that is just beginning, or making its files again
+                return True
+            time.sleep(0.01)
+        self._is_beside = is_beside
+        return False
+
+    def _has_facts(self) -> bool:
+        try:
+            return facts(self._path.parent) is not None
+        except OSError:
+            return True  # they are there, and not for this user
+
+    def _is_written(self) -> bool:
+        # Asked by the descriptor that SQLite has, if it has one: to close another would take its locks along.
+        there = os.stat(self._path)
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):  # that of the listing
+                if os.path.samestat(os.fstat(int(name)), there):
+                    return _is_locked(int(name))
+        fd = _opened(self._path)
+        if fd is None:
+            return False
+        try:
+            return _is_locked(fd)
+        finally:
+            os.close(fd)
+
+    def _looks_apart(self) -> bool:
+        """A writer that could not write its facts down, on a full disk, is beside its files all the same."""
+        has_files = all(self._path.with_name(f"{self._path.name}{ending}").exists() for ending in ("-wal", "-shm"))
+        return not has_files or os.stat(self._path).st_nlink > 1 or _is_mounted(self._path)
+
+
+def _is_mounted(path: Path) -> bool:
+    """Whether this file itself is what is mounted there. See proc_pid_mountinfo(5)."""
+    escaped = re.sub(rb"[ \t\n\\]", lambda found: b"\\%03o" % ord(found[0]), os.fsencode(path))
+    try:
+        with open("/proc/self/mountinfo", "rb") as mounts:
+            return any(line.split(b" ", 5)[4] == escaped for line in mounts)
+    except OSError:
+        return False
 
 
 def _opened(path: Path) -> int | None:

@@ -18,6 +18,8 @@ try:
     from .cli.options import add_command, add_endpoint
     from .config import Config
     from .errors import EXIT_IO_ERROR, Stop
+    from .store import DATABASE
+    from .store.view import naming_odd_rows
 except ModuleNotFoundError as error:
     # The base install is the client alone, and brings this command all the same.
     print(f'sightlogd: the daemon needs {error.name}: pip install "sightlog[daemon]"', file=sys.stderr)
@@ -60,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        code: int = options.run(_load(options), options)
+        config = _load(options)
+        with naming_odd_rows(config.data_dir / DATABASE):
+            code: int = options.run(config, options)
         sys.stdout.flush()
         return code
     except Stop as stop:

@@ -42,12 +42,17 @@ class Kind(Enum):
         "while the store has them: they are copied anew. A restore leaves damaged pictures and logs out and names "
         "them; without its events.db nothing is restored"
     )
+    CHANGED = (
+        "somebody had changed the database when the backup was made: a store restored from it does not start before "
+        "that is undone"
+    )
+    OBJECT = "no damage: other programs keep these in the database. They stay in it, and are backed up with it"
     STRAY_PICTURE = "no damage: the daemon removes such pictures when it starts the next time"
     FOREIGN = "no damage: somebody put these into the day folders, and they stay there, also when their day goes"
 
     @property
     def is_damage(self) -> bool:
-        return self not in (Kind.STRAY_PICTURE, Kind.FOREIGN)
+        return self not in (Kind.OBJECT, Kind.STRAY_PICTURE, Kind.FOREIGN)
 
 
 class Finding(NamedTuple):

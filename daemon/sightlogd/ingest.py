@@ -34,7 +34,7 @@ from .maintenance import Maintenance
 from .metrics import Metrics
 from .remote import open_remote
 from .session import Session, Sessions
-from .store import Store, Written
+from .store import FilesGone, Store, Written
 from .usage import give_back, resident_bytes
 from .watchdog import STOPS, Watchdog
 
@@ -99,6 +99,7 @@ class Ingest:
         self._weigh_at = 0.0
         self._memory_max: float = MEMORY_MAX
         self._freed_at = 0.0
+        self._is_to_look = False
         self._maintain_at = 0.0
         self._slow = RateLimit(WARNING_SECONDS)
         self._warn = Warnings()
@@ -146,6 +147,12 @@ class Ingest:
         try:
             while self.step():
                 pass
+        except FilesGone:
+            with contextlib.suppress(
+                OSError
+            ):  # what was acked is in the day logs too, should the database not come back
+                self._maintenance.logs.write_all()
+            raise
         except Stop as stop:
             if stop.exit_code != EXIT_STORAGE_FULL:
                 raise
@@ -178,9 +185,10 @@ class Ingest:
         reason = self._batch.due(now)
         if reason is not None:
             self._commit(reason)
-        if now >= self._next_look:  # not worth a wake-up
-            self._next_look = now + LOOK_SECONDS
+        if now >= self._next_look:  # not worth a wake-up, but one behind the last commit
+            self._next_look, self._is_to_look = now + LOOK_SECONDS, False
             self._control.check()
+            self._maintenance.look_at_database()
         if now >= self._next_chores:
             self._do_chores(now)
         if now >= self._doors.check_at:
@@ -199,6 +207,8 @@ class Ingest:
         if self._stopped_by is not None or self._is_to_reload:
             return 0  # a reload may have taken this one's wake-up away
         due = min(self._next_chores, self._maintenance.due, self._doors.check_at)
+        if self._is_to_look:
+            due = min(due, self._next_look)
         if self._batch:
             due = now if self._batch.due(now) else min(due, self._batch.deadline or due)
         return max(0, round(min(due - now, self._watchdog.turn_seconds) * 1000 + 0.5))
@@ -322,6 +332,7 @@ class Ingest:
         batch = self._batch
         if not batch:
             return
+        self._is_to_look = True
         began = time.monotonic()
         try:
             self._maintenance.admit()

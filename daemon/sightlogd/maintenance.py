@@ -68,6 +68,7 @@ class Maintenance:
         torn = self.logs.repair(self._forget_logged)
         if torn:
             log.warning("cut off torn lines of day logs", days=torn)
+        self._metrics.schema = store.schema
         self._round_at = time.monotonic() + ROUND_SECONDS
         self._catching_up: Iterator[int] | None = catchup.catch_up(store, self.logs)
         self._caught_up = 0
@@ -148,6 +149,28 @@ class Maintenance:
         self.budget.step()
         if now >= self._reporter.due and self.budget.counted:
             self._report()
+
+    def look_at_database(self) -> None:
+        """Whether its files have their names, and what other programs did to it: that is said when they do it."""
+        before = self._store.schema
+        try:
+            self._store.check_files()
+            if not self._store.look_at_schema():
+                return
+        except WriteRefused:
+            return  # told where something is written
+        schema = self._metrics.schema = self._store.schema
+        self._reporter.due = 0.0
+        if schema.foreign != before.foreign:
+            log.warning("what other programs keep in the database has changed", objects=schema.foreign)
+        if schema.changed:
+            log.error(
+                "somebody changed the database; it goes on, and the next start refuses it",
+                changed=schema.changed,
+                undo=schema.remedy(self._store.path),
+            )
+        elif before.changed:
+            log.info("the database's schema is as it should be again")
 
     def _report(self) -> None:
         stats = self.budget.now()

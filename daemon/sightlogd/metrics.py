@@ -23,6 +23,7 @@ from sightlog.wire import DUPLICATE, REJECTED, Position
 
 from .decoder import EventRecord
 from .session import SESSIONS_MAX, Parcel, Told
+from .store.schema import NOTHING_FOREIGN, Schema
 
 WINDOW_VALUES_MAX: Final = 1_000
 LATENCIES_A_BATCH_MAX: Final = 10
@@ -165,6 +166,12 @@ class MetricsSnapshot(Struct, frozen=True, kw_only=True):
     storage_limit_bytes: int | None
     events_total: int | None
     producers_known: int | None
+    foreign_objects: list[str]
+    """What other programs have in the database, and touches nothing of ours."""
+    schema_changes: list[str]
+    """What they changed of ours: the next start refuses it."""
+    schema_undo: list[str]
+    """The statements that undo it; none where nothing does."""
     producers: list[ProducerState]
 
 
@@ -215,6 +222,7 @@ class Metrics:
     events_total: int | None = None
     producers_known: int | None = None
     wal_held_by: list[str] = field(default_factory=list)
+    schema: Schema = NOTHING_FOREIGN
     pictures: PictureCounts = field(default_factory=PictureCounts)
     _records: int = 0
     _commit_ms: Window = field(default_factory=Window)
@@ -364,6 +372,9 @@ class Metrics:
             storage_limit_bytes=self.storage_limit_bytes,
             events_total=self.events_total,
             producers_known=self.producers_known,
+            foreign_objects=self.schema.foreign,
+            schema_changes=self.schema.changed,
+            schema_undo=self.schema.undo,
             producers=[self._state(*producer) for producer in self._with_unsettled(producers)],
         )
 

@@ -44,6 +44,11 @@ _GAUGES: Final = {
     "events_total": "Events in the database.",
     "producers_known": "Producers that the database knows, of 10,000 at most.",
 }
+_LISTS: Final = {
+    "foreign_objects": "Tables, views, indexes and triggers of other programs in the database.",
+    "schema_changes": "What somebody changed of sightlog's tables; the next start refuses it.",
+}
+"""How many there are."""
 _RENAMED: Final = {"events_total": "events"}
 """The ending _total is for counters."""
 _SETTLED: Final = {
@@ -75,6 +80,8 @@ def _lines(snapshot: MetricsSnapshot) -> Iterator[str]:
         yield from _family(_RENAMED.get(name, name), "gauge", told, [] if value is None else [({}, value)])
     if snapshot.cpu_percent is not None:
         yield from _family("cpu_ratio", "gauge", "CPU seconds a second.", [({}, snapshot.cpu_percent / 100)])
+    for name, told in _LISTS.items():
+        yield from _family(name, "gauge", told, [({}, len(getattr(snapshot, name)))])
     yield from _window("commit_seconds", "Time of a commit", [({}, snapshot.commit_ms)], 1000)
     yield from _window("batch_records", "Records a commit", [({}, snapshot.batch_records)], 1)
     yield from _window("latency_seconds", "From an event's own time to its commit", [({}, snapshot.latency_ms)], 1000)

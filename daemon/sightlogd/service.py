@@ -23,7 +23,8 @@ from .lock import Lock
 from .logs import Warnings
 from .notify import Notifier
 from .storage import Storage
-from .store import Store
+from .store import DATABASE, Store
+from .store.view import naming_odd_rows
 from .watchdog import EXTEND_SECONDS, Watchdog
 
 log = structlog.get_logger()
@@ -81,7 +82,8 @@ def run(config: Config, load: Callable[[], Config]) -> int:
     notifier = Notifier(os.environ)
     watchdog = Watchdog(notifier)
     try:
-        exit_code = _run(config, load, notifier, watchdog)
+        with naming_odd_rows(config.data_dir / DATABASE):
+            exit_code = _run(config, load, notifier, watchdog)
     except Stop as stop:
         exit_code = _exit_code(stop, config)
         log.error(str(stop), exit_code=exit_code)
@@ -148,7 +150,8 @@ def _open_store(config: Config, lock: Lock, standing: Standing) -> Store:
 
     def opened() -> Store:
         zone, waits = config.zone(), standing.waits
-        return Store(config.data_dir, config.store.synchronous, zone=zone, wait=waits, check_lock=lock.check)
+        room = Storage(config.data_dir, config.storage).drop_ballast
+        return Store(config.data_dir, config.store.synchronous, None, zone, waits, lock.check, make_room=room)
 
     try:
         return opened()
@@ -176,5 +179,13 @@ def _report_start(config: Config, store: Store) -> None:
         log.info("migrated the database", migrations=[migration.name for migration in store.migrated])
     if store.recovered_bytes:
         log.warning("the last stop was not clean; the WAL was made durable again", bytes=store.recovered_bytes)
+    if store.lacks_wal:
+        log.warning(
+            "the database has no WAL beside it, as after a restore, a rebuild or a copy. If somebody removed it, the "
+            "records acked last are gone from the database; sightlogd verify names what the day logs have of them",
+            path=str(store.path),
+        )
+    if store.schema.foreign:
+        log.warning("other programs keep things in the database; they are left alone", objects=store.schema.foreign)
     if config.store.synchronous != "FULL":
         log.warning("synchronous is NORMAL: a power cut may take back records that were acked")

@@ -105,7 +105,9 @@ def test_a_migration_that_failed_has_nothing_to_undo(old):
 def test_the_copy_has_what_is_in_the_wal_only(old):
     with closing(sqlite3.connect(old.database)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("INSERT INTO cameras (site, camera_id, first_seen_at) VALUES ('default', 'wal', '')")
+        connection.execute(
+            "INSERT INTO cameras (site, camera_id, first_seen_at) VALUES ('default', 'wal', '2026-11-20T12:00:00.000Z')"
+        )
         connection.commit()
         wal = old.database.with_name("events.db-wal").read_bytes()
         database = old.database.read_bytes()

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC
 from pathlib import Path
-from unittest import mock
 
 import apsw
 import daylogs
@@ -32,7 +31,7 @@ from sightlogd.lock import Lock
 from sightlogd.purge import unfinished
 from sightlogd.rebuild import rebuild_from_logs
 from sightlogd.session import Sessions
-from sightlogd.store import Store, migrate
+from sightlogd.store import Store
 
 LOSSES = (AssertionError, OSError, Stop, NotAcceptable, apsw.Error)
 """How an image shows that something is missing."""
@@ -48,20 +47,9 @@ def in_memory() -> Iterator[Path]:
 
 @contextmanager
 def quickly() -> Iterator[None]:
-    """Nothing is logged, and the schema to expect is made once: that is a third of the time of an image."""
-    migrations = migrate.packaged()
-    reference = apsw.Connection(":memory:")
-    for migration in migrations:
-        reference.execute(migration.sql)
-    expected = migrate._objects(reference)
-
-    def check(connection: apsw.Connection, _migrations: object) -> None:
-        assert migrate._objects(connection) == expected
-
-    once = mock.patch.object(migrate, "packaged", return_value=migrations)
+    """Nothing is logged."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    with once, mock.patch.object(migrate, "check_schema", check):
-        yield
+    yield
     structlog.reset_defaults()
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
+from sightlog.text import is_harmful
 from sightlogd.files import prose
 from sightlogd.files.lines import AmendmentLine, Box, EventLine, PersonLine, Replay, decode_line, encode_lines
 from sightlogd.files.tails import repair, whole_entries, whole_lines

@@ -30,7 +30,7 @@ def test_our_own_is_known_before_its_first_checkpoint(tmp_path):
     assert tree(tmp_path) == before
     writer = apsw.Connection(str(path))
     writer.execute("PRAGMA wal_autocheckpoint = 0")
-    writer.execute("INSERT INTO cameras VALUES ('default', 'door', '')")
+    writer.execute("INSERT INTO cameras VALUES ('default', 'door', '2026-11-20T12:00:00.000Z')")
     assert path.with_name("events.db-wal").stat().st_size
     before = tree(tmp_path)
     assert signature_of(path).owner is Owner.US

@@ -38,7 +38,9 @@ def last_snapshot(data_dir: Path) -> Snapshot | None:
 
 
 _SPREADS: Final = ("commit_ms", "batch_records", "latency_ms")
-_OTHER_KINDS: Final = ("at", "producers", "inference_ms", "wal_held_by")
+_LISTS: Final = ("wal_held_by", "foreign_objects", "schema_changes", "schema_undo")
+"""Of texts."""
+_OTHER_KINDS: Final = ("at", "producers", "inference_ms", *_LISTS)
 _TOLD: Final = {"last", "acked", "published", "lost", "spooled_records", "spooled_bytes"}
 
 
@@ -53,7 +55,7 @@ def _is_sound(found: Any) -> bool:
         texts = [text for one in found["inference_ms"] for text in (one["producer"], one["name"])]
         told = [one["told"] for one in found["producers"] if one["told"] is not None]
         pairs = [(*one["last"], *one["acked"]) for one in told]
-        texts += found.get("wal_held_by", [])
+        texts += [text for key in _LISTS for text in found.get(key, [])]
         others = [value for key, value in found.items() if key not in (*_SPREADS, *_OTHER_KINDS)]
         return (
             all(isinstance(one["producer_id"], str) for one in found["producers"])

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sightlog import writer
 from sightlog.encoder import format_time
-from sightlog.errors import DatabaseNotFound, NotNow
+from sightlog.errors import DatabaseDamaged, DatabaseNotFound, NotNow, SchemaMismatch
 from sightlog.wire import PRODUCERS_MAX
 from sightlog.writer import RUN
 
@@ -95,8 +94,13 @@ def collect(options: argparse.Namespace) -> dict[str, Any]:
     if not path.exists():
         return found
     # Whatever is in the way of a start is in the way of readers too; how the daemon is can be told all the same.
-    with suppress(NotNow):
+    try:
         _read(options, path, found)
+    except NotNow:
+        pass
+    except (DatabaseDamaged, SchemaMismatch):
+        if not (found["metrics"] or {}).get("schema_changes"):  # it says what somebody did, and how to undo it
+            raise
     return found
 
 
@@ -152,6 +156,7 @@ def _lines(found: Mapping[str, Any], path: Path, to: Terminal, now: datetime) ->
     if database is None:
         state = "cannot be read now" if path.exists() else "is not there; sightlogd makes it at its first start"
         yield field("database", f"{path} {state}", to)
+        yield from _strangers(metrics or {}, to)
         return
     if metrics is not None:
         yield from _storage(metrics, to)
@@ -193,6 +198,16 @@ def _producers(producers: Sequence[Mapping[str, Any]], to: Terminal, now: dateti
     yield from table(rows, to)
 
 
+def _strangers(metrics: Snapshot, to: Terminal) -> Iterator[str]:
+    """What other programs did to the database."""
+    if changes := metrics.get("schema_changes"):
+        undo = " ".join(metrics.get("schema_undo") or []) or "no statement undoes it"
+        yield field("", f"changed by somebody, the next start refuses it: {printable(', '.join(changes))}", to, "bad")
+        yield field("", f"to undo it: {printable(undo)}", to, "bad")
+    if objects := metrics.get("foreign_objects"):
+        yield field("", f"of other programs: {printable(', '.join(objects))}", to, "warn")
+
+
 def _details(found: Mapping[str, Any], to: Terminal, now: datetime) -> Iterator[str]:
     database = found["database"]
     yield field("database", database["path"], to)
@@ -202,6 +217,7 @@ def _details(found: Mapping[str, Any], to: Terminal, now: datetime) -> Iterator[
         yield field("", f"the WAL is held up by {printable(', '.join(holders))}", to, "bad")
     if len(found["producers"]) >= PRODUCERS_MAX:
         yield field("producers", f"{len(found['producers']):,} are known, and no new one is taken", to, "bad")
+    yield from _strangers(found["metrics"] or {}, to)
     if found["pending_amendments"]:
         yield field("amendments", f"{found['pending_amendments']} wait for their event", to, "warn")
     letters = found["dead_letters"]

@@ -123,7 +123,7 @@ class Backup:
             raise Stop(EXIT_TRY_AGAIN, f"days are removed without end. {KEPT}. Try again when the purge has ended")
         behind = set(source.events_behind(self._data_dir, noted))
         self._show("database: looking whether the copy is sound")
-        copying.finish(view, place, marks, amended, behind)
+        report.schema = copying.finish(view, place, marks, amended, behind)
         writer = target.begin_manifest()
         try:
             with copying.opened(place) as copy:

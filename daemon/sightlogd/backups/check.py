@@ -65,6 +65,12 @@ def _compare(directory: Directory, backup: Manifest, show: Callable[[str], None]
     if database is not None:
         show("looking whether the database is sound")
         try:
-            copying.check(database)
+            schema = copying.check(database)
         except Damaged as error:
             yield Finding(Kind.BACKUP, f"{directory.path / database.name}: {error}")
+            return
+        for text in schema.foreign:
+            yield Finding(Kind.OBJECT, f"{DATABASE}: {text}")
+        if schema.changed:
+            text = f"{', '.join(schema.changed)}. {schema.remedy('events.db of the restored store')}"
+            yield Finding(Kind.CHANGED, f"{DATABASE}: {text}")

@@ -14,6 +14,7 @@ from sightlogd.files.days import EVENTS, INCOMING
 from sightlogd.files.orphans import ON_ITS_WAY_SECONDS
 from sightlogd.files.own import PICTURE, event_of
 from sightlogd.files.tails import whole_size
+from sightlogd.store.schema import NOTHING_FOREIGN, Schema
 from sightlogd.store.view import View
 
 from . import source
@@ -50,6 +51,8 @@ class Report:
     damage: str | None = None
     """What is wrong with the database. Then nothing took the place of the former backup."""
     has_former: bool = False
+    schema: Schema = NOTHING_FOREIGN
+    """What other programs have in the database, and what they changed of it."""
     aside: Path | None = None
     """Where the damaged database is as it is; None when a daemon runs on it."""
 

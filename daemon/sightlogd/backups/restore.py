@@ -30,6 +30,7 @@ from sightlogd.store import DATABASE, copying
 from sightlogd.store.copying import Damaged
 from sightlogd.store.guard import Guard, made_by_another
 from sightlogd.store.opening import RESTORED, RESTORING
+from sightlogd.store.schema import NOTHING_FOREIGN
 
 from . import files, manifest
 from .files import Unreadable
@@ -59,6 +60,8 @@ class Restore:
         self._reading = reading
         self.damaged: list[str] = []
         """Files that are not in the store, because they are not what was backed up."""
+        self.schema = NOTHING_FOREIGN
+        """What other programs have in the database, and what they changed of it."""
         self._lacks_lines = False
 
     def run(self) -> End | None:
@@ -244,7 +247,7 @@ class Restore:
         if restoring.file(DATABASE) is None:
             raise Stop(EXIT_IO_ERROR, f"{self._source} has no {DATABASE}. {self._else()}")
         try:
-            copying.check(place)
+            self.schema = copying.check(place)
         except Damaged as error:
             raise Stop(EXIT_IO_ERROR, f"the database in {self._source} is damaged: {error}. {self._else()}") from error
         with copying.opened(place) as view:

@@ -73,6 +73,13 @@ def _tell(report: Report, config: Config, dest: Path) -> int:
         f"{dest}: {report.events} events and {report.observations} observations of {report.days} days, "
         f"{gigabytes(report.bytes)}; {report.copied} files with {gigabytes(report.copied_bytes)} were copied now"
     )
+    if report.schema.foreign:
+        print(f"other programs keep these in the database, and they were copied: {', '.join(report.schema.foreign)}")
+    if report.schema.changed:
+        print(
+            f"a store restored from this does not start, for somebody changed the database: "
+            f"{', '.join(report.schema.changed)}. {report.schema.remedy(config.data_dir / DATABASE)} Then back up again"
+        )
     if report.kept:
         print(
             f"{len(report.kept)} days that the store has removed stay in {dest}/events ({report.kept[0]} to "

@@ -13,6 +13,7 @@ from sightlogd.config import Config
 from sightlogd.durable import UMASK
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, Stop
 from sightlogd.retention import gigabytes
+from sightlogd.store import DATABASE
 
 from .options import add_command, as_owner, check_user
 from .progress import Progress
@@ -65,6 +66,13 @@ def _run(config: Config, options: argparse.Namespace) -> int:
         print(
             f"{config.data_dir}: restored {end.events} events and {end.observations} observations of {end.days} days, "
             f"{gigabytes(end.bytes)}, as of {end.taken_at}"
+        )
+    if restore.schema.foreign:
+        print(f"other programs keep these in the database: {', '.join(restore.schema.foreign)}")
+    if restore.schema.changed:
+        print(
+            f"somebody had changed the database: {', '.join(restore.schema.changed)}. sightlogd does not start on it. "
+            f"{restore.schema.remedy(config.data_dir / DATABASE)}"
         )
     for text in restore.damaged[:SHOWN_MAX]:
         print(f"not restored: {text}")

@@ -15,7 +15,7 @@ from sightlogd.config import Config
 from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION, Stop
 from sightlogd.findings import FINDINGS_MAX, Finding, Kind
 from sightlogd.store import DATABASE
-from sightlogd.store.verify import verify
+from sightlogd.store.verify import foreign_objects, verify
 from sightlogd.store.view import View
 
 from .options import add_command
@@ -85,6 +85,8 @@ def _run(config: Config, _options: argparse.Namespace) -> int:
 
 
 def _findings(config: Config, progress: Progress) -> Iterator[Finding]:
+    for text in foreign_objects(config.data_dir / DATABASE):
+        yield Finding(Kind.OBJECT, f"{DATABASE}: {text}")
     is_damaged = False
     for text in verify(config.data_dir / DATABASE, progress.show):
         is_damaged = True

@@ -1,5 +1,7 @@
 -- sightlog's store. Readable by SQLite 3.40 and newer. Times are TEXT, UTC, ISO 8601, fixed width with milliseconds
--- (2026-11-20T10:00:00.000Z), so that they sort as text and compare as text.
+-- (2026-11-20T10:00:00.000Z), so that they sort as text and compare as text. Rows are also written by hand: what the
+-- daemon could not go on with is refused here. Of events and observations that is only what costs nothing an event.
+-- ('+0 days' makes another date of one that the calendar does not have.)
 
 -- Which migrations made this schema. The row of a migration commits together with what it changed.
 CREATE TABLE schema_version (
@@ -132,11 +134,14 @@ CREATE INDEX observations_by_model ON observations (site, embedding_model, embed
 
 -- People the face recogniser may name.
 CREATE TABLE persons (
-    id            INTEGER PRIMARY KEY,  -- the order they became known in: day_log_marks goes by it
-    site          TEXT NOT NULL,        -- as in events: two sites may each know an anna
-    name          TEXT NOT NULL,        -- what events.person_name says
-    display_name  TEXT,                 -- what people want to read
-    created_at    TEXT NOT NULL,        -- the daemon's clock at the commit: the day whose log has the person
+    -- The order they became known in: day_log_marks goes by it.
+    id            INTEGER PRIMARY KEY CHECK (id BETWEEN 0 AND 4611686018427387904),
+    site          TEXT NOT NULL,  -- as in events: two sites may each know an anna
+    name          TEXT NOT NULL,  -- what events.person_name says
+    display_name  TEXT,           -- what people want to read
+    -- The daemon's clock at the commit: the day whose log has the person.
+    created_at    TEXT NOT NULL
+        CHECK (length(created_at) = 24 AND created_at IS strftime('%Y-%m-%dT%H:%M:%fZ', created_at, '+0 days')),
     UNIQUE (site, name)
 ) STRICT;
 
@@ -144,7 +149,9 @@ CREATE TABLE persons (
 CREATE TABLE cameras (
     site           TEXT NOT NULL,  -- as in events
     camera_id      TEXT NOT NULL,  -- as in events
-    first_seen_at  TEXT NOT NULL,  -- the daemon's clock
+    -- The daemon's clock.
+    first_seen_at  TEXT NOT NULL
+        CHECK (length(first_seen_at) = 24 AND first_seen_at IS strftime('%Y-%m-%dT%H:%M:%fZ', first_seen_at, '+0 days')),
     PRIMARY KEY (site, camera_id)
 ) STRICT, WITHOUT ROWID;
 
@@ -152,24 +159,39 @@ CREATE TABLE cameras (
 CREATE TABLE producers (
     producer_id    TEXT PRIMARY KEY,      -- durable identity of a spool
     name           TEXT NOT NULL,         -- the sensor's name
-    epoch          INTEGER NOT NULL,      -- life of the producer that the last settled record belongs to
-    last_seq       INTEGER NOT NULL,      -- the last settled record of that life
-    stored         INTEGER NOT NULL DEFAULT 0,  -- records of all lives that became rows
-    duplicates     INTEGER NOT NULL DEFAULT 0,  -- records of all lives that were here already
-    rejected       INTEGER NOT NULL DEFAULT 0,  -- records of all lives that broke a rule
-    missing        INTEGER NOT NULL DEFAULT 0,  -- known to the producer as stored, or lost by it, but never seen here
-    first_seen_at  TEXT NOT NULL,         -- time of its first commit
-    last_seen_at   TEXT NOT NULL          -- time of its last commit
+    -- Life of the producer that the last settled record belongs to.
+    epoch          INTEGER NOT NULL CHECK (epoch >= 0),
+    -- The last settled record of that life.
+    last_seq       INTEGER NOT NULL CHECK (last_seq >= 0),
+    -- Records of all lives that became rows.
+    stored         INTEGER NOT NULL DEFAULT 0 CHECK (stored BETWEEN 0 AND 4611686018427387904),
+    -- Records of all lives that were here already.
+    duplicates     INTEGER NOT NULL DEFAULT 0 CHECK (duplicates BETWEEN 0 AND 4611686018427387904),
+    -- Records of all lives that broke a rule.
+    rejected       INTEGER NOT NULL DEFAULT 0 CHECK (rejected BETWEEN 0 AND 4611686018427387904),
+    -- Known to the producer as stored, or lost by it, but never seen here.
+    missing        INTEGER NOT NULL DEFAULT 0 CHECK (missing BETWEEN 0 AND 4611686018427387904),
+    -- Time of its first commit.
+    first_seen_at  TEXT NOT NULL
+        CHECK (length(first_seen_at) = 24 AND first_seen_at IS strftime('%Y-%m-%dT%H:%M:%fZ', first_seen_at, '+0 days')),
+    -- Time of its last commit.
+    last_seen_at   TEXT NOT NULL
+        CHECK (length(last_seen_at) = 24 AND last_seen_at IS strftime('%Y-%m-%dT%H:%M:%fZ', last_seen_at, '+0 days'))
 ) STRICT, WITHOUT ROWID;
 
 -- Records that were settled, but not stored: rejected ones with their bytes, duplicates without.
 CREATE TABLE dead_letters (
-    id           INTEGER PRIMARY KEY,  -- order of arrival: the oldest make room
+    -- Order of arrival: the oldest make room.
+    id           INTEGER PRIMARY KEY CHECK (id BETWEEN 0 AND 4611686018427387904),
     site         TEXT,                 -- of the record; NULL: it, or its message, could not be taken apart
-    received_at  TEXT NOT NULL,        -- the daemon's clock
+    -- The daemon's clock.
+    received_at  TEXT NOT NULL
+        CHECK (length(received_at) = 24 AND received_at IS strftime('%Y-%m-%dT%H:%M:%fZ', received_at, '+0 days')),
     producer_id  TEXT NOT NULL,        -- producers.producer_id
-    epoch        INTEGER NOT NULL,     -- with seq: where in the producer's stream
-    seq          INTEGER NOT NULL,     -- 0: a message that could not be taken apart
+    -- With seq: where in the producer's stream.
+    epoch        INTEGER NOT NULL CHECK (epoch >= 0),
+    -- 0: a message that could not be taken apart.
+    seq          INTEGER NOT NULL CHECK (seq >= 0),
     status       TEXT NOT NULL CHECK (status IN ('rejected', 'duplicate', 'expired')),  -- as the producer was told
     reason       TEXT NOT NULL,        -- for whoever mends the sensor
     record       BLOB                  -- as it was sent, cut at a limit
@@ -180,13 +202,18 @@ CREATE INDEX dead_letters_by_position ON dead_letters (producer_id, epoch, seq);
 
 -- Amendments whose event has not come yet. Applied in the event's transaction; expire to dead letters.
 CREATE TABLE pending_amendments (
-    id           INTEGER PRIMARY KEY,  -- order of arrival: they are applied in it
+    -- Order of arrival: they are applied in it.
+    id           INTEGER PRIMARY KEY CHECK (id BETWEEN 0 AND 4611686018427387904),
     site         TEXT NOT NULL,        -- as in events: of another site's event it is none
     event_id     TEXT NOT NULL,        -- events.event_id, once it is there
-    received_at  TEXT NOT NULL,        -- the daemon's clock: it expires by that
+    -- The daemon's clock: it expires by that.
+    received_at  TEXT NOT NULL
+        CHECK (length(received_at) = 24 AND received_at IS strftime('%Y-%m-%dT%H:%M:%fZ', received_at, '+0 days')),
     producer_id  TEXT NOT NULL,        -- producers.producer_id
-    epoch        INTEGER NOT NULL,     -- with seq: where in the producer's stream, for its dead letter
-    seq          INTEGER NOT NULL,     -- as above
+    -- With seq: where in the producer's stream, for its dead letter.
+    epoch        INTEGER NOT NULL CHECK (epoch >= 0),
+    -- As above.
+    seq          INTEGER NOT NULL CHECK (seq >= 0),
     record       BLOB NOT NULL         -- as it was sent
 ) STRICT;
 
@@ -210,8 +237,9 @@ CREATE UNIQUE INDEX days_by_first ON days (first);
 -- How far the day logs are complete and durable: everything up to `last_id` is in there. What came later is compared with
 -- them after a crash.
 CREATE TABLE day_log_marks (
-    kind     TEXT PRIMARY KEY,  -- event, person: the table that `last_id` is an id of
-    last_id  INTEGER NOT NULL   -- 0: they are compared with all there is
+    kind     TEXT PRIMARY KEY CHECK (kind IN ('event', 'person')),  -- the table that `last_id` is an id of
+    -- 0: they are compared with all there is.
+    last_id  INTEGER NOT NULL CHECK (last_id BETWEEN 0 AND 4611686018427387904)
 ) STRICT, WITHOUT ROWID;
 
 INSERT INTO day_log_marks VALUES ('event', 0), ('person', 0);
@@ -224,8 +252,9 @@ CREATE TABLE amended_events (
 -- Days (UTC) on which records were stored, by the daemon's clock. A day of events is old when many of these began behind
 -- its last event: a clock that jumps adds one, and makes nothing old.
 CREATE TABLE clock_days (
-    day       TEXT PRIMARY KEY,  -- YYYY-MM-DD
-    first_id  INTEGER NOT NULL   -- events.id of the first event stored on it, or behind it
+    day       TEXT PRIMARY KEY CHECK (length(day) = 10 AND day IS date(day, '+0 days')),  -- YYYY-MM-DD
+    -- events.id of the first event stored on it, or behind it.
+    first_id  INTEGER NOT NULL CHECK (first_id BETWEEN 0 AND 4611686018427387904)
 ) STRICT, WITHOUT ROWID;
 
 -- How many rows each site has, so that nobody has to count ten million to say so (0.6 s on a PC with all of it in memory).
@@ -234,15 +263,17 @@ CREATE TABLE clock_days (
 CREATE TABLE counts (
     site  TEXT NOT NULL,                                             -- as in events
     kind  TEXT NOT NULL CHECK (kind IN ('events', 'observations')),  -- the table
-    rows  INTEGER NOT NULL,                                          -- of it, with an id up to counted.last_id
+    -- Of it, with an id up to counted.last_id.
+    rows  INTEGER NOT NULL CHECK (abs(rows) <= 4611686018427387904),
     PRIMARY KEY (site, kind)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE counted (
     one       INTEGER PRIMARY KEY CHECK (one = 1),  -- there is one row
-    last_id   INTEGER NOT NULL,                     -- of events and observations: they share a sequence
+    -- Of events and observations: they share a sequence.
+    last_id   INTEGER NOT NULL CHECK (last_id BETWEEN 0 AND 4611686018427387904),
     -- Rows that days took with them since the index of texts was written anew without what was removed.
-    unmerged  INTEGER NOT NULL
+    unmerged  INTEGER NOT NULL CHECK (unmerged BETWEEN 0 AND 4611686018427387904)
 ) STRICT;
 
 INSERT INTO counted VALUES (1, 0, 0);

@@ -2,6 +2,6 @@
 
 from .opening import DATABASE, WAL_BYTES_KEPT
 from .rows import Written
-from .store import Store
+from .store import FilesGone, Store
 
-__all__ = ["DATABASE", "WAL_BYTES_KEPT", "Store", "Written"]
+__all__ = ["DATABASE", "WAL_BYTES_KEPT", "FilesGone", "Store", "Written"]

@@ -15,9 +15,11 @@ from urllib.parse import quote
 import apsw
 
 from sightlogd.directory import open_file
+from sightlogd.errors import EXIT_CONFIG, Stop
 
-from . import migrate, unlogged
+from . import migrate, soundness, unlogged
 from .opening import explained, reason_of
+from .schema import Schema
 from .view import View
 
 PAGES_A_STEP: Final = 1_000
@@ -83,8 +85,10 @@ def copy(view: View, target: Path, progress: Callable[[int, int], None]) -> None
                     progress((pages - running.remaining) * page_bytes, pages * page_bytes)
 
 
-def finish(view: View, target: Path, marks: dict[str, int], amended: Iterable[int], event_ids: Iterable[str]) -> None:
+def finish(view: View, target: Path, marks: dict[str, int], amended: Iterable[int], event_ids: Iterable[str]) -> Schema:
     """Make the copy one file, durable and checked, with the `marks` of what its day logs have. Raises Damaged, OSError.
+
+    Returns what others have in there, and what they changed of ours.
 
     `amended` and `event_ids` are events up to the mark that the daemon has to compare with the day logs beside the
     copy, where it starts on them.
@@ -108,7 +112,7 @@ def finish(view: View, target: Path, marks: dict[str, int], amended: Iterable[in
             execute("DELETE FROM amended_events WHERE id > ?", (marks["event"],))
             execute("COMMIT")
     try:
-        check(target)
+        return check(target)
     except Damaged as error:
         with _translated(view.path):
             if view.check() == "ok":
@@ -117,8 +121,11 @@ def finish(view: View, target: Path, marks: dict[str, int], amended: Iterable[in
         raise
 
 
-def check(target: Path) -> None:
-    """A database that nobody writes to, read from the disk and not from memory. Raises Damaged, OSError, Stop."""
+def check(target: Path) -> Schema:
+    """A database that nobody writes to, read from the disk and not from memory. Raises Damaged, OSError, Stop.
+
+    Returns what others have in there, and what they changed of ours.
+    """
     fd = open_file(target)
     try:
         os.fsync(fd)
@@ -132,10 +139,10 @@ def check(target: Path) -> None:
             f"file:{quote(os.path.realpath(target.parent))}/{quote(target.name)}?immutable=1", flags=flags
         )
         with contextlib.closing(connection):
-            found = connection.execute("PRAGMA integrity_check(1)").get
-            if found != "ok":
-                raise Damaged(str(found))
-            migrate.version_of(connection)
+            found = soundness.damage(connection, "integrity_check", 1)
+            if found:
+                raise Damaged(found[0])
+            return migrate.schema_of(connection)
 
 
 @contextmanager
@@ -160,13 +167,22 @@ def to_wal(path: Path, compare: bool) -> None:
 
 @contextmanager
 def _translated(target: Path) -> Iterator[None]:
-    """What SQLite says, as Damaged where the database is to blame, and as OSError where the disk of `target` is."""
+    """What SQLite says: as Damaged where the database is to blame, as OSError where the disk of `target` is.
+
+    Raises Stop where somebody changed the schema.
+    """
     try:
         yield
     except apsw.FullError as error:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
     except (apsw.CorruptError, apsw.NotADBError, apsw.FormatError) as error:
         raise Damaged(str(error)) from error
+    except apsw.SQLError as error:
+        raise Stop(
+            EXIT_CONFIG,
+            f"the database lacks what was to be read of it: {error}. sightlogd verify names what somebody changed "
+            "there, and how to undo it. No backup was made, and the one before is as it was",
+        ) from error
     except apsw.Error as error:
         if getattr(error, "extendedresult", 0) in (apsw.SQLITE_IOERR_READ, apsw.SQLITE_IOERR_SHORT_READ):
             raise Damaged(reason_of(error)) from error

@@ -6,13 +6,14 @@ import functools
 import re
 from collections.abc import Callable
 from importlib import resources
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import apsw
 
 from sightlog.layout import APPLICATION_ID
 from sightlogd.errors import EXIT_CONFIG, Stop
 
+from .schema import Schema, compare, own_tables
 from .signature import is_ours
 
 _FILE_NAME: Final = re.compile(r"(\d{3})_[a-z0-9_]+\.sql")
@@ -35,6 +36,10 @@ def packaged() -> list[Migration]:
         if matched := _FILE_NAME.fullmatch(file.name):
             found.append(Migration(int(matched[1]), file.name, file.read_text(encoding="utf-8")))
     return sorted(found)
+
+
+def packaged_sql() -> list[str]:
+    return [migration.sql for migration in packaged()]
 
 
 def version_of(connection: apsw.Connection) -> int:
@@ -70,9 +75,10 @@ def migrate(connection: apsw.Connection, migrations: list[Migration], now: Calla
                 "INSERT INTO schema_version (version, name, applied_at) VALUES (?, ?, ?)",
                 (migration.version, migration.name, now()),
             )
-            violations = connection.execute("PRAGMA foreign_key_check").fetchall()
+            tables = own_tables(connection, [migration.sql for migration in migrations])
+            violations = sum(len(lost_references(connection, table)) for table in tables)
             if violations:
-                raise apsw.ConstraintError(f"it leaves {len(violations)} rows that refer to nothing")
+                raise apsw.ConstraintError(f"it leaves {violations} rows that refer to nothing")
             connection.execute("COMMIT")
         except (apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.BusyError):
             raise  # not the migration's fault; closing the connection rolls it back
@@ -88,26 +94,28 @@ def migrate(connection: apsw.Connection, migrations: list[Migration], now: Calla
     return missing
 
 
-def check_schema(connection: apsw.Connection, migrations: list[Migration]) -> None:
-    """Raises Stop when tables, indexes, views or triggers differ from what the migrations make."""
-    reference = apsw.Connection(":memory:")
-    for migration in migrations:
-        reference.execute(migration.sql)
-    expected, found = _objects(reference), _objects(connection)
-    reference.close()
-    differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    if differing:
-        raise Stop(
-            EXIT_CONFIG,
-            f"the schema of {connection.filename} is not that of this version: {', '.join(differing)} differ. "
-            f"Somebody changed the database by hand. Nothing was changed now. Undo that; {RESTORE}",
-        )
+def lost_references(connection: apsw.Connection, table: str) -> list[tuple[str, int, str, int]]:
+    """Rows of a table of ours that refer to nothing, as PRAGMA foreign_key_check has them. Raises apsw.Error."""
+    found: list[Any] = connection.execute(f"PRAGMA foreign_key_check({table})").fetchall()
+    return found
 
 
-def _objects(connection: apsw.Connection) -> dict[str, str]:
-    # ANALYZE makes tables of its own, named sqlite_*, and FTS5 those that it keeps its index in, as its version likes.
-    rows = connection.execute(
-        "SELECT type || ' ' || name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND substr(name, 1, 7) <> 'sqlite_' "
-        "AND name NOT IN (SELECT name FROM pragma_table_list WHERE type = 'shadow')"
+def check_schema(connection: apsw.Connection, migrations: list[Migration]) -> Schema:
+    """What others have in there and may. Raises Stop when they changed what the migrations make, apsw.Error."""
+    found = compare(connection, [migration.sql for migration in migrations])
+    if found.changed:
+        raise Stop(EXIT_CONFIG, changed_by_hand(connection.filename, found))
+    return found
+
+
+def schema_of(connection: apsw.Connection) -> Schema:
+    """Against the version that it has. Raises Stop, apsw.Error."""
+    version = version_of(connection)
+    return compare(connection, [migration.sql for migration in packaged() if migration.version <= version])
+
+
+def changed_by_hand(path: object, found: Schema) -> str:
+    return (
+        f"the schema of {path} is not that of this version: {', '.join(found.changed)}. Somebody changed the database "
+        f"by hand. Nothing was changed now. {found.remedy(path)} Otherwise: {RESTORE}"
     )
-    return {name: " ".join(sql.split()) for name, sql in rows}

@@ -17,9 +17,11 @@ from sightlog.writer import DATABASE as DATABASE
 from sightlogd import durable
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, EXIT_TRY_AGAIN, Stop
 
-from . import migrate
+from . import migrate, values
 from .guard import Guard, Wait, another_writer, identity_of, made_by_another
 from .migrate import RESTORE
+from .schema import Schema
+from .soundness import damage
 
 BUSY_TIMEOUT_MS: Final = 5_000
 WAL_BYTES_KEPT: Final = 8 * 1024 * 1024
@@ -41,6 +43,9 @@ class Opened(NamedTuple):
     migrated: list[migrate.Migration]
     recovered_bytes: int
     """Of the WAL that an unclean stop left."""
+    schema: Schema
+    lacks_wal: bool
+    """Which every start leaves beside it, and none removes."""
 
 
 def corrupts_wal(version: tuple[int, ...]) -> bool:
@@ -71,6 +76,7 @@ def open_database(path: Path, synchronous: Synchronous, now: Callable[[], str], 
     migrations = migrate.packaged()
     with explained(path):
         created = not path.exists()
+        lacks_wal = not created and not _wal_of(path).exists()
         guard = _created(path, now) if created else Guard(path)
         try:
             if not created:
@@ -80,11 +86,11 @@ def open_database(path: Path, synchronous: Synchronous, now: Callable[[], str], 
                 with guard.without_other_writers(wait):
                     recovered = _rewrite(_wal_of(path)) or recovered
                 try:
-                    connection, migrated = _opened(path, synchronous, migrations, now)
+                    connection, migrated, schema = _opened(path, synchronous, migrations, now)
                 except (apsw.BusyError, apsw.ProtocolError):
                     wait(guard.in_the_way())
                     continue
-                return Opened(connection, guard, created, migrated, recovered)
+                return Opened(connection, guard, created, migrated, recovered, schema, lacks_wal)
         except BaseException:
             guard.close()
             raise
@@ -92,19 +98,21 @@ def open_database(path: Path, synchronous: Synchronous, now: Callable[[], str], 
 
 def _opened(
     path: Path, synchronous: Synchronous, migrations: list[migrate.Migration], now: Callable[[], str]
-) -> tuple[apsw.Connection, list[migrate.Migration]]:
+) -> tuple[apsw.Connection, list[migrate.Migration], Schema]:
     connection = _connect(path, synchronous)
     try:
         if path.stat().st_size <= CHECKED_BYTES_MAX:
-            found = connection.execute("PRAGMA quick_check(1)").get
-            if found != "ok":
-                raise apsw.CorruptError(found)
+            found = damage(connection, "quick_check", 1)
+            if found and (odd := next(values.odd_rows(connection), None)) is not None:
+                raise Stop(EXIT_CONFIG, values.told(path, odd))
+            if found:
+                raise apsw.CorruptError(found[0])
         migrated = migrate.migrate(connection, migrations, now)
-        migrate.check_schema(connection, migrations)
+        schema = migrate.check_schema(connection, migrations)
     except BaseException:
         connection.close()
         raise
-    return connection, migrated
+    return connection, migrated, schema
 
 
 def _wal_of(path: Path) -> Path:

@@ -8,6 +8,7 @@ nothing that this process reads from the page cache can be trusted.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,18 +21,19 @@ import apsw
 from sightlog.accounts import Settled
 from sightlog.ahead import ahead_from
 from sightlog.encoder import format_time
-from sightlog.wire import START, Position
+from sightlog.wire import REJECTED, START, Position
 from sightlogd.calendar import DayRange, Days
 from sightlogd.changes import ThumbnailSet
-from sightlogd.errors import EXIT_IO_ERROR, Stop, WriteRefused
+from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, Stop, WriteRefused
 from sightlogd.session import DeadLetter, Exceptions, Parcel
 
-from . import counts, days, lookups, ranges, unlogged
+from . import counts, days, lookups, migrate, ranges, unlogged, values
 from .guard import Identity, Wait, identity_of, refuse
 from .holders import Holder, hindrance, holders
 from .migrate import RESTORE
 from .opening import BUSY_TIMEOUT_MS, DATABASE, Synchronous, damaged, explained, open_database, reason_of
 from .ranges import Ranges
+from .rescue import HeldWal
 from .rows import Rows, Thumbnails, Written
 from .unlogged import EventRow
 
@@ -46,6 +48,10 @@ UNMERGED_SHARE: Final = 0.1
 is not to grow with all other days. More: a larger index. Less: it is written anew more often."""
 
 _NEVER: Final = DayRange("", "~", "~", "")
+
+
+class FilesGone(Stop):
+    """Somebody took the files away; what is in memory can be trusted."""
 
 
 class Store:
@@ -63,15 +69,23 @@ class Store:
         zone: tzinfo | None = None,
         wait: Wait = refuse,
         check_lock: Callable[[bool], None] | None = None,
+        make_room: Callable[[], None] = lambda: None,
     ) -> None:
-        """`zone`: what is of a day that has no record yet goes by its calendar; None: the system's."""
+        """`zone`: what is of a day that has no record yet goes by its calendar; None: the system's.
+
+        `make_room` is for the last thing that has to be written.
+        """
+        self._make_room = make_room
         self.path = data_dir / DATABASE
         self.wal_pages = 0
         self._checkpoint_at = WAL_PAGES_CHECKPOINT
         self._clock = clock or (lambda: datetime.now(UTC))
         with explained(self.path):
             opened = open_database(self.path, synchronous, self.now, wait)
-            self._connection, self._guard, self.created, self.migrated, self.recovered_bytes = opened
+            self._connection, self._guard = opened.connection, opened.guard
+            self.created, self.migrated, self.recovered_bytes = opened.created, opened.migrated, opened.recovered_bytes
+            self.schema, self.lacks_wal = opened.schema, opened.lacks_wal
+            self._schema_cookie = self._cookie()
             # Replaces SQLite's own checkpoint, which a COMMIT would have to wait for: it is done between batches.
             self._connection.set_wal_hook(self._committed)
             self._page_bytes = int(self._connection.execute("PRAGMA page_size").get)
@@ -80,7 +94,41 @@ class Store:
             self._shm = data_dir / f"{DATABASE}-shm"
             self._names = os.fspath(self.path), os.fspath(data_dir / f"{DATABASE}-wal"), os.fspath(self._shm)
             self._files = self._guard.identity, *self._files_now()[1:]
+            self._wal = HeldWal(Path(self._names[1]))
             self._check_lock = check_lock
+
+    # -- other programs in the database ------------------------------------------------------------------------------
+
+    def look_at_schema(self) -> bool:
+        """Whether `schema` is another one now: whoever changes it leaves another cookie. Raises WriteRefused, Stop."""
+        cookie = self._read(lambda _: self._cookie())
+        if cookie == self._schema_cookie:
+            return False
+        found = self._read(migrate.schema_of)
+        self._schema_cookie = cookie
+        before, self.schema = self.schema, found
+        return found != before
+
+    def _cookie(self) -> int:
+        return int(self._connection.execute("PRAGMA schema_version").get)
+
+    def _change_of_schema(self) -> str | None:
+        """What somebody changed of our tables, and how to undo it; for what failed meanwhile."""
+        try:
+            found = migrate.schema_of(self._connection)
+        except (apsw.Error, Stop):
+            return None
+        return (
+            f"somebody changed the database: {', '.join(found.changed)}. {found.remedy(self.path)}"
+            if found.changed
+            else None
+        )
+
+    def _odd_row(self) -> str | None:
+        try:
+            return next(values.odd_rows(self._connection), None)
+        except apsw.Error:
+            return None
 
     def _committed(self, _connection: apsw.Connection, _database: str, pages: int) -> int:
         self.wal_pages = pages
@@ -103,7 +151,20 @@ class Store:
         except apsw.ConstraintError:
             # Rare: a duplicate, or what a CHECK refuses. Once more, to find out which record it is.
             with self._transaction():
-                return self._rows.write(parcels, thumbnails, dead_letters, self.now(), one_by_one=True)
+                written = self._rows.write(parcels, thumbnails, dead_letters, self.now(), one_by_one=True)
+                self._check_refused(written)
+                return written
+
+    def _check_refused(self, written: Written) -> None:
+        """Records that break a rule of ours are rejected; for one that others added they wait. Raises WriteRefused."""
+        broke = [
+            reason
+            for some in written.exceptions
+            for _, status, reason in some
+            if status == REJECTED and reason.startswith("constraint: ") and not reason.endswith(" already")
+        ]
+        if broke and (change := self._change_of_schema()) is not None:
+            raise WriteRefused("not_writable", f"cannot write to {self.path}: {broke[0]}; {change}")
 
     def expire_amendments(self, before: datetime | None, after: datetime | None) -> int:
         """Amendments received before or after that become dead letters; returns how many. Raises WriteRefused, Stop."""
@@ -299,7 +360,7 @@ class Store:
             yield
             connection.execute("COMMIT")
             self._check_files()
-        except apsw.ConstraintError:
+        except (apsw.ConstraintError, WriteRefused):
             self._roll_back()
             raise
         except apsw.Error as error:
@@ -321,14 +382,55 @@ class Store:
         except OSError:
             in_place = False
         if not in_place:
-            raise Stop(
+            raise FilesGone(
                 EXIT_IO_ERROR,
                 f"{self.path}, its WAL or its -shm was removed, moved or replaced while the daemon ran. Producers keep "
-                f"what was not acked. Stop the daemon before touching its files; {RESTORE}",
+                f"what was not acked. {self._rescued()}. Stop the daemon before touching its files",
             )
         is_held = self._guard.hold()
         if self._check_lock is not None:
             self._check_lock(is_held)
+
+    def _rescued(self) -> str:
+        """What became of what was acked and is in the WAL alone."""
+        try:
+            if identity_of(self.path) != self._guard.identity:
+                raise FileExistsError  # never a WAL beside another database
+        except OSError:
+            return f"The database is another one now, or gone: {RESTORE}"
+        if self._wal.is_in_place():
+            return "Nothing that was acked is lost: it is in the database and its WAL"
+        try:
+            try:
+                size = self._wal.write_back()
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                self._make_room()
+                size = self._wal.write_back()
+        except OSError as error:
+            if self._moved_in():
+                return "Nothing that was acked is lost: the WAL was moved into the database"
+            return (
+                f"The WAL, with the records that were acked last, could not be written back ({error.strerror}): what "
+                f"the day logs have of them comes back by sightlogd rebuild --from-logs"
+            )
+        return f"Nothing that was acked is lost: its WAL was written back beside it ({size} bytes)"
+
+    def _moved_in(self) -> bool:
+        """Whether all of the WAL went into the database, which takes less room than another WAL."""
+        name = Path(self._names[1])
+        try:
+            if name.exists() and name.stat().st_size:
+                return False  # somebody else writes there
+            pages, moved = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_FULL)
+        except (apsw.Error, OSError):
+            return False
+        return pages == moved
+
+    def check_files(self) -> None:
+        """Raises Stop, WriteRefused."""
+        self._check_files()
 
     def _roll_back(self) -> None:
         # SQLite has rolled back by itself after some errors.
@@ -337,6 +439,8 @@ class Store:
                 self._connection.execute("ROLLBACK")
             self._rows.forget()
         except apsw.Error as error:
+            if isinstance(error, apsw.SQLError) and (change := self._change_of_schema()) is not None:
+                raise Stop(EXIT_CONFIG, f"cannot write to {self.path}: {error}; {change}") from error
             raise Stop(EXIT_IO_ERROR, f"cannot roll back on {self.path}: {error}. Look at the disk") from error
 
     def _classified(self, error: apsw.Error) -> Stop | WriteRefused:
@@ -351,6 +455,13 @@ class Store:
             return WriteRefused("not_writable", f"cannot write to {self.path}: {error}")
         if isinstance(error, (apsw.CorruptError, apsw.NotADBError)):
             return damaged(self.path, error)
+        if (
+            isinstance(error, (apsw.SQLError, apsw.ConstraintError))
+            and (change := self._change_of_schema()) is not None
+        ):
+            return WriteRefused("not_writable", f"cannot write to {self.path}: {error}; {change}")
+        if not isinstance(error, apsw.IOError) and (row := self._odd_row()) is not None:
+            return Stop(EXIT_CONFIG, values.told(self.path, row))
         return Stop(
             EXIT_IO_ERROR,
             f"writing to {self.path} failed: {reason_of(error)}. Nothing of it was acked and the producers keep it. "
@@ -430,4 +541,5 @@ class Store:
             self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
         finally:
             self._connection.close()
+            self._wal.close()
             self._guard.close()

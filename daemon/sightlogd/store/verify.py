@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,25 @@ from sightlogd.calendar import BEGINNING, END, DayRange
 from sightlogd.errors import EXIT_STORAGE_FULL, Stop
 from sightlogd.findings import FINDINGS_MAX
 
-from . import counts, migrate, ranges, unlogged
+from . import counts, migrate, ranges, soundness, unlogged, values
 from .days import any_between
 from .opening import explained
 from .view import connect
 
 
+def foreign_objects(path: Path) -> list[str]:
+    """What other programs have in there. Raises Stop where the schema is not this version's."""
+    with explained(path), contextlib.closing(connect(path)) as connection:
+        migrate.version_of(connection)
+        return migrate.check_schema(connection, migrate.packaged()).foreign
+
+
 def verify(path: Path, show: Callable[[str], None]) -> Iterator[str]:
     """What is wrong, one text each; nothing when all is right. `show` is told what is looked at.
 
-    Raises Stop when it cannot be looked at.
+    Behind `foreign_objects`. Raises Stop when it cannot be looked at.
     """
-    with explained(path):
-        connection = connect(path)
-        migrate.check_schema(connection, migrate.packaged())
-        connection.close()
-    for look in (_pages, _references, _marks, _days, _counts, _texts):
+    for look in (_values, _pages, _references, _marks, _days, _counts, _texts):
         # One view each: as long as it lasts, the WAL of a running daemon can only grow.
         show(f"database: its {look.__name__.strip('_')}")
         connection = connect(path)
@@ -47,17 +51,16 @@ def verify(path: Path, show: Callable[[str], None]) -> Iterator[str]:
             connection.close(True)
 
 
+def _values(connection: apsw.Connection) -> Iterator[str]:
+    yield from islice(values.odd_rows(connection), FINDINGS_MAX)
+
+
 def _pages(connection: apsw.Connection) -> Iterator[str]:
-    for (text,) in connection.execute(f"PRAGMA integrity_check({FINDINGS_MAX})"):
-        if text != "ok":
-            yield str(text)
+    yield from soundness.damage(connection, "integrity_check", FINDINGS_MAX)
 
 
 def _references(connection: apsw.Connection) -> Iterator[str]:
-    for count, (table, row, parent, _) in enumerate(connection.execute("PRAGMA foreign_key_check")):
-        if count == FINDINGS_MAX:
-            return
-        yield f"row {row} of {table} refers to a row of {parent} that is not there"
+    yield from islice(soundness.lost_references(connection), FINDINGS_MAX)
 
 
 def _marks(connection: apsw.Connection) -> Iterator[str]:

@@ -11,11 +11,13 @@ from urllib.parse import quote
 
 import apsw
 
+from sightlog import writer
 from sightlogd.calendar import DayRange
-from sightlogd.errors import EXIT_CONFIG, EXIT_PERMISSION, Stop
+from sightlogd.errors import EXIT_CONFIG, EXIT_PERMISSION, Stop, WriteRefused
 
-from . import days, lookups, migrate, ranges, unlogged
+from . import days, lookups, migrate, ranges, soundness, unlogged, values
 from .opening import BUSY_TIMEOUT_MS
+from .schema import Schema
 from .unlogged import EventRow
 
 _CREATED: Final = "SELECT applied_at FROM schema_version ORDER BY version LIMIT 1"
@@ -26,6 +28,13 @@ def connect(path: Path) -> apsw.Connection:
     with contextlib.suppress(OSError):  # told when it is opened
         if path.stat().st_size == 0:  # SQLite would take a WAL beside it for a remnant, and delete it
             raise apsw.CorruptError("it is empty (0 bytes)")
+        if writer.Elsewhere(path):
+            raise Stop(
+                EXIT_CONFIG,
+                f"the daemon writes to {path} in another directory, and its newest records are in a file that is not "
+                "here: the file alone was mounted, or has a second name. Mount the directory that it is in, read-only. "
+                "Nothing was changed",
+            )
     flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
     connection = apsw.Connection(f"file:{quote(str(path.absolute()))}?mode=ro", flags=flags)
     connection.set_busy_timeout(BUSY_TIMEOUT_MS)
@@ -42,6 +51,24 @@ def check_version(connection: apsw.Connection, path: Path) -> None:
             f"{path} has schema {version}, and this sightlog's is {newest}. {what}, or use the version that wrote "
             "it. Nothing was changed",
         )
+
+
+@contextlib.contextmanager
+def naming_odd_rows(path: Path) -> Iterator[None]:
+    """Turns what no code expected of a value into a Stop that names its row, where there is one."""
+    try:
+        yield
+    except (Stop, WriteRefused, OSError):
+        raise
+    except Exception as error:
+        try:
+            with contextlib.closing(connect(path)) as connection:
+                row = next(values.odd_rows(connection), None)
+        except apsw.Error:
+            row = None
+        if row is None:
+            raise
+        raise Stop(EXIT_CONFIG, values.told(path, row)) from error
 
 
 class View:
@@ -85,7 +112,11 @@ class View:
 
     def check(self) -> str:
         """ok, or the first thing that is wrong with its pages."""
-        return str(self._get("PRAGMA integrity_check(1)"))
+        return next(iter(soundness.damage(self.connection, "integrity_check", 1)), "ok")
+
+    def schema(self) -> Schema:
+        """What others have in there, and what they changed of ours."""
+        return migrate.schema_of(self.connection)
 
     def count(self, table: str) -> int:
         return int(self._get(f"SELECT count(*) FROM {table}"))
