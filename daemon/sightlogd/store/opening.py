@@ -16,10 +16,12 @@ from sightlog.layout import APPLICATION_ID
 from sightlog.writer import DATABASE as DATABASE
 from sightlogd import durable
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, EXIT_TRY_AGAIN, Stop
+from sightlogd.room import ran_out
 
 from . import migrate, values
 from .guard import Guard, Wait, another_writer, identity_of, made_by_another
 from .migrate import RESTORE
+from .room import no_room
 from .schema import Schema
 from .soundness import damage
 
@@ -99,8 +101,9 @@ def open_database(path: Path, synchronous: Synchronous, now: Callable[[], str], 
 def _opened(
     path: Path, synchronous: Synchronous, migrations: list[migrate.Migration], now: Callable[[], str]
 ) -> tuple[apsw.Connection, list[migrate.Migration], Schema]:
-    connection = _connect(path, synchronous)
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, statementcachesize=100)
     try:
+        _set_up(connection, path, synchronous)
         if path.stat().st_size <= CHECKED_BYTES_MAX:
             found = damage(connection, "quick_check", 1)
             if found and (odd := next(values.odd_rows(connection), None)) is not None:
@@ -109,8 +112,11 @@ def _opened(
                 raise apsw.CorruptError(found[0])
         migrated = migrate.migrate(connection, migrations, now)
         schema = migrate.check_schema(connection, migrations)
-    except BaseException:
+    except BaseException as error:
+        what = no_room(error, connection, path) if isinstance(error, apsw.Error) else None
         connection.close()
+        if what is not None:
+            raise OSError(errno.ENOSPC, what, str(path)) from error
         raise
     return connection, migrated, schema
 
@@ -187,10 +193,9 @@ def _finish_creation(path: Path, guard: Guard) -> None:
             new.unlink()
 
 
-def _connect(path: Path, synchronous: Synchronous) -> apsw.Connection:
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, statementcachesize=100)
+def _set_up(connection: apsw.Connection, path: Path, synchronous: Synchronous) -> None:
     if connection.readonly("main"):
-        connection.close()  # SQLite would go on reading only, whatever becomes of the permission
+        # SQLite would go on reading only, whatever becomes of the permission.
         raise PermissionError(errno.EACCES, "the file may only be read", str(path))
     connection.set_busy_timeout(BUSY_TIMEOUT_MS)
     # Where the database is refused, closing it must not move the WAL into it; Store.close does where it is sound.
@@ -206,7 +211,6 @@ def _connect(path: Path, synchronous: Synchronous) -> apsw.Connection:
     connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT}")
     connection.execute("PRAGMA cache_size = -8192")
     connection.execute("PRAGMA trusted_schema = OFF")
-    return connection
 
 
 @contextmanager
@@ -234,7 +238,7 @@ def explained(path: Path) -> Iterator[None]:
             f"{path} is locked by another process: {error}. End the program that writes to it and start again",
         ) from error
     except (apsw.FullError, apsw.IOError, OSError) as error:
-        full = isinstance(error, apsw.FullError) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        full = isinstance(error, apsw.FullError) or ran_out(getattr(error, "errno", None), path) is not None
         raise Stop(
             EXIT_STORAGE_FULL if full else EXIT_IO_ERROR,
             f"cannot open {path}: {reason_of(error)}. Make room, or look at the disk, then start again",

@@ -24,7 +24,7 @@ from sightlog.encoder import format_time
 from sightlog.wire import REJECTED, START, Position
 from sightlogd.calendar import DayRange, Days
 from sightlogd.changes import ThumbnailSet
-from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, Stop, WriteRefused
+from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, STORAGE_FULL, Stop, WriteRefused
 from sightlogd.session import DeadLetter, Exceptions, Parcel
 
 from . import counts, days, lookups, migrate, ranges, unlogged, values
@@ -34,6 +34,7 @@ from .migrate import RESTORE
 from .opening import BUSY_TIMEOUT_MS, DATABASE, Synchronous, damaged, explained, open_database, reason_of
 from .ranges import Ranges
 from .rescue import HeldWal
+from .room import no_room
 from .rows import Rows, Thumbnails, Written
 from .unlogged import EventRow
 
@@ -444,8 +445,8 @@ class Store:
             raise Stop(EXIT_IO_ERROR, f"cannot roll back on {self.path}: {error}. Look at the disk") from error
 
     def _classified(self, error: apsw.Error) -> Stop | WriteRefused:
-        if isinstance(error, apsw.FullError):
-            return WriteRefused("storage_full", f"no room for {self.path}: {error}")
+        if (what := no_room(error, self._connection, self.path)) is not None:
+            return WriteRefused(STORAGE_FULL, f"no room for {self.path}: {what} ({error})")
         # ProtocolError: a reader has locked the marks of all readers.
         if isinstance(error, (apsw.BusyError, apsw.ProtocolError)):
             who = hindrance(self._shm, of_marks=isinstance(error, apsw.ProtocolError))
