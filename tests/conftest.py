@@ -22,6 +22,11 @@ import stored
 
 from sightlog import Event, Publisher, Reader
 
+# A shell without job control starts what is in the background with SIGINT ignored. Children of the tests would inherit
+# that, and be programs that nobody can interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def wait_for(condition: Callable[[], Any], what: str, timeout: float = 20.0) -> Any:
     """The first true value of `condition()`; fails the test after `timeout` seconds."""

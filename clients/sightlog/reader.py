@@ -339,6 +339,12 @@ class Reader(Database):
         with self._snapshot() as connection:
             return _last_id(connection)
 
+    def stored_after(self, last_id: int) -> int:
+        """How many events, of all sites, were committed after the one with that `id`."""
+        with self._snapshot() as connection:
+            query = "SELECT count(*) FROM events NOT INDEXED WHERE id > ?"
+            return int(connection.execute(query, (_count("last_id", last_id),)).fetchone()[0])
+
     def producers(self) -> list[dict[str, Any]]:
         """Every producer the store knows, the one heard last first: name, counters, position."""
         with self._snapshot() as connection:

@@ -28,7 +28,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
-from . import identity
+from . import identity, volatile
 from .directories import make_directories, open_file, sync_directory
 from .errors import NOT_TAKEN, InvalidRecord, SpoolDamaged, SpoolFormatUnknown, SpoolFull, SpoolInUse
 from .playback import Chunk, Playback
@@ -96,6 +96,14 @@ class Spool:
             raise
         self.producer_id, self.epoch = self._identity.producer_id, self._identity.epoch
         self._next_seq = 1
+        if on := volatile.why(self.directory):
+            log.warning(
+                "%s: the spool directory %s is on %s: what the daemon has not acked is gone when the power is. Give a "
+                "spool_dir on a disk, or SIGHTLOG_SPOOL_DIR",
+                name,
+                self.directory,
+                on,
+            )
         _open_here.add(self)
 
     # -- opening --------------------------------------------------------------------------------------------

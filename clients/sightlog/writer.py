@@ -1,7 +1,8 @@
 """Which process writes to a store, as anybody finds out who may read it: by its locks, never by a number in a file.
 
 The writer has a write lock on one byte far behind the end of the database, and another on the file of facts about
-itself. Both end with it, however it ends. To ask is not to lock: who asks keeps nobody from starting.
+itself. Both end with it, however it ends. To ask is not to lock: who asks keeps nobody from starting. The facts stay
+behind where it did not end as it was told to, with the reason.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import re
 import stat
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -35,6 +37,14 @@ _BEGINNING_SECONDS: Final = 1.0
 """A writer that begins is known by its lock before its files are there."""
 
 
+class Failure(NamedTuple):
+    """Why the daemon ended, when nobody stopped it."""
+
+    exit_code: int
+    reason: str
+    at: str
+
+
 class Writer(NamedTuple):
     """A process that lives, and writes or is about to. All is None where its facts are gone."""
 
@@ -44,6 +54,9 @@ class Writer(NamedTuple):
     since: str | None = None
     trouble: str | None = None
     """Why it cannot write now."""
+    trouble_since: str | None = None
+    failure: Failure | None = None
+    """Of the daemon that is gone. None of one that runs."""
 
     def __str__(self) -> str:
         known = [
@@ -56,8 +69,9 @@ class Writer(NamedTuple):
 
 def pack(writer: Writer) -> bytes:
     """Its facts: always as many bytes, so that a full disk is no hindrance to change them."""
-    trouble = writer.trouble and writer.trouble[:TROUBLE_CHARS_MAX]
-    text = json.dumps(writer._replace(trouble=trouble)._asdict())
+    failure = writer.failure and writer.failure._replace(reason=writer.failure.reason[:TROUBLE_CHARS_MAX])
+    trouble = writer.trouble and writer.trouble[: 0 if failure else TROUBLE_CHARS_MAX]
+    text = json.dumps({**writer._asdict(), "trouble": trouble, "failure": failure and failure._asdict()})
     return text.encode().ljust(FACTS_BYTES - 1) + b"\n"
 
 
@@ -155,6 +169,21 @@ def _is_mounted(path: Path) -> bool:
         return False
 
 
+def ended(data_dir: Path) -> Writer | None:
+    """What the daemon left behind that did not end as it was told to: without a `failure` it was killed.
+
+    None also while anybody writes. Raises OSError.
+    """
+    fd = _opened(data_dir / FACTS)
+    if fd is None:
+        return None
+    try:
+        told = None if _is_locked(fd) else _read(fd)
+    finally:
+        os.close(fd)
+    return told if told and (told.verb == RUN or told.failure) else None
+
+
 def _opened(path: Path) -> int | None:
     """None for what is not there, or not a file."""
     try:
@@ -174,7 +203,18 @@ def _read(fd: int) -> Writer:
     for _ in range(_TRIES):
         try:
             told = json.loads(os.pread(fd, FACTS_BYTES, 0))
-            return Writer(int(told["pid"]), str(told["verb"]), str(told["since"]), told["trouble"])
+            trouble, since, failed = told["trouble"], told["trouble_since"], told["failure"]
+            failure = failed and Failure(int(failed["exit_code"]), str(failed["reason"]), _time(failed["at"]))
+            return Writer(
+                int(told["pid"]), str(told["verb"]), _time(told["since"]), trouble, since and _time(since), failure
+            )
         except (ValueError, KeyError, TypeError):
             time.sleep(0.01)
     return Writer()
+
+
+def _time(text: str) -> str:
+    """Raises ValueError, TypeError."""
+    if datetime.fromisoformat(text).utcoffset() is None:
+        raise ValueError(text)
+    return text

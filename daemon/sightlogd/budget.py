@@ -154,13 +154,19 @@ class Budget:
     def recount(self) -> Iterator[None]:
         """Look at every file: what was added up since the last time drifts."""
         yield from self._storage.recount()
-        total = others = 0
-        for day in sorted(self._storage.days):
-            of_day = self._store.count_of(day)
-            total, others = total + of_day[0], others + of_day[1]
-            yield
-        self.events_total, self.observations_total = total, others
+        yield from self._count_rows()
         self.counted = True
+
+    def _count_rows(self) -> Iterator[None]:
+        """All of them: a day may have lost its folder."""
+        events, observations = self.events_total, self.observations_total
+        totals = 0, 0
+        for so_far in self._store.totals(COUNT_ROWS):
+            totals = so_far
+            yield
+        # What is stored meanwhile is added by who stores it.
+        self.events_total += totals[0] - events
+        self.observations_total += totals[1] - observations
 
     def purge(self, days: Sequence[Day], tell: Callable[[str], None] | None = None) -> Iterator[None]:
         """Remove these days, in slices. Raises OSError, WriteRefused, Stop."""
@@ -182,8 +188,7 @@ class Budget:
             kept = yield from purge.finish(leaving, self._store)
             self.removing = False
             self._storage.forget(day.name)
-            self.events_total = max(0, self.events_total - day.events)
-            self.observations_total = max(0, self.observations_total - day.observations)
+            yield from self._count_rows()
             text = f"removed {day.name}: {retention.gigabytes(day.bytes)} freed, {day.contents}"
             if kept:
                 text += f"; {purge.kept_files(kept, day.name)}"

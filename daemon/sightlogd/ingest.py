@@ -138,12 +138,12 @@ class Ingest:
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
-    def serve(self) -> int:
-        """Until SIGTERM or SIGINT, within `signals`, or until the storage is full; returns the exit code.
+    def serve(self) -> Stop | None:
+        """Until SIGTERM or SIGINT, within `signals`, or until the storage is full, which it returns.
 
         Raises Stop when it cannot go on at all.
         """
-        exit_code = 0
+        full = None
         try:
             while self.step():
                 pass
@@ -157,11 +157,11 @@ class Ingest:
             if stop.exit_code != EXIT_STORAGE_FULL:
                 raise
             log.error(str(stop))
-            exit_code = stop.exit_code
-        if exit_code == 0:
+            full = stop
+        if full is None:
             self._commit(Reason.STOP)
         self._maintenance.finish()
-        return exit_code
+        return full
 
     def step(self) -> bool:
         """Wait for one thing, do it; False when it is time to stop."""

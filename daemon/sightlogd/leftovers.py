@@ -23,7 +23,7 @@ from .purge import leaving_of
 from .storage import BALLAST_BYTES
 
 LINE_BYTES: Final = 1 << 20
-METRICS_FILES: Final = ("metrics.json", "metrics.json.1", "sightlog.prom", "sightlog.prom.tmp")
+METRICS_FILES: Final = ("metrics.json", "metrics.json.1", "latest.json", "sightlog.prom", "sightlog.prom.tmp")
 _RESTORED: Final = {"events", "events.db", "events.db-wal", "events.db-shm", "events.db-journal"}
 _LOCK_BYTES_MAX: Final = 1_024
 _is_lock = re.compile(rb"(\d{1,10}(\n.*)?)?\0*", re.DOTALL).fullmatch
@@ -128,7 +128,7 @@ def of_metrics(path: Path) -> str | None:
             return f"{name} in it is {error.strerror}"
         except (FileNotFoundError, NotADirectoryError):
             continue
-        is_ours = _is_snapshot if name.startswith("metrics.json") else _is_exported
+        is_ours = _is_exported if name.startswith("sightlog.prom") else _is_snapshot
         if begins.strip(b"\0") and not is_ours(begins):
             return f"{name} in it is not of sightlog's metrics"
     return None

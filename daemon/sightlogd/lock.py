@@ -21,7 +21,7 @@ import structlog
 from sightlog import filelocks, writer
 from sightlog.encoder import format_time
 from sightlog.records import now_utc
-from sightlog.writer import DATABASE, FACTS, RUN, WRITER_BYTE, Writer
+from sightlog.writer import DATABASE, FACTS, RUN, WRITER_BYTE, Failure, Writer
 
 from . import durable, filesystem
 from .errors import EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop
@@ -69,6 +69,8 @@ class Lock:
             self.close()
             raise
         with contextlib.suppress(OSError):  # a full disk: the status does not know who, but that somebody writes
+            if verb != RUN and (before := writer.ended(data_dir)) is not None:
+                self._facts = self._facts._replace(failure=before.failure)  # a purge does not explain it away
             self._told = self._made_facts()
 
     def _take(self) -> None:
@@ -130,14 +132,27 @@ class Lock:
 
     def tell(self, trouble: str | None) -> None:
         """For `sightlog status`: why it cannot write now."""
-        self._facts = self._facts._replace(trouble=trouble)
+        since = (self._facts.trouble_since or format_time(now_utc())) if trouble else None
+        self._facts = self._facts._replace(trouble=trouble, trouble_since=since)
+        self._tell_facts()
+
+    def fail(self, exit_code: int, reason: str) -> None:
+        """For `sightlog status`: why the daemon ends, though nobody stopped it."""
+        failure = Failure(exit_code, reason, format_time(now_utc()))
+        self._facts = self._facts._replace(trouble=None, trouble_since=None, failure=failure)
+        if self._told is None or not self._told.is_in_place():
+            with contextlib.suppress(OSError):
+                self._told = self._made_facts()
+        self._tell_facts()
+
+    def _tell_facts(self) -> None:
         if self._told is not None:
             with contextlib.suppress(OSError):  # the disk that is in trouble; the log and the producers say so too
                 os.pwrite(self._told.fd, writer.pack(self._facts), 0)
 
     def close(self) -> None:
         if self._told is not None:
-            if self._told.is_in_place():
+            if self._facts.failure is None and self._told.is_in_place():
                 with contextlib.suppress(OSError):
                     os.unlink(self._told.path)
             self._told.close()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
 import structlog
+
+from sightlog import volatile
 
 from . import purge_command
 from .budget import Budget
@@ -46,6 +49,12 @@ class Maintenance:
     ) -> None:
         self._store = store
         self._metrics = metrics
+        if on := volatile.why(config.data_dir):
+            metrics.volatile = on
+            log.warning(
+                f"{config.data_dir} is on {on}: what is stored, and acked, is gone when the power is. Give a data_dir "
+                'on a disk, or mount one there ("A root that is in memory" in systemd/README.md)'
+            )
         self._warn = warn
         prepare(config.data_dir, lambda text: warn.error("folders", text))
         self._check_interval = config.storage.storage_check_interval
@@ -128,14 +137,15 @@ class Maintenance:
     def due(self) -> float:
         if self._catching_up or self.budget.busy or self.logs.waiting:
             return 0.0
-        return min(
-            self._round_at, self.thumbnails.deadline, self._reporter.due if self.budget.counted else self._round_at
-        )
+        report_at = self._reporter.due if self.budget.counted else math.inf
+        return min(self._round_at, self.thumbnails.deadline, report_at, self._reporter.refresh_due)
 
     def step(self, now: float) -> None:
         """One slice of each that is due."""
         self.logs.write_some()
+        pictures = self._metrics.pictures.total
         self.thumbnails.collect(now)
+        self._metrics.has_news |= self._metrics.pictures.total != pictures
         if now >= self._round_at:
             self._round_at = now + ROUND_SECONDS
             self.budget.look_around(now)
@@ -146,9 +156,15 @@ class Maintenance:
         if self._catching_up and not self.budget.removing:
             self._attempt(self._catch_up)
         self.budget.may_remove = self._catching_up is None
-        self.budget.step()
+        if self.budget.busy:
+            self.budget.step()
+            self._metrics.has_news |= not self.budget.busy
         if now >= self._reporter.due and self.budget.counted:
-            self._report()
+            self._look()
+            self._reporter.report()
+        elif now >= self._reporter.refresh_due:
+            self._look()
+            self._reporter.refresh()
 
     def look_at_database(self) -> None:
         """Whether its files have their names, and what other programs did to it: that is said when they do it."""
@@ -172,16 +188,17 @@ class Maintenance:
         elif before.changed:
             log.info("the database's schema is as it should be again")
 
-    def _report(self) -> None:
+    def _look(self) -> None:
+        """What the snapshot is to have of what others know."""
         stats = self.budget.now()
         if stats is not None:
             self._metrics.storage_bytes, self._metrics.storage_limit_bytes = stats.total_bytes, stats.limit_bytes
             self._metrics.events_total = self.budget.events_total
+        self._metrics.last_id = self._store.last_id()
         self._metrics.storage_warnings = self.budget.warnings
         with contextlib.suppress(WriteRefused):  # told with the producers' own figures
             self._metrics.producers_known = self._store.count_producers()
         self._metrics.wal_held_by = [str(holder) for holder in self._store.wal_holders()]
-        self._reporter.report()
 
     def answer(self, request: PurgeRequest, client: Client) -> None:
         """Somebody asked, by the control socket."""
@@ -210,7 +227,8 @@ class Maintenance:
         self.logs.write_all()
         if self.logs.unmarked and not self._catching_up:
             self._attempt(lambda: catchup.mark(self._store, self.logs))
-        self._report()
+        self._look()
+        self._reporter.report()
 
     def close(self) -> None:
         self.thumbnails.close()

@@ -117,7 +117,8 @@ class ProducerState(Struct, frozen=True):
 
 
 class MetricsSnapshot(Struct, frozen=True, kw_only=True):
-    """Everything at one moment; counters are since the daemon's start. A line of metrics.json is one of these."""
+    """Everything at one moment; counters are since the daemon's start. A line of metrics.json is one of these, and so
+    is latest.json, where what the system says of the process is as of the last such line."""
 
     at: str
     pid: int
@@ -172,6 +173,10 @@ class MetricsSnapshot(Struct, frozen=True, kw_only=True):
     """What they changed of ours: the next start refuses it."""
     schema_undo: list[str]
     """The statements that undo it; none where nothing does."""
+    volatile: str | None
+    """In which kind of memory the data directory is: what is stored is gone with the power. None: on a disk."""
+    last_id: int
+    """Of what was stored last: events behind it are not in these figures yet."""
     producers: list[ProducerState]
 
 
@@ -186,6 +191,10 @@ class PictureCounts:
     """Broken, hostile, too many at once: their events have no thumbnail."""
     failures: int = 0
     """Files that could not be read or written, decoders that did not start. It is tried again."""
+
+    @property
+    def total(self) -> int:
+        return self.stored + self.reencoded + self.dropped + self.failures
 
 
 @dataclass(slots=True)
@@ -221,6 +230,8 @@ class Metrics:
     storage_limit_bytes: int | None = None
     events_total: int | None = None
     producers_known: int | None = None
+    volatile: str | None = None
+    last_id: int = 0
     wal_held_by: list[str] = field(default_factory=list)
     schema: Schema = NOTHING_FOREIGN
     pictures: PictureCounts = field(default_factory=PictureCounts)
@@ -233,8 +244,12 @@ class Metrics:
     _lives: dict[str, _Life] = field(default_factory=dict)
     _refused_since: float | None = None
     _refused_seconds: float = 0.0
-    _usage: tuple[float, float] | None = None
-    """Time and CPU seconds of the last snapshot."""
+    _usage: tuple[float, Usage] | None = None
+    """When it was looked at, and what it was."""
+    _cpu_percent: float | None = None
+    _written_per_record: float | None = None
+    has_news: bool = True
+    """Since the last snapshot."""
 
     # -- the commit path ---------------------------------------------------------------------------------------------
 
@@ -246,6 +261,7 @@ class Metrics:
         wall: float,
     ) -> None:
         """A batch is durable: `exceptions` by parcel as in `Written`, `wall` the wall clock's seconds after COMMIT."""
+        self.has_news = True
         events: list[EventRecord] = []
         for parcel, some in zip(parcels, exceptions, strict=True):
             self._records += len(parcel.records)
@@ -268,6 +284,7 @@ class Metrics:
 
     def refused(self, now: float, *, by_budget: bool) -> None:
         """A batch was not written: it could not be, or the storage budget has no room for it."""
+        self.has_news = True
         self.db_write_errors += not by_budget
         if self._refused_since is None:
             self._refused_since = now
@@ -275,11 +292,13 @@ class Metrics:
     def recovered(self, now: float) -> None:
         """Writing goes on; nothing when it was not refused."""
         if self._refused_since is not None:
+            self.has_news = True
             self._refused_seconds += now - self._refused_since
             self._refused_since = None
 
     def file_write_failed(self) -> None:
         """A file beside the database could not be written: a picture, a day log, the metrics."""
+        self.has_news = True
         self.file_write_errors += 1
 
     # -- what producers tell -----------------------------------------------------------------------------------------
@@ -287,6 +306,7 @@ class Metrics:
     def told(self, told: Told) -> None:
         """Adds what a producer's totals have grown by. A life that is new here begins at 0, unless it is older than
         this daemon: what it did before is none of this daemon's counters."""
+        self.has_news = True
         telemetry = told.telemetry
         totals = [getattr(telemetry, name) for name in COUNTERS]
         before = self._lives.pop(told.producer_id, None)
@@ -311,20 +331,28 @@ class Metrics:
 
     # -- a picture ---------------------------------------------------------------------------------------------------
 
+    @property
+    def knows_usage(self) -> bool:
+        return self._usage is not None
+
+    def used(self, now: float, usage: Usage) -> None:
+        """What the process uses, for the snapshots from now on."""
+        before, cpu_before = (self._usage[0], self._usage[1].cpu_seconds) if self._usage else (self.started, 0.0)
+        elapsed = now - before
+        cpu = round(100 * (usage.cpu_seconds - cpu_before) / elapsed, 2) if elapsed >= CPU_SECONDS_MIN else None
+        self._usage, self._cpu_percent = (now, usage), cpu
+        self._written_per_record = round(usage.written_bytes / self._records, 1) if self._records else None
+
     def snapshot(
-        self,
-        now: float,
-        at: str,
-        pid: int,
-        usage: Usage,
-        wal_bytes: int,
-        producers: Sequence[tuple[str, str, Settled]],
+        self, now: float, at: str, pid: int, wal_bytes: int, producers: Sequence[tuple[str, str, Settled]]
     ) -> MetricsSnapshot:
-        """`at` is the wall clock as text, `producers` are id, name and counters of those to tell of."""
+        """`at` is the wall clock as text, `producers` are id, name and counters of those to tell of. Call `used`
+        before."""
+        assert self._usage is not None
+        usage = self._usage[1]
+        self.has_news = False
         uptime = now - self.started
         refused = self._refused_seconds + (now - self._refused_since if self._refused_since is not None else 0.0)
-        before, self._usage = self._usage or (self.started, 0.0), (now, usage.cpu_seconds)
-        elapsed = now - before[0]
         frames, motion, created, suppressed = self._sensors
         return MetricsSnapshot(
             at=at,
@@ -357,15 +385,13 @@ class Metrics:
             thumbnails_stored=self.pictures.stored,
             thumbnails_reencoded=self.pictures.reencoded,
             thumbnails_dropped=self.pictures.dropped,
-            cpu_percent=round(100 * (usage.cpu_seconds - before[1]) / elapsed, 2)
-            if elapsed >= CPU_SECONDS_MIN
-            else None,
+            cpu_percent=self._cpu_percent,
             memory_rss_bytes=usage.rss_bytes,
             memory_pss_bytes=usage.pss_bytes,
             wal_bytes=wal_bytes,
             wal_held_by=self.wal_held_by,
             written_bytes=usage.written_bytes,
-            written_bytes_per_record=round(usage.written_bytes / self._records, 1) if self._records else None,
+            written_bytes_per_record=self._written_per_record,
             descriptors=usage.descriptors,
             descriptors_max=usage.descriptors_max,
             storage_bytes=self.storage_bytes,
@@ -375,6 +401,8 @@ class Metrics:
             foreign_objects=self.schema.foreign,
             schema_changes=self.schema.changed,
             schema_undo=self.schema.undo,
+            volatile=self.volatile,
+            last_id=self.last_id,
             producers=[self._state(*producer) for producer in self._with_unsettled(producers)],
         )
 

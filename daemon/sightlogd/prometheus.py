@@ -78,6 +78,8 @@ def _lines(snapshot: MetricsSnapshot) -> Iterator[str]:
     for name, told in _GAUGES.items():
         value = getattr(snapshot, name)
         yield from _family(_RENAMED.get(name, name), "gauge", told, [] if value is None else [({}, value)])
+    is_volatile = int(snapshot.volatile is not None)
+    yield from _family("storage_volatile", "gauge", "1: what is stored is gone with the power.", [({}, is_volatile)])
     if snapshot.cpu_percent is not None:
         yield from _family("cpu_ratio", "gauge", "CPU seconds a second.", [({}, snapshot.cpu_percent / 100)])
     for name, told in _LISTS.items():

@@ -1,4 +1,5 @@
-"""Writes the metrics down: `metrics/metrics.json`, a line a snapshot; `metrics/sightlog.prom`; a line in the log.
+"""Writes the metrics down: `metrics/metrics.json`, a line a snapshot; `metrics/sightlog.prom`; a line in the log; and
+for `sightlog status` `metrics/latest.json`, which is written over while the daemon works.
 
 Nothing of it is fsynced: after a power cut the next snapshot is soon there, and every fsync wears the card.
 """
@@ -6,6 +7,8 @@ Nothing of it is fsynced: after a power cut the next snapshot is soon there, and
 from __future__ import annotations
 
 import contextlib
+import errno
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -31,13 +34,20 @@ from .usage import usage
 log = structlog.get_logger()
 
 DIRECTORY_MODE: Final = 0o750
+LATEST: Final = "latest.json"
+BLOCK_BYTES: Final = 4_096
 FILE_BYTES_MAX: Final = 8 * 1024 * 1024
 """Of metrics.json; one older file of that size is kept beside it as metrics.json.1."""
 LOG_SECONDS: Final = 600.0
+REFRESH_SECONDS: Final = 1.0
+"""Between two of latest.json, at least."""
 
 
 class Reporter:
-    """Takes a snapshot every `interval` seconds of time.monotonic(), the first one at once.
+    """Takes a snapshot every `interval` seconds of time.monotonic(), the first one at once: `report` when `due`.
+
+    `refresh` when `refresh_due`: `sightlog status` shows what happened a second ago, and when nothing did, nothing is
+    written.
 
     `producers` gives id, name and counters of the producers to tell of, `wal_bytes` the size of the WAL; `show` is
     given the line too. What cannot be written is logged and counted, and stops nothing.
@@ -59,40 +69,81 @@ class Reporter:
         self._wal_bytes = wal_bytes
         self._show = show
         self._failures = RateLimit(LOG_SECONDS)
-        self.due = metrics.started
+        self.due = self._refreshed = metrics.started
+
+    @property
+    def refresh_due(self) -> float:
+        return self._refreshed + REFRESH_SECONDS if self._metrics.has_news else math.inf
 
     def report(self) -> None:
         """One snapshot, written and logged."""
         now = time.monotonic()
         self.due = now + self._interval
         try:
-            snapshot = self._metrics.snapshot(
-                now, format_time(datetime.now(UTC)), os.getpid(), usage(), self._wal_bytes(), self._producers()
-            )
-            self._write(snapshot)
+            self._metrics.used(now, usage())
+            snapshot = self._snapshot(now)
+            line = msgspec.json.encode(snapshot)
+            self._make_directory()
+            _append(self._directory / "metrics.json", line + b"\n")
+            _replace(self._directory / "sightlog.prom", prometheus.text(snapshot).encode())
+            self._write_latest(line)
         except (OSError, WriteRefused) as error:
-            self._metrics.file_write_failed()
-            if (held := self._failures.take(now)) is not None:
-                log.warning("cannot write the metrics", reason=str(error), held_back=held)
+            self._failed(now, error)
             return
-        line = status_line(snapshot)
-        log.info(line)
-        self._show(line)
+        text = status_line(snapshot)
+        log.info(text)
+        self._show(text)
 
-    def _write(self, snapshot: MetricsSnapshot) -> None:
+    def refresh(self) -> None:
+        """latest.json alone."""
+        now = time.monotonic()
+        try:
+            if not self._metrics.knows_usage:
+                self._metrics.used(now, usage())
+            self._make_directory()
+            self._write_latest(msgspec.json.encode(self._snapshot(now)))
+        except (OSError, WriteRefused) as error:
+            self._failed(now, error)
+
+    def _snapshot(self, now: float) -> MetricsSnapshot:
+        self._refreshed = now
+        at = format_time(datetime.now(UTC))
+        return self._metrics.snapshot(now, at, os.getpid(), self._wal_bytes(), self._producers())
+
+    def _failed(self, now: float, error: Exception) -> None:
+        self._refreshed = now
+        self._metrics.file_write_failed()
+        self._metrics.has_news = False  # or it would be tried each second, though nothing happens
+        if (held := self._failures.take(now)) is not None:
+            log.warning("cannot write the metrics", reason=str(error), held_back=held)
+
+    def _make_directory(self) -> None:
         if not self._directory.is_dir():
             self._directory.mkdir(mode=DIRECTORY_MODE)
-        _append(self._directory / "metrics.json", msgspec.json.encode(snapshot) + b"\n")
-        _replace(self._directory / "sightlog.prom", prometheus.text(snapshot).encode())
+
+    def _write_latest(self, line: bytes) -> None:
+        # In place and in whole blocks: no new inode a second for the card, and a full disk is seldom in the way. Who
+        # reads meanwhile looks again.
+        data = line.ljust(-(-(len(line) + 1) // BLOCK_BYTES) * BLOCK_BYTES - 1) + b"\n"
+        fd = _opened(self._directory / LATEST, os.O_WRONLY)
+        try:
+            if os.fstat(fd).st_nlink > 1:
+                raise OSError(errno.EMLINK, "it has another name besides", LATEST)
+            if os.pwrite(fd, data, 0) != len(data):
+                raise OSError(errno.ENOSPC, f"no room for {len(data)} bytes", LATEST)
+            if os.fstat(fd).st_size != len(data):
+                os.ftruncate(fd, len(data))
+        finally:
+            os.close(fd)
 
 
 def _append(path: Path, line: bytes) -> None:
-    fd = _opened(path)
+    fd = _opened(path, os.O_RDWR | os.O_APPEND)
     try:
         size = os.fstat(fd).st_size
         if size and size + len(line) > FILE_BYTES_MAX:
             os.rename(path, path.with_name(f"{path.name}.1"))
-            new = _opened(path)
+            new = _opened(path, os.O_RDWR | os.O_APPEND)
             os.close(fd)
             fd, size = new, 0
         if size and os.pread(fd, 1, size - 1) != b"\n":
@@ -104,10 +155,10 @@ def _append(path: Path, line: bytes) -> None:
         os.close(fd)
 
 
-def _opened(path: Path) -> int:
+def _opened(path: Path, flags: int) -> int:
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
-    return open_file(path, os.O_RDWR | os.O_APPEND)
+    return open_file(path, flags)
 
 
 def _replace(path: Path, data: bytes) -> None:

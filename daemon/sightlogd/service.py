@@ -29,6 +29,8 @@ from .watchdog import EXTEND_SECONDS, Watchdog
 
 log = structlog.get_logger()
 
+EXIT_BUG: Final = 1
+"""Python's own, with a traceback."""
 WAIT_SECONDS: Final = 0.2
 """Between two looks whether a start can go on."""
 
@@ -111,16 +113,24 @@ def _run(config: Config, load: Callable[[], Config], notifier: Notifier, watchdo
                 standing.figures(f"ready on {ingest.endpoint}")
                 watchdog.serving(ingest.stop_is_wanted)
                 notifier.ready(standing.text)
-                exit_code = ingest.serve()
+                ended = ingest.serve()
             finally:
                 watchdog.stopping()
                 ingest.close()
             store.close()
+        if ended is not None:
+            lock.fail(ended.exit_code, str(ended))
         log.info("stopped")
         notifier.status("stopped")
+    except Stop as stop:
+        lock.fail(_exit_code(stop, config), str(stop))
+        raise
+    except Exception as error:
+        lock.fail(EXIT_BUG, f"an error in sightlogd itself, {error!r}: see its log, and report it")
+        raise
     finally:
         lock.close()
-    return exit_code
+    return ended.exit_code if ended else 0
 
 
 def _exit_code(stop: Stop, config: Config) -> int:

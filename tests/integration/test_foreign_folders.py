@@ -256,6 +256,7 @@ def test_no_link_is_written_through_from_an_empty_folder(place, outside, name):
         "events/trash/2026-03-01.5",
         "events/incoming/e01",
         "metrics/metrics.json",
+        "metrics/latest.json",
         "metrics/sightlog.prom.tmp",
     ],
 )

@@ -334,7 +334,7 @@ def test_a_name_that_is_taken_costs_the_picture_and_no_record(daemon, outside, w
 # -- metrics, and the room that is put by ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["metrics.json", "sightlog.prom.tmp"])
+@pytest.mark.parametrize("name", ["metrics.json", "latest.json", "sightlog.prom.tmp"])
 @pytest.mark.parametrize("what", ["link", "dangling", "pipe", "folder"])
 def test_metrics_are_written_through_no_link(idle_daemon, outside, name, what):
     daemon = idle_daemon.start()

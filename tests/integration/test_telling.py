@@ -179,7 +179,8 @@ def test_both_files_say_the_same_and_only_the_readers_group_may_read_them(idle_d
     assert values["sightlog_uptime_seconds"] == last["uptime_seconds"]
     assert values["sightlog_producer_published"] == 4
     modes = {path.name: oct(path.stat().st_mode & 0o7777) for path in (directory, *directory.iterdir())}
-    assert modes == {"metrics": "0o2750", "metrics.json": "0o640", "sightlog.prom": "0o640"}
+    assert modes == {"metrics": "0o2750"} | dict.fromkeys(("metrics.json", "latest.json", "sightlog.prom"), "0o640")
+    assert json.loads((directory / "latest.json").read_bytes()) == last
 
 
 def test_a_status_line_is_logged_each_interval(daemon):

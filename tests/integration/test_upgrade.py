@@ -12,10 +12,12 @@ from pathlib import Path
 
 import made_up
 import pytest
+import stored
 from conftest import SMALL_DISK, Daemon, small_file_system
 
 from sightlog import Event
 from sightlog.database import SCHEMA_VERSION as OLD
+from sightlogd.lock import Lock
 
 SAME = "-m"
 """To this version."""
@@ -162,3 +164,20 @@ def test_without_room_for_the_copy_it_says_how_much_is_missing(old):
         assert "0.0 MB free" in said
         assert step(old, "keep")[0] == 28
         assert files(old) == {"events.db"}
+
+
+@pytest.mark.parametrize("verb", [["backup"], ["verify"]], ids=" ".join)
+def test_while_the_daemon_migrates_a_backup_is_asked_to_come_again(idle_daemon, tmp_path, verb):
+    stored.write(idle_daemon.data_dir / "events.db", made_up.EVENTS)
+    where = [tmp_path / "copy"] if verb == ["backup"] else []
+    command = [sys.executable, made_up.__file__, "sightlogd", *verb, "--data-dir", idle_daemon.data_dir, *where]
+
+    def done() -> tuple[int, str]:
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        return found.returncode, found.stdout + found.stderr
+
+    with closing(Lock(idle_daemon.data_dir)):  # as a daemon has it from before it opens the database
+        code, said = done()
+        assert (code, "Try again when it is ready" in said) == (75, True), said
+    code, said = done()
+    assert (code, "Start sightlogd once" in said) == (78, True), said

@@ -21,6 +21,11 @@ SLOW_DAEMON = str(HERE / "slow_daemon.py")
 LOOK_SECONDS = 0.02
 
 
+def on_its_own_disk(without: str) -> list[str]:
+    """The daemon without a protection, and with no other speed than its disk has."""
+    return [SLOW_DAEMON, "-", without]
+
+
 class Disk:
     """How long an fsync takes, for the daemon that `program` starts."""
 

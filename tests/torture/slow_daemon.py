@@ -2,7 +2,8 @@
 
     python tests/torture/slow_daemon.py SECONDS_FILE WITHOUT run --data-dir …
 
-SECONDS_FILE has the number and is read anew each time: a disk that gets slow, and well again. WITHOUT is nothing, or
+SECONDS_FILE has the number and is read anew each time: a disk that gets slow, and well again; "-" leaves the disk as
+it is (under a VFS of Python's SQLite's calls keep the GIL: nothing else runs while one waits). WITHOUT is nothing or,
 for the controls: limits (producers may send all they have, and all of it waits in memory), commit (acks leave before
 the commit), shares (every producer has the whole window), patience (the watchdog does not wait for the disk) or quiet
 (ZeroMQ's own heartbeats). The product's own code, wrapped from outside.
@@ -71,7 +72,8 @@ def with_heartbeats(context: Any) -> zmq.Socket[bytes]:
 
 
 if __name__ == "__main__":
-    disk = SlowDisk(Path(sys.argv[1]))
+    if sys.argv[1] != "-":
+        disk = SlowDisk(Path(sys.argv[1]))
     without = sys.argv[2]
     commit, make_router = ingest.Ingest._commit, listener.make_router
     if without == "limits":

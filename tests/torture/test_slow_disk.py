@@ -15,7 +15,7 @@ import pytest
 from conftest import SMALL_DISK, wait_for
 from lab import LONG, often
 from managed_daemon import Manager
-from overload import Crowd, Disk, check, ending
+from overload import Crowd, Disk, check, ending, on_its_own_disk
 
 PRODUCERS = 2
 LOOKS = often(2, 8)
@@ -29,8 +29,13 @@ IMPATIENT_SECONDS = 0.4
 
 
 @pytest.fixture
-def crowd(idle_daemon) -> Iterator[Crowd]:
-    with ending(Crowd(idle_daemon, spool_bytes=SPOOL_BYTES, text_chars=TEXT_CHARS, pause_ms=PAUSE_MS)) as crowd:
+def crowd(idle_daemon, request) -> Iterator[Crowd]:
+    """A parameter is whether each record is urgent, a message of its own."""
+    made = Crowd(
+        idle_daemon, spool_bytes=SPOOL_BYTES, text_chars=TEXT_CHARS, pause_ms=PAUSE_MS,
+        urgent=getattr(request, "param", 0),
+    )  # fmt: skip
+    with ending(made) as crowd:
         yield crowd
 
 
@@ -135,7 +140,7 @@ def manager(tmp_path):
 
 @pytest.fixture
 def card(idle_daemon, tmp_path):
-    """A real file system of its own under the data directory."""
+    """A real file system of its own under the data directory: nobody else's is ever frozen."""
     image = tmp_path / "card"
     with image.open("wb") as file:
         file.truncate(64 << 20)
@@ -148,30 +153,37 @@ def card(idle_daemon, tmp_path):
     subprocess.run(["umount", idle_daemon.data_dir], check=True)
 
 
+THAW = 'read -r _; exec fsfreeze --unfreeze "$0"'
+
+
 @contextmanager
 def stalled(card: Path) -> Iterator[None]:
-    subprocess.run(["fsfreeze", "--freeze", card], check=True)
+    """Well again when this ends, also where that is because the tests were killed: their end of the pipe closes."""
+    assert card.is_mount()
+    guard = subprocess.Popen(["sh", "-c", THAW, card], stdin=subprocess.PIPE, start_new_session=True)
     try:
+        subprocess.run(["fsfreeze", "--freeze", card], check=True)
         yield
     finally:
-        subprocess.run(["fsfreeze", "--unfreeze", card], check=True)
+        guard.communicate()
+        assert guard.returncode == 0
 
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting and freezing a file system needs root")
 
 
-def start_watched(daemon, manager, disk: Disk, crowd: Crowd, without: str = "nothing") -> None:
-    daemon.start(program=disk.program(without), env=manager.environment(manager.watchdog_seconds))
+def start_watched(daemon, manager, crowd: Crowd, without: str | None = None) -> None:
+    program = on_its_own_disk(without) if without else ("-m", "sightlogd")
+    daemon.start(program=program, env=manager.environment(manager.watchdog_seconds))
     start(crowd)
 
 
 @needs_root
 @pytest.mark.timeout(180 + STALL_SECONDS)
-def test_a_disk_that_does_not_answer_is_waited_for_and_producers_go_on(
-    idle_daemon, tmp_path, attack, crowd, card, manager
-):
+@pytest.mark.parametrize("crowd", [0, 1], ids=["batches", "urgent"], indirect=True)
+def test_a_disk_that_does_not_answer_is_waited_for_and_producers_go_on(idle_daemon, attack, crowd, card, manager):
     attack.on("P1, P2, P5", f"the disk answers nothing for {STALL_SECONDS:.0f} s", "looks")
-    start_watched(idle_daemon, manager, Disk(tmp_path), crowd)
+    start_watched(idle_daemon, manager, crowd)
     with manager.watching(idle_daemon.process):
         with stalled(card):
             wait_for(lambda: state_of(idle_daemon.process.pid) == "D", "it waits for the disk")
@@ -205,10 +217,10 @@ def full(crowd: Crowd) -> bool:
 
 @needs_root
 @pytest.mark.timeout(180 + STALL_SECONDS)
-def test_without_patience_for_the_disk_the_watchdog_kills(idle_daemon, tmp_path, attack, crowd, card, manager):
+def test_without_patience_for_the_disk_the_watchdog_kills(idle_daemon, attack, crowd, card, manager):
     attack.without("P5", "the watchdog's patience with a disk", "stalls")
     attack.runs, manager.watchdog_seconds = 1, IMPATIENT_SECONDS
-    start_watched(idle_daemon, manager, Disk(tmp_path), crowd, "patience")
+    start_watched(idle_daemon, manager, crowd, "patience")
     with manager.watching(idle_daemon.process):
         with stalled(card):
             wait_for(lambda: manager.has_killed, "it is killed")

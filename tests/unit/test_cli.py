@@ -133,10 +133,29 @@ def test_help_has_examples_and_exit_codes(command, capsys):
 
 
 def test_without_a_lock_nobody_runs_whatever_the_facts_say(tmp_path):
-    nobody = {"running": False, "pid": None, "trouble": None}
+    nobody = {
+        "running": False, "pid": None, "since": None, "trouble": None, "trouble_since": None, "failure": None,
+    }  # fmt: skip
     assert daemon_of(tmp_path) == nobody
-    (tmp_path / "writer.json").write_bytes(writer.pack(writer.Writer(4711, "run", "now", "cannot write")))
-    assert daemon_of(tmp_path) == nobody
+    gone = writer.Writer(4711, "run", "2026-01-01T00:00:00.000Z", "no room", "2026-01-02T00:00:00.000Z")
+    (tmp_path / "writer.json").write_bytes(writer.pack(gone))
+    killed = "killed, or the power was cut; before that it could not write: no room"
+    assert daemon_of(tmp_path) == {**nobody, "failure": {"exit_code": None, "reason": killed, "at": None}}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"", b"\0" * 4096, b"[]", b'{"pid": 1}',
+        b'{"pid": 1, "verb": "run", "since": "today", "trouble": null, "trouble_since": null, "failure": null}',
+        b'{"pid": 1, "verb": "run", "since": "2026-01-01T00:00:00.000Z", "trouble": null, "trouble_since": null, '
+        b'"failure": {"exit_code": 74, "reason": "x", "at": "2026-01-01"}}',
+    ],
+    ids=["empty", "zeros", "list", "too little", "no time", "no zone"],
+)  # fmt: skip
+def test_facts_that_nobody_can_read_say_nothing_of_who_is_gone(said, tmp_path):
+    (tmp_path / "writer.json").write_bytes(said)
+    assert daemon_of(tmp_path)["failure"] is None
 
 
 @pytest.mark.parametrize(

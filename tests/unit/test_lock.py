@@ -13,7 +13,7 @@ import pytest
 from locker import locked
 
 from sightlog import filelocks, writer
-from sightlog.writer import FACTS, WRITER_BYTE, Writer
+from sightlog.writer import FACTS, WRITER_BYTE, Failure, Writer
 from sightlogd import durable, filesystem
 from sightlogd.errors import Stop
 from sightlogd.lock import Lock, is_held
@@ -180,9 +180,9 @@ def test_file_systems_whose_locks_exclude_nobody_are_refused(tmp_path, monkeypat
 
 
 def test_facts_have_one_size_and_survive_what_is_no_text(tmp_path):
-    sizes = {
-        len(writer.pack(Writer(1, "run", "now", trouble))) for trouble in (None, "", "x" * 9_999, "\udcff\n\0" * 999)
-    }
+    texts = (None, "", "x" * 9_999, "\udcff\n\0" * 999)
+    failures = (None, *(Failure(74, text, "now") for text in texts if text is not None))
+    sizes = {len(writer.pack(Writer(1, "run", "now", text, "now", failure))) for text in texts for failure in failures}
     assert sizes == {writer.FACTS_BYTES}
     code = "import sys, sightlog; print('sightlog.writer' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"False\n"

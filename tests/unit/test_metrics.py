@@ -29,7 +29,8 @@ def metrics() -> Metrics:
 
 def snapshot(metrics: Metrics, now: float = 160.0, cpu: float = 0.6, producers=()) -> MetricsSnapshot:
     usage = Usage(cpu, 40_000_000, 30_000_000, 8_192, 21, 4_096)
-    return metrics.snapshot(now, "2026-11-20T10:01:00.000Z", 4711, usage, 4_096, producers)
+    metrics.used(now, usage)
+    return metrics.snapshot(now, "2026-11-20T10:01:00.000Z", 4711, 4_096, producers)
 
 
 def parcel(*ages: float) -> Parcel:
@@ -101,6 +102,21 @@ def test_availability_is_the_share_of_time_in_which_writing_was_not_refused(metr
 def test_cpu_is_of_the_time_since_the_last_snapshot(metrics):
     assert snapshot(metrics, 160, cpu=0.6).cpu_percent == 1
     assert snapshot(metrics, 170, cpu=5.6).cpu_percent == 50
+
+
+def test_where_nothing_happened_there_is_no_news_to_write(metrics):
+    assert metrics.has_news
+    for happens in (
+        lambda: metrics.committed([parcel(1)], [[]], 0.01, START_AT.timestamp()),
+        lambda: metrics.refused(110.0, by_budget=True),
+        lambda: metrics.recovered(111.0),
+        lambda: tell(metrics, EPOCH, 1),
+        metrics.file_write_failed,
+    ):
+        snapshot(metrics)
+        assert not metrics.has_news
+        happens()
+        assert metrics.has_news
 
 
 # -- what sensors count ----------------------------------------------------------------------------------------------

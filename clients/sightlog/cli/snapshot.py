@@ -1,9 +1,10 @@
-"""What the daemon last wrote down about itself, `metrics/metrics.json`, and what follows from it for each producer."""
+"""What the daemon last wrote down about itself, in `metrics/`, and what follows from it for each producer."""
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -14,33 +15,59 @@ from sightlog.wire import Position, Told
 
 TAIL_BYTES: Final = 256 * 1024
 """More than two snapshots take."""
+_TRIES: Final = 3
 
 Snapshot = Mapping[str, Any]
 """See sightlogd.metrics.MetricsSnapshot."""
 
 
 def last_snapshot(data_dir: Path) -> Snapshot | None:
-    """The newest whole line; None when there is none, or it may not be read."""
-    try:
-        with (data_dir / "metrics" / "metrics.json").open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-            lines = file.read().splitlines()
-    except OSError:
-        return None
-    for line in reversed(lines):
-        try:
-            found = json.loads(line)
-        except ValueError:  # cut short by a crash, or being written at this moment
-            continue
-        if _is_sound(found):
-            return dict(found)
+    """The newest; None when there is none, or it may not be read."""
+    found = [one for one in (_latest(data_dir / "metrics"), _last_line(data_dir / "metrics")) if one]
+    return max(found, key=lambda one: datetime.fromisoformat(one["at"]), default=None)
+
+
+def _latest(directory: Path) -> Snapshot | None:
+    """What is written over once a second, while the daemon works."""
+    for _ in range(_TRIES):
+        data = _tail(directory / "latest.json")
+        if not data or (found := _decoded(data)):
+            return found if data else None
+        time.sleep(0.01)  # being written at this moment
     return None
+
+
+def _last_line(directory: Path) -> Snapshot | None:
+    # Cut short by a crash, or being written at this moment: then the one before.
+    lines = reversed(_tail(directory / "metrics.json").splitlines())
+    return next(filter(None, map(_decoded, lines)), None)
+
+
+def _tail(path: Path) -> bytes:
+    try:
+        with open(path, "rb", opener=_opener) as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            return file.read(TAIL_BYTES)
+    except OSError:
+        return b""
+
+
+def _opener(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe that somebody put there is not waited for
+
+
+def _decoded(line: bytes) -> Snapshot | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return dict(found) if _is_sound(found) else None
 
 
 _SPREADS: Final = ("commit_ms", "batch_records", "latency_ms")
 _LISTS: Final = ("wal_held_by", "foreign_objects", "schema_changes", "schema_undo")
 """Of texts."""
-_OTHER_KINDS: Final = ("at", "producers", "inference_ms", *_LISTS)
+_OTHER_KINDS: Final = ("at", "producers", "inference_ms", "volatile", *_LISTS)
 _TOLD: Final = {"last", "acked", "published", "lost", "spooled_records", "spooled_bytes"}
 
 
@@ -56,6 +83,7 @@ def _is_sound(found: Any) -> bool:
         told = [one["told"] for one in found["producers"] if one["told"] is not None]
         pairs = [(*one["last"], *one["acked"]) for one in told]
         texts += [text for key in _LISTS for text in found.get(key, [])]
+        texts += [found["volatile"]] if found.get("volatile") is not None else []
         others = [value for key, value in found.items() if key not in (*_SPREADS, *_OTHER_KINDS)]
         return (
             all(isinstance(one["producer_id"], str) for one in found["producers"])
@@ -67,6 +95,8 @@ def _is_sound(found: Any) -> bool:
             and all(len(pair) == 4 and _are_numbers(pair) for pair in pairs)
             and all(_are_numbers(one[key] for key in _TOLD - {"last", "acked"}) for one in told)
             and _are_numbers(value for value in others if value is not None)
+            and isinstance(last_id := found.get("last_id", 0), int)
+            and 0 <= last_id < 2**63
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return False

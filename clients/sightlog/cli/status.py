@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sightlog import writer
 from sightlog.encoder import format_time
-from sightlog.errors import DatabaseDamaged, DatabaseNotFound, NotNow, SchemaMismatch
+from sightlog.errors import DatabaseDamaged, DatabaseNotFound, NotNow, SchemaMismatch, SightlogError
 from sightlog.wire import PRODUCERS_MAX
-from sightlog.writer import RUN
+from sightlog.writer import RUN, Writer
 
 from .figures import metrics_lines
 from .formats import add_output
@@ -22,6 +22,8 @@ from .snapshot import Snapshot, accounts, last_snapshot
 from .table import table
 
 if TYPE_CHECKING:
+    from sightlog.reader import Reader
+
     from .options import Commands
 
 RUNNING: Final = 0
@@ -39,9 +41,10 @@ every producer, what became of all that it ever published:
 
 dupl. are events that were there already, spool are records still waiting at the producer, lost is what a damaged spool
 or a restored database cost. "-": it had told nothing yet at the last snapshot.
-Dead letters are records that were not stored; the latest reasons are listed. Figures of the daemon are those of its
-last snapshot (metrics.metrics_interval); when it does not run they are those of its last run. All times are of the
-daemon's clock. -o json has everything.
+Dead letters are records that were not stored; the latest reasons are listed. Figures of the daemon are at most a second
+older than what it did last, but for its CPU, memory and bytes written, which are those of its last line of metrics
+(metrics.metrics_interval); when it does not run they are those of its last run, and "failed" says why it ended, where
+nobody stopped it. All times are of the daemon's clock. -o json has everything.
 
 examples:
   sightlog status
@@ -60,19 +63,37 @@ def add_parsers(commands: Commands) -> None:
 
 
 def daemon_of(data_dir: Path) -> dict[str, Any]:
-    """`running`, the daemon's `pid` and its `trouble`, why it cannot write now; both None when there is none.
+    """`running`, the daemon's `pid`, `since` when it runs and its `trouble`, why it cannot write now; None where there
+    is none. Of a daemon that is gone `failure`: why, where nobody stopped it; `exit_code` is None where it was killed.
 
     Raises DatabaseNotFound when this user may not look.
     """
     try:
         found = writer.find(data_dir)
+        is_running = found is not None and found.verb in (None, RUN)
+        gone = None if is_running else found or writer.ended(data_dir)
     except OSError as error:
         raise DatabaseNotFound(
             f"cannot look at {error.filename}: {error.strerror}. Run it as a user of the readers' group"
         ) from error
-    if found is None or found.verb not in (None, RUN):  # a purge, say
-        return {"running": False, "pid": None, "trouble": None}
-    return {"running": True, "pid": found.pid, "trouble": found.trouble}
+    daemon = found if found is not None and is_running else Writer()
+    return {
+        "running": is_running,
+        "pid": daemon.pid,
+        "since": daemon.since,
+        "trouble": daemon.trouble,
+        "trouble_since": daemon.trouble_since,
+        "failure": _failure(gone) if gone else None,
+    }
+
+
+def _failure(gone: Writer) -> dict[str, Any] | None:
+    if gone.failure is not None:
+        return gone.failure._asdict()
+    if gone.verb != RUN:  # a purge, say
+        return None
+    trouble = f"; before that it could not write: {gone.trouble}" if gone.trouble else ""
+    return {"exit_code": None, "reason": f"killed, or the power was cut{trouble}", "at": None}
 
 
 def _bytes_of(path: Path) -> int:
@@ -82,26 +103,11 @@ def _bytes_of(path: Path) -> int:
         return 0
 
 
-def collect(options: argparse.Namespace) -> dict[str, Any]:
-    """What `-o json` prints. `database` and what is read from it are None while there is none, or none to be read."""
-    path = database_of(options)
-    found: dict[str, Any] = {
-        "daemon": daemon_of(path.parent),
-        "site": options.site,
-        "metrics": last_snapshot(path.parent),
-        **dict.fromkeys(_OF_DATABASE),
-    }
-    if not path.exists():
-        return found
-    # Whatever is in the way of a start is in the way of readers too; how the daemon is can be told all the same.
-    try:
-        _read(options, path, found)
-    except NotNow:
-        pass
-    except (DatabaseDamaged, SchemaMismatch):
-        if not (found["metrics"] or {}).get("schema_changes"):  # it says what somebody did, and how to undo it
-            raise
-    return found
+def _with_the_newest(metrics: Snapshot, reader: Reader) -> Snapshot:
+    """With what was stored within the last second: the table of producers has it too."""
+    if "last_id" not in metrics:
+        return metrics
+    return {**metrics, "events_persisted": metrics["events_persisted"] + reader.stored_after(metrics["last_id"])}
 
 
 def _read(options: argparse.Namespace, path: Path, found: dict[str, Any]) -> None:
@@ -111,6 +117,8 @@ def _read(options: argparse.Namespace, path: Path, found: dict[str, Any]) -> Non
         newest = next(reader.find_events(end=reader.ahead_from(), newest_first=True, limit=1), None)
         producers = reader.producers()
         letters = reader.dead_letters(DEAD_LETTERS_SHOWN)
+        if found["metrics"] is not None and found["daemon"]["running"] and _is_of(found["metrics"], found["daemon"]):
+            found["metrics"] = _with_the_newest(found["metrics"], reader)
     found["database"] = {
         "path": str(path),
         "bytes": _bytes_of(path),
@@ -127,12 +135,32 @@ def _read(options: argparse.Namespace, path: Path, found: dict[str, Any]) -> Non
 
 
 def _run(options: argparse.Namespace) -> int:
-    found = collect(options)
-    if options.output == "json":
+    """`database` and what is read from it are None while there is none, or none to be read."""
+    path = database_of(options)
+    found: dict[str, Any] = {
+        "daemon": daemon_of(path.parent),
+        "site": options.site,
+        "metrics": last_snapshot(path.parent),
+        **dict.fromkeys(_OF_DATABASE),
+    }
+    error = None
+    if path.exists():
+        try:
+            _read(options, path, found)
+        except NotNow:
+            pass  # whatever is in the way of a start is in the way of readers too; how the daemon is can be told
+        except (DatabaseDamaged, SchemaMismatch) as raised:
+            if not (found["metrics"] or {}).get("schema_changes"):  # it says what somebody did, and how to undo it
+                error = raised
+        except SightlogError as raised:
+            error = raised
+    if error is None and options.output == "json":
         print(json_line(found))
-    else:
-        for line in _lines(found, database_of(options), terminal(), datetime.now(UTC)):
+    elif options.output != "json":
+        for line in _lines(found, path, terminal(), datetime.now(UTC)):
             print(line)
+    if error is not None:
+        raise error
     return RUNNING if found["daemon"]["running"] else NOT_RUNNING
 
 
@@ -153,12 +181,16 @@ def _lines(found: Mapping[str, Any], path: Path, to: Terminal, now: datetime) ->
         yield to.render(
             [("○ ", "bad"), ("sightlogd is not running", "bold"), (f" on {printable(str(path.parent))}", "")]
         )
+        if failure := daemon["failure"]:
+            yield field("failed", _failed(failure, now), to, "bad")
     if database is None:
         state = "cannot be read now" if path.exists() else "is not there; sightlogd makes it at its first start"
         yield field("database", f"{path} {state}", to)
         yield from _strangers(metrics or {}, to)
         return
-    if metrics is not None:
+    if metrics is not None and daemon["running"] and _is_of(metrics, daemon) and (on := metrics.get("volatile")):
+        yield field("not durable", f"what is stored is gone when the power is: it is on {on}", to, "bad")
+    if metrics is not None and _is_current(metrics, daemon):
         yield from _storage(metrics, to)
     newest = found["newest_event"]
     when = f", the newest {_ago(newest['recorded_at'], now)}" if newest else ""
@@ -172,9 +204,31 @@ def _lines(found: Mapping[str, Any], path: Path, to: Terminal, now: datetime) ->
     yield from _details(found, to, now)
     if metrics is not None:
         yield ""
-        of = "" if daemon["running"] and daemon["pid"] == metrics["pid"] else "the last run, "
-        yield to.render([(f"figures of {of}{_ago(metrics['at'], now)}", "dim")])
+        is_of_now = daemon["running"] and _is_of(metrics, daemon)
+        which = "" if is_of_now else "the last run, "
+        stale = ", before it could not write" if is_of_now and not _is_current(metrics, daemon) else ""
+        yield to.render([(f"figures of {which}{_ago(metrics['at'], now)}{stale}", "dim")])
         yield from metrics_lines(metrics, to)
+
+
+def _is_of(metrics: Snapshot, daemon: Mapping[str, Any]) -> bool:
+    """Whether it is this life of the daemon that took the snapshot: in a container each has the same number."""
+    return bool(daemon["pid"] == metrics["pid"] and not _is_before(metrics, daemon["since"]))
+
+
+def _is_current(metrics: Snapshot, daemon: Mapping[str, Any]) -> bool:
+    """Whether nothing happened since that makes it untrue: no start, and no trouble. Without a daemon nothing does."""
+    return not daemon["running"] or (_is_of(metrics, daemon) and not _is_before(metrics, daemon["trouble_since"]))
+
+
+def _is_before(metrics: Snapshot, moment: str | None) -> bool:
+    return moment is not None and datetime.fromisoformat(metrics["at"]) < datetime.fromisoformat(moment)
+
+
+def _failed(failure: Mapping[str, Any], now: datetime) -> str:
+    if failure["at"] is None:
+        return str(failure["reason"])
+    return f"{_ago(failure['at'], now)} with exit code {failure['exit_code']}: {failure['reason']}"
 
 
 def _storage(metrics: Snapshot, to: Terminal) -> Iterator[str]:

@@ -12,6 +12,19 @@ def behind(connection: apsw.Connection, last_id: int) -> int:
     return last_id - _counted_up_to(connection)
 
 
+def counted(connection: apsw.Connection) -> tuple[int, int, list[int]]:
+    """Up to which id rows are counted, the last id that was given, and how many rows these are, by table."""
+    rows = dict(connection.execute("SELECT kind, sum(rows) FROM counts GROUP BY kind"))
+    last_id = connection.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name IN (?, ?)", TABLES).get
+    return _counted_up_to(connection), int(last_id), [rows.get(table, 0) for table in TABLES]
+
+
+def between(connection: apsw.Connection, after: int, up_to: int) -> list[int]:
+    """How many rows have an id > `after` and <= `up_to`, by table."""
+    query = "SELECT count(*) FROM {} NOT INDEXED WHERE id > ? AND id <= ?"
+    return [int(connection.execute(query.format(table), (after, up_to)).get) for table in TABLES]
+
+
 def count_up(connection: apsw.Connection, last_id: int, limit: int) -> None:
     """The next ids, at most so many. Inside somebody else's transaction."""
     first = _counted_up_to(connection)

@@ -284,6 +284,15 @@ class Store:
         """How many ids are behind those that `counts` has."""
         return self._read(counts.behind, self.last_id())
 
+    def totals(self, slice_ids: int) -> Iterator[tuple[int, int]]:
+        """So far, events and observations of those that are there when it begins; of so many more ids each time."""
+        up_to, last_id, (events, observations) = self._read(counts.counted)
+        yield events, observations
+        for after in range(up_to, last_id, slice_ids):
+            more = self._read(counts.between, after, min(after + slice_ids, last_id))
+            events, observations = events + more[0], observations + more[1]
+            yield events, observations
+
     def count_up(self, limit: int) -> None:
         """Count some of them, at most so many. Raises WriteRefused, Stop."""
         with self._transaction():

@@ -17,13 +17,13 @@ from sightlogd.findings import FINDINGS_MAX
 from . import counts, migrate, ranges, soundness, unlogged, values
 from .days import any_between
 from .opening import explained
-from .view import connect
+from .view import check_version, connect
 
 
 def foreign_objects(path: Path) -> list[str]:
     """What other programs have in there. Raises Stop where the schema is not this version's."""
     with explained(path), contextlib.closing(connect(path)) as connection:
-        migrate.version_of(connection)
+        check_version(connection, path)  # or it would take an older schema for a change by hand
         return migrate.check_schema(connection, migrate.packaged()).foreign
 
 

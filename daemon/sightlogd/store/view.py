@@ -13,7 +13,7 @@ import apsw
 
 from sightlog import writer
 from sightlogd.calendar import DayRange
-from sightlogd.errors import EXIT_CONFIG, EXIT_PERMISSION, Stop, WriteRefused
+from sightlogd.errors import EXIT_CONFIG, EXIT_PERMISSION, EXIT_TRY_AGAIN, Stop, WriteRefused
 
 from . import days, lookups, migrate, ranges, soundness, unlogged, values
 from .opening import BUSY_TIMEOUT_MS
@@ -44,6 +44,12 @@ def connect(path: Path) -> apsw.Connection:
 def check_version(connection: apsw.Connection, path: Path) -> None:
     """Raises Stop, apsw.Error."""
     version, newest = migrate.version_of(connection), migrate.packaged()[-1].version
+    if version < newest and _daemon_runs(path.parent):
+        raise Stop(
+            EXIT_TRY_AGAIN,
+            f"{path} has schema {version}, and this sightlog's is {newest}: the daemon just migrates it, or is of the "
+            "version before and has to be restarted. Nothing was changed. Try again when it is ready",
+        )
     if version != newest:
         what = "Start sightlogd once, which migrates it" if version < newest else "Install the newer version again"
         raise Stop(
@@ -51,6 +57,14 @@ def check_version(connection: apsw.Connection, path: Path) -> None:
             f"{path} has schema {version}, and this sightlog's is {newest}. {what}, or use the version that wrote "
             "it. Nothing was changed",
         )
+
+
+def _daemon_runs(data_dir: Path) -> bool:
+    # Only its facts: to look at the database's lock too would take the locks of this connection along.
+    with contextlib.suppress(OSError):
+        found = writer.facts(data_dir)
+        return found is not None and found.verb == writer.RUN
+    return False
 
 
 @contextlib.contextmanager
