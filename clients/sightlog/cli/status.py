@@ -143,7 +143,7 @@ def _run(options: argparse.Namespace) -> int:
         "metrics": last_snapshot(path.parent),
         **dict.fromkeys(_OF_DATABASE),
     }
-    error = None
+    error: SightlogError | None = None
     if path.exists():
         try:
             _read(options, path, found)
