@@ -248,7 +248,8 @@ class Budget:
         total = max(events + others, self.events_total + self.observations_total, 1)
         rows = self._store.bytes * (events + others) // total
         last_id = self._store.last_id_of(name)
-        return Day(name, self._storage.days.get(name, 0) + rows, events, others, last_id)
+        files = self._storage.files.get(name, 0)
+        return Day(name, self._storage.days.get(name, 0) + rows, events, others, last_id, files)
 
     def plan(self, *, force: bool = False) -> Plan:
         """What has to go now; with `force` whatever the rules say, but never today."""
@@ -351,10 +352,14 @@ class Budget:
         return stats.limit_bytes >= int(self._limits.max_storage_gb * retention.GB)
 
     def _way_out(self, stats: StorageStats) -> str:
+        if stats.is_short_of_files:
+            return "on the disk: remove files of others, or make its file system anew with more inodes (mkfs -N)"
         return "raise max_storage_gb" if self._is_own_limit(stats) else "on the disk, or lower keep_free_gb"
 
     def _described(self, stats: StorageStats) -> str:
         limits = self._limits
+        if stats.is_short_of_files:
+            return f"{stats}, and {self._storage.free_files:,} inodes are left"
         if self._is_own_limit(stats):
             return str(stats)
         used, free = map(retention.gigabytes, (stats.total_bytes, self._storage.free_bytes))

@@ -20,25 +20,46 @@ PURGE_SHARE: Final = 0.9
 TARGET_SHARE: Final = 0.8
 """Purging goes on until less than this is used."""
 GB: Final = 10**9
+KEEP_FREE_FILES: Final = 1_000
+"""Inodes that are left to others, and to what makes room; a twentieth where that is fewer."""
 
 
 @dataclass(frozen=True, slots=True)
 class StorageStats:
-    """Bytes of everything in the data directory, against what it may take."""
+    """Bytes and files of everything in the data directory, against what it may take."""
 
     total_bytes: int
     limit_bytes: int
+    total_files: int = 0
+    limit_files: int = 0
+    """For as many the file system has inodes; 0: it has no number of them."""
+
+    @property
+    def share_of_files(self) -> float:
+        return self.total_files / self.limit_files if self.limit_files else 0.0
+
+    @property
+    def is_short_of_files(self) -> bool:
+        """Whether inodes are scarcer than bytes, and it matters."""
+        return self.share_of_files >= max(WARN_SHARE, self.total_bytes / self.limit_bytes)
+
+    @property
+    def share(self) -> float:
+        """Of what is scarcer."""
+        return max(self.total_bytes / self.limit_bytes, self.share_of_files)
 
     @property
     def percentage_used(self) -> float:
-        return 100 * self.total_bytes / self.limit_bytes
+        return 100 * self.share
 
     @property
     def is_over_limit(self) -> bool:
-        return self.total_bytes > self.limit_bytes
+        return self.share > 1
 
     def __str__(self) -> str:
         share = "over 999" if self.percentage_used >= 1000 else f"{int(self.percentage_used)}"
+        if self.is_short_of_files:
+            return f"{self.total_files:,} files / {self.limit_files:,} by the inodes of the disk ({share}%)"
         return f"{gigabytes(self.total_bytes)} / {gigabytes(self.limit_bytes)} ({share}%)"
 
 
@@ -49,9 +70,18 @@ def gigabytes(count: int) -> str:
     return f"{count / GB:.1f}".removesuffix(".0") + "GB"
 
 
-def measured(used: int, limit: int, free: int, keep_free: int) -> StorageStats:
-    """All in bytes. `free` is what the file system has left; where that gets scarce, the limit is lower."""
-    return StorageStats(used, max(1, min(limit, used + free - keep_free)))
+def measured(
+    used: int, limit: int, free: int, keep_free: int, files: int = 0, free_files: int | None = None
+) -> StorageStats:
+    """In bytes, and in files. `free` is what the file system has left; where that gets scarce, the limit is lower.
+
+    `free_files`: inodes that are left, None where they are not counted. Of those some are kept too.
+    """
+    bytes_allowed = max(1, min(limit, used + free - keep_free))
+    if free_files is None:
+        return StorageStats(used, bytes_allowed)
+    whole = files + free_files
+    return StorageStats(used, bytes_allowed, files, max(1, whole - min(KEEP_FREE_FILES, whole // 20)))
 
 
 class Level(Enum):
@@ -62,7 +92,7 @@ class Level(Enum):
 
 
 def level_of(stats: StorageStats) -> Level:
-    share = stats.total_bytes / stats.limit_bytes
+    share = stats.share
     if share > 1:
         return Level.OVER
     if share > PURGE_SHARE:
@@ -80,6 +110,7 @@ class Day:
     observations: int
     last_id: int
     """The largest id of what is of it, 0 when there is nothing: ids grow with every commit, whatever the clock does."""
+    files: int = 0
 
     @property
     def contents(self) -> str:
@@ -134,14 +165,16 @@ class Plan:
 def plan(days: Iterable[Day], stats: StorageStats, rules: Rules) -> Plan:
     """Of the `days` that may go, the first ones that bring the use below 80 %."""
     excess = stats.total_bytes - TARGET_SHARE * stats.limit_bytes
+    excess_files = stats.total_files - TARGET_SHARE * stats.limit_files if stats.limit_files else -1.0
     going: list[Day] = []
-    freed = 0
+    freed = freed_files = 0
     for day in days:
-        if freed > excess:
+        if freed > excess and freed_files > excess_files:
             break
         going.append(day)
         freed += day.bytes
-    if going and freed > rules.share_max * stats.total_bytes:
+        freed_files += day.files
+    if going and max(freed / stats.total_bytes, freed_files / max(stats.total_files, 1)) > rules.share_max:
         return Plan(
             refusal=f"{len(going)} days with {gigabytes(freed)} of {gigabytes(stats.total_bytes)} would have to go at "
             "once, more than purge_share_max. `sightlogd purge --dry-run` lists them, `sightlogd purge --force` does it"

@@ -32,7 +32,12 @@ class Storage:
         """Bytes in each day's folder that go with the day."""
         self._foreign: dict[str, int] = {}
         """Bytes that do not, in those which have something of others."""
+        self.files: dict[str, int] = {}
+        """How many of those there are."""
         self._rest = 0
+        self._rest_files = 0
+        self.free_files: int | None = None
+        """Inodes that its file system has left, when it was measured last; None: it does not count them."""
         self.free_bytes = 0
         """Of the file system, when it was measured last."""
         self.wal_excess = 0
@@ -57,35 +62,39 @@ class Storage:
             yield
         there = set(folders(self._data_dir))
         self.days = {day: size for day, size in self.days.items() if day in there}
+        self.files = {day: count for day, count in self.files.items() if day in there}
         self._foreign = {day: size for day, size in self._foreign.items() if day in there}
         self.recount_rest()
 
     def recount_day(self, day: str) -> Iterator[None]:
         """In slices."""
-        own, foreign = yield from _sizes(self._data_dir / EVENTS / day)
-        self.days[day] = own
+        own, files, foreign = yield from _sizes(self._data_dir / EVENTS / day)
+        self.days[day], self.files[day] = own, files
         self._foreign.pop(day, None)
         if foreign is not None:
             self._foreign[day] = foreign
 
     def recount_rest(self) -> None:
         """Metrics, pictures that wait, what is being removed: few files, so all at once."""
-        total = 0
+        total = count = 0
         for folder, folders_there, files in os.walk(self._data_dir):
             if folder == os.fspath(self._data_dir / EVENTS):
                 folders_there[:] = [name for name in folders_there if not is_day(name)]
             if folder == os.fspath(self._data_dir):
                 files = [name for name in files if name not in (DATABASE, f"{DATABASE}-wal", BALLAST)]
             total += sum(allocated(os.path.join(folder, name)) for name in files)
-        self._rest = total
+            count += len(files)
+        self._rest, self._rest_files = total, count
 
-    def grew(self, day: str, count: int) -> None:
-        """A day's files by so many bytes."""
+    def grew(self, day: str, count: int, files: int = 0) -> None:
+        """A day's files by so many bytes, and by so many."""
         self.days[day] = self.days.get(day, 0) + count
+        self.files[day] = self.files.get(day, 0) + files
 
     def forget(self, day: str) -> None:
         """Its folder is gone."""
         self.days.pop(day, None)
+        self.files.pop(day, None)
         self._foreign.pop(day, None)
 
     def is_foreign(self, day: str) -> bool:
@@ -105,7 +114,10 @@ class Storage:
         used += database + wal + max(ballast, self._promised)
         disk = os.statvfs(self._data_dir)
         self.free_bytes = max(0, disk.f_bavail * disk.f_frsize - max(0, self._promised - ballast))
-        return measured(used, self._size_limited, self.free_bytes, int(self._limits.keep_free_gb * GB))
+        files = sum(self.files.values()) + self._rest_files
+        self.free_files = _free_inodes(self._data_dir)
+        keep_free = int(self._limits.keep_free_gb * GB)
+        return measured(used, self._size_limited, self.free_bytes, keep_free, files, self.free_files)
 
     # -- ballast -----------------------------------------------------------------------------------------------------
 
@@ -148,21 +160,32 @@ def _is_ours(there: os.stat_result) -> bool:
     return stat.S_ISREG(there.st_mode) and there.st_nlink == 1
 
 
-def _sizes(folder: Path) -> Generator[None, None, tuple[int, int | None]]:
-    """What a folder and its files take, without folders in it: what is ours, and what is not, None when all is ours.
+def _free_inodes(data_dir: Path) -> int | None:
+    """Where the day folders are; None where they are not counted, as on btrfs and FAT."""
+    for place in (data_dir / EVENTS, data_dir):
+        with contextlib.suppress(OSError):
+            disk = os.statvfs(place)
+            return disk.f_favail if disk.f_files else None
+    return None
+
+
+def _sizes(folder: Path) -> Generator[None, None, tuple[int, int, int | None]]:
+    """What a folder and its files take, without folders in it: what is ours and how many files, and what is not, None
+    when all is ours.
 
     What may not be looked at is not counted.
     """
-    own, foreign = 0, None
+    own, files, foreign = 0, 0, None
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         user_id = os.lstat(folder).st_uid
         for number, entry in enumerate(entries, 1):
             if is_own(entry, user_id):
                 own += allocated(entry.path)
+                files += 1
             else:
                 foreign = (foreign or 0) + (0 if entry.is_dir(follow_symlinks=False) else allocated(entry.path))
             if number % ENTRIES_A_SLICE == 0:
                 yield
     if foreign is None:
-        return own + allocated(folder), None
-    return own, foreign + allocated(folder)
+        return own + allocated(folder), files, None
+    return own, files, foreign + allocated(folder)

@@ -248,3 +248,43 @@ def test_a_log_that_can_be_written_again_gets_what_it_missed_while_the_daemon_ru
     wait_for(lambda: errors(daemon, "it is added when that works again"), "it is told")
     (folder / "events.log").rmdir()
     wait_for(lambda: (folder / "events.log").exists() and "door" in (folder / "events.log").read_text(), "it is added")
+
+
+@needs_root
+def test_days_go_when_the_disk_has_no_inodes_left(idle_daemon):
+    """There are bytes enough: 54 MB were free, all days could go, and nothing went."""
+    (daemon := idle_daemon).settings = config(1.0, purge_share_max=1.0) + UTC_DAYS
+    image, disk = daemon.home / "image", daemon.home / "disk"
+    disk.mkdir()
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    run("mkfs.ext4", "-q", "-N", "512", image)
+    run("mount", "-o", "loop", image, disk)
+    try:
+        daemon.data_dir, daemon.database = disk / "data", disk / "data" / "events.db"
+        daemon.start()
+        for ago in (6, 5, 4, 3, 2, 1, 0):
+            at = NOW - timedelta(days=ago)
+            with daemon.publisher() as publisher:
+                events = [Event("door", recorded_at=at, thumbnail=jpeg(n)) for n in range(110)]
+                assert publisher.insert_events(events).stored == 110
+        oldest = f"{NOW - timedelta(days=6):%Y-%m-%d}"
+        wait_for(lambda: said(daemon, f"removed {oldest}"), "the oldest day goes")
+        told = [line["event"] for line in daemon.logged() if "inodes" in line["event"]]
+        assert any("by the inodes of the disk" in text for text in told), told
+        assert daemon.stop() == 0
+        pictures = len(list(daemon.data_dir.glob("events/*/*.jpg")))
+        assert daemon.reader().count_events() >= pictures > 0
+        with contextlib.suppress(OSError):
+            for number in range(1_000):
+                (disk / f"filler{number}").touch()
+        assert os.statvfs(disk).f_favail == 0
+        before = len(list(daemon.data_dir.glob("events/2*")))
+        daemon.start()
+        with daemon.publisher() as publisher:
+            assert publisher.insert_event(Event("door", recorded_at=NOW))
+        wait_for(lambda: len(list(daemon.data_dir.glob("events/2*"))) < before, "more days go")
+        assert daemon.stop() == 0
+    finally:
+        daemon.end()
+        run("umount", disk)

@@ -138,6 +138,17 @@ def test_more_than_a_share_does_not_go_at_once_and_it_says_how_to_do_it_all_the_
     assert plan([], StorageStats(3_000, 400), RULES) == Plan()
 
 
+def test_files_count_as_bytes_do_where_inodes_are_scarcer():
+    assert measured(100, 1000, 5000, 200, 10, 10**6).share == 0.1
+    scarce = measured(100, 1000, 5000, 200, 900, 100)
+    assert (scarce.limit_files, scarce.is_short_of_files, level_of(scarce)) == (950, True, Level.PURGE)
+    assert str(scarce) == "900 files / 950 by the inodes of the disk (94%)"
+    assert level_of(measured(100, 1000, 5000, 200, 960, 0)) is Level.OVER
+    days = [Day(f"2026-01-0{number}", 10, 1, 0, 1, files=100) for number in range(1, 9)]
+    assert [each.name for each in plan(days, scarce, Rules(0, 1.0)).days] == ["2026-01-01", "2026-01-02"]
+    assert plan(days, scarce, Rules(0, 0.2)).refusal
+
+
 @pytest.mark.parametrize(
     ("used", "level"),
     [(0, Level.FINE), (799, Level.FINE), (800, Level.WARN), (900, Level.WARN), (901, Level.PURGE), (1000, Level.PURGE),

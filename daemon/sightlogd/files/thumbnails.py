@@ -30,6 +30,7 @@ from sightlogd.directory import Odd, open_file
 from sightlogd.errors import STORAGE_FULL, WriteRefused
 from sightlogd.logs import Warnings
 from sightlogd.metrics import PictureCounts
+from sightlogd.room import ran_out
 from sightlogd.session import Parcel
 from sightlogd.store import Store
 
@@ -57,8 +58,8 @@ class Thumbnails:
     """Owns the pictures on their way from a message to their day's folder. Raises Stop.
 
     `save` before each commit; `collect` whenever `fileno()` is readable or `deadline` has passed. `image_seconds` is
-    how long the decoder may take for one picture, `command` the decoder. `grew` is given each day and the bytes its
-    folder grew by.
+    how long the decoder may take for one picture, `command` the decoder. `grew` is given each day, and the bytes
+    and files its folder grew by.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Thumbnails:
         limits: PictureLimits,
         store: Store,
         logs: DayLogs,
-        grew: Callable[[str, int], None],
+        grew: Callable[[str, int, int], None],
         counts: PictureCounts,
         *,
         image_seconds: float = IMAGE_SECONDS,
@@ -136,7 +137,8 @@ class Thumbnails:
             self._sync_incoming()
         except OSError as error:
             self._counts.failures += 1
-            raise WriteRefused(STORAGE_FULL, f"no room for thumbnails: {error}") from error
+            what = ran_out(error.errno, self._incoming.directory) or str(error)
+            raise WriteRefused(STORAGE_FULL, f"no room for thumbnails: {what}") from error
         return paths
 
     def _supersede(self, event_id: str) -> None:
@@ -165,7 +167,7 @@ class Thumbnails:
         except OSError as error:
             self._hold(record.event_id, image, error)
             return None
-        self._grew(target.parent.name, durable.blocks(len(image)) - before)
+        self._grew(target.parent.name, durable.blocks(len(image)) - before, not before)
         return target
 
     def _hold(self, event_id: str, image: bytes, error: OSError) -> None:
@@ -342,7 +344,7 @@ class Thumbnails:
         before = check_free(target)
         put(target)
         durable.sync(target.parent)
-        self._grew(target.parent.name, durable.blocks(target.stat().st_size) - before)
+        self._grew(target.parent.name, durable.blocks(target.stat().st_size) - before, not before)
         change = self._store.set_thumbnail(event_id, str(target.relative_to(self._data_dir)))
         if change is not None:
             self._logs.add([change], 0)
