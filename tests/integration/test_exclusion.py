@@ -300,7 +300,7 @@ def test_a_control_socket_that_is_gone_is_made_again_and_nobody_writes_meanwhile
         (*SIGHTLOGD, "purge", "--data-dir", daemon.data_dir, "--force", "--before", "2999-01-01"),
     ):
         done = None
-        while done is None or (path.exists() and verb[1] == "purge"):  # on a slow machine it is there again before that
+        while done is None or (path.exists() and "purge" in verb):  # on a slow machine it is there again before that
             path.unlink(missing_ok=True)
             done = subprocess.run(verb, capture_output=True, text=True, timeout=30, check=False)
         expected = {"new": (0, ""), "revoke": (75, "what is connected stays"), "front": (75, "another sightlogd")}

@@ -55,12 +55,18 @@ PLACES = {
     "newest first": {"newest_first": True},
 }
 OTHERS = {
-    "recent": (lambda r: r.get_recent_events(100, offset=50), ["events.events_by_time", *FACES]),
+    "recent": (
+        lambda r: r.get_recent_events(100, offset=50),
+        ["clock_days.PRIMARY KEY", "events.events_by_time", *FACES],
+    ),
     "time range, of old": (
         lambda r: r.get_events_by_timerange(HOUR["start"], HOUR["end"]),
         ["events.events_by_time", *FACES],
     ),
-    "camera, of old": (lambda r: r.get_events_by_camera("gate", 50), ["events.events_by_camera", *FACES]),
+    "camera, of old": (
+        lambda r: r.get_events_by_camera("gate", 50),
+        ["clock_days.PRIMARY KEY", "events.events_by_camera", *FACES],
+    ),
     "one event": (lambda r: r.get_event("e00000001"), ["events.sqlite_autoindex_events_1", *FACES]),
     "count": (lambda r: r.count_events(), ["counted.INTEGER PRIMARY KEY", "events.events_by_time"]),
     "follow": (lambda r: next(r.follow(after=5)), ["events.INTEGER PRIMARY KEY", *FACES]),

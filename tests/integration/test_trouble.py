@@ -69,7 +69,8 @@ def test_a_full_disk_is_reported_loses_nothing_and_work_goes_on_when_there_is_ro
         assert "storage_full" in status(daemon)["trouble"]
         filler.unlink()
         assert waiting.wait(60) == "stored"
-        assert status(daemon) == {"running": True, "pid": daemon.process.pid, "trouble": None}
+        now = status(daemon)
+        assert (now["running"], now["pid"], now["trouble"], now["failure"]) == (True, daemon.process.pid, None, None)
         assert publisher.spooled == 0
     found = [event.event_id for event in daemon.reader().get_recent_events(100_000)]
     assert len(found) == len(set(found)) == len(acked) + 2

@@ -278,7 +278,8 @@ def test_a_metrics_file_that_was_tampered_with_is_not_shown(daemon, changed):
     wait_for(file.exists, "a snapshot")
     assert daemon.stop() == 0
     snapshot = json.loads(file.read_text().splitlines()[-1])
-    file.write_text(json.dumps({**snapshot, **changed}) + "\n")
+    for name in ("metrics.json", "latest.json"):
+        file.with_name(name).write_text(json.dumps({**snapshot, **changed}) + "\n")
     done = subprocess.run(
         [BIN / "sightlog", "status", "--data-dir", daemon.data_dir], capture_output=True, text=True, check=False
     )

@@ -11,7 +11,7 @@ START: Final = {
     "start": ("sightlogd.service:_open_store", 12),
     "new database": ("sightlogd.store.opening:create", 40),
     "WAL recovery": ("sightlogd.store.opening:_rewrite", 3),
-    "opening": ("sightlogd.store.opening:_connect", 6),
+    "opening": ("sightlogd.store.opening:_set_up", 6),
     "torn lines": ("sightlogd.files.daylog:DayLogs.repair", 2),
 }
 MIGRATION: Final = ("sightlogd.store.migrate:migrate", 150)

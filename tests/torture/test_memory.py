@@ -68,7 +68,7 @@ def peak_of(pid: int) -> Iterator[list[int]]:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize(("connections", "frames"), [(8, 2), (8, 66), (40, 2), (100, 4)])
+@pytest.mark.parametrize(("connections", "frames"), [(8, 2), (8, 66), (40, 2)])
 def test_malformed_messages_of_megabytes_do_not_fill_the_memory(daemon, attack, connections, frames):
     attack.on("P4, P7", f"{connections} connections, malformed messages of {frames} × 4 MiB", "seconds")
     attack.runs = SECONDS
