@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
@@ -75,10 +76,14 @@ class _Log:
         try:
             os.fchmod(self._fd, FILE_MODE)  # whatever the umask says: people read these
             repair(self._fd, whole_lines if path.name == JSON_NAME else whole_entries)
-            self.is_empty = not os.fstat(self._fd).st_size
+            mine = os.fstat(self._fd)
         except OSError:
             os.close(self._fd)
             raise
+        self.is_empty = not mine.st_size
+        self._identity = mine.st_dev, mine.st_ino
+        # As texts: it is asked before each append.
+        self._name, self._folder = os.fspath(path), os.fspath(path.parent)
 
     def append(self, data: bytes) -> None:
         """Raises OSError, and takes back what was written of `data`."""
@@ -96,7 +101,8 @@ class _Log:
     def is_in_place(self) -> bool:
         """Whether what is written can still be found by its name."""
         try:
-            return os.path.samestat(os.lstat(self.path), os.fstat(self._fd)) and not self.path.parent.is_symlink()
+            there = os.lstat(self._name)
+            return (there.st_dev, there.st_ino) == self._identity and stat.S_ISDIR(os.lstat(self._folder).st_mode)
         except OSError:
             return False
 
