@@ -299,6 +299,7 @@ class House:
         self.ingest.close()
         self.store._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         self.store._connection.close()
+        self.store._wal.close()
         self.store._guard.close()
         self._lock.close()
 
@@ -354,6 +355,7 @@ class House:
         if self.store is not None:
             self.store._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             self.store._connection.close()
+            self.store._wal.close()
         gc.collect()
         self.recorder.is_reaped()
 
@@ -413,6 +415,7 @@ class House:
             self.ingest.close()
             with contextlib.suppress(apsw.Error):
                 self.store._connection.close()
+            self.store._wal.close()
             self.store._guard.close()
             self._lock.close()
 

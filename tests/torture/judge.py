@@ -136,6 +136,7 @@ class Judge:
         finally:
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             connection.close()
+            store._wal.close()
             store._guard.close()
 
     def _check_pictures(self, image: Path, connection: apsw.Connection) -> None:
