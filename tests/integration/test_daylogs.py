@@ -66,7 +66,8 @@ def test_an_event_reads_as_people_expect_it(idle_daemon):
         r"  - Person: Anna \(confidence: 90%\)\n"
         r"  - Door: unlocked\n\n"
     )
-    assert wait_for(lambda: re.fullmatch(wanted, (folder / "events.log").read_text()), "the log is complete")
+    log = folder / "events.log"
+    assert wait_for(lambda: log.exists() and re.fullmatch(wanted, log.read_text()), "the log is complete")
     assert (folder / "events.log").stat().st_mode & 0o777 == 0o644
     assert (folder / "events.json").stat().st_mode & 0o777 == 0o644
     of_day, first, second, third = map(json.loads, (folder / "events.json").read_text().splitlines())

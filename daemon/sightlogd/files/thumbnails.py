@@ -14,6 +14,7 @@ any step again changes nothing.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -138,7 +139,8 @@ class Thumbnails:
         except OSError as error:
             self._counts.failures += 1
             what = ran_out(error.errno, self._incoming.directory) or str(error)
-            raise WriteRefused(STORAGE_FULL, f"no room for thumbnails: {what}") from error
+            code = STORAGE_FULL if durable.is_full(error) else "not_writable"
+            raise WriteRefused(code, f"no room for thumbnails: {what}") from error
         return paths
 
     def _supersede(self, event_id: str) -> None:
@@ -172,7 +174,7 @@ class Thumbnails:
 
     def _hold(self, event_id: str, image: bytes, error: OSError) -> None:
         """It cannot be put in its place. Raises OSError when there is no room."""
-        if durable.is_full(error):
+        if _holds_for_all(error):
             raise error
         self._counts.failures += 1
         if _is_taken(error, event_id):
@@ -190,7 +192,7 @@ class Thumbnails:
         try:
             self._incoming.put(event_id, image)
         except OSError as error:
-            if durable.is_full(error):
+            if _holds_for_all(error):
                 raise
             self._counts.failures += 1
             self._drop(event_id, _taken(error) if _is_taken(error, event_id) else _why(error))
@@ -212,7 +214,7 @@ class Thumbnails:
             if waiting:
                 durable.sync(self._incoming.directory)
         except OSError as error:
-            if durable.is_full(error):
+            if _holds_for_all(error):
                 raise
             self._counts.failures += 1
             for event_id in waiting:
@@ -379,6 +381,11 @@ class Thumbnails:
     def close(self) -> None:
         """What waits is taken up at the next start."""
         self._child.close()
+
+
+def _holds_for_all(error: OSError) -> bool:
+    """No fault of one folder: no room, a disk that fails, or a process that may open nothing. Records wait for that."""
+    return durable.is_full(error) or error.errno in (errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
 def _is_taken(error: OSError, event_id: str) -> bool:
