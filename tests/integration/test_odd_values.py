@@ -141,7 +141,8 @@ def test_no_value_ends_anything_without_its_name(filled_store, tmp_path, table, 
             code = daemon.process.wait(20)
             if code:
                 last = daemon.logged()[-1]["event"]
-                assert (code, table in last or "schema" in last) == (78, True), (value, last)
+                # It may have been ending by itself when it was told to stop.
+                assert (code in (78, -15), table in last or "schema" in last) == (True, True), (code, value, last)
                 assert found.returncode in (74, 78), "verify finds it too"
         finally:
             daemon.end()
