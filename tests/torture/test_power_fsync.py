@@ -82,6 +82,7 @@ def losses(
         log = house.recorder.log
         failed = next(number for number, entry in enumerate(log.entries) if isinstance(entry, SyncFailed))
         judge = Judge(house, log)
+        judge.rebuilds = False
         judge.only_database = which is is_of_the_database
         judge.thorough = True
         lost = False
