@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PLACES = ("clients/sightlog", "clients/sensors", "daemon")
+PLACES = ("clients/sightlog", "clients/sightlog_sensors", "daemon")
 PROSE_MAX = 125
 TEXTS = (
     "README.md",
@@ -34,18 +34,18 @@ ONLY_IN = {
     "sqlite3": ("clients/sightlog/database.py", "daemon/sightlogd/store/"),
     "apsw": ("daemon/sightlogd/store/",),
     "sightlogd": ("daemon/",),
-    "sightlog_sensors": ("clients/sensors/", "clients/sightlog/cli/"),
+    "sightlog_sensors": ("clients/sightlog_sensors/", "clients/sightlog/cli/"),
     "msgspec": ("daemon/",),
     "structlog": ("daemon/",),
     "shtab": ("clients/sightlog/cli/completion.py",),
     "PIL": ("daemon/", "clients/sightlog/adapters/"),
-    "cv2": ("clients/sensors/", "clients/sightlog/adapters/"),
-    "numpy": ("clients/sensors/", "clients/sightlog/adapters/", "clients/sightlog/similarity.py"),
+    "cv2": ("clients/sightlog_sensors/", "clients/sightlog/adapters/"),
+    "numpy": ("clients/sightlog_sensors/", "clients/sightlog/adapters/", "clients/sightlog/similarity.py"),
     "sqlite_vec": ("clients/sightlog/database.py",),
 }
 OPTIONAL = ("numpy", "sqlite_vec")
 """Taken where they are there."""
-MAY_PRINT = ("clients/sightlog/cli/", "clients/sensors/", "daemon/sightlogd/cli/")
+MAY_PRINT = ("clients/sightlog/cli/", "clients/sightlog_sensors/", "daemon/sightlogd/cli/")
 
 
 def within(file: str, places: tuple[str, ...]) -> bool:

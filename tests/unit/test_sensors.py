@@ -19,12 +19,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+
+from sightlog import Detection, Event, SpoolFull
 from sightlog_sensors import clip, detector, face, handoff, motion, picture, source
 from sightlog_sensors.handoff import Inbox, Outbox
 from sightlog_sensors.lock import FRESH, Decisions
 from sightlog_sensors.process import SensorError, Stop
-
-from sightlog import Detection, Event, SpoolFull
 
 NOW = datetime(2026, 11, 20, 10, 0, tzinfo=UTC)
 
