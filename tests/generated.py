@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import apsw
 
-from sightlog.encoder import format_time
+from sightlog.protocol.encoding import format_time
 from sightlogd.calendar import Days
 from sightlogd.store.opening import create
 from sightlogd.store.ranges import Ranges

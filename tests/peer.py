@@ -7,8 +7,8 @@ import uuid
 import zmq
 from conftest import Daemon
 
-from sightlog import wire
-from sightlog.wire import Position
+from sightlog.protocol import messages
+from sightlog.protocol.messages import Position
 
 
 class Peer:
@@ -23,16 +23,16 @@ class Peer:
         self.producer_id = str(uuid.uuid4())
         self.seq = 1
 
-    def ask(self, frames: list[bytes]) -> wire.Reply:
+    def ask(self, frames: list[bytes]) -> messages.Reply:
         self.socket.send_multipart(frames)
-        return wire.decode_reply(self.socket.recv_multipart())
+        return messages.decode_reply(self.socket.recv_multipart())
 
-    def hello(self) -> wire.Reply:
-        return self.ask(wire.hello(self.producer_id, "peer", 1, Position(1, 1)))
+    def hello(self) -> messages.Reply:
+        return self.ask(messages.hello(self.producer_id, "peer", 1, Position(1, 1)))
 
-    def send(self, *packed: bytes) -> wire.Ack:
-        reply = self.ask(wire.records(Position(1, self.seq), packed, [b""] * len(packed), flush=True))
-        assert isinstance(reply, wire.Ack)
+    def send(self, *packed: bytes) -> messages.Ack:
+        reply = self.ask(messages.records(Position(1, self.seq), packed, [b""] * len(packed), flush=True))
+        assert isinstance(reply, messages.Ack)
         self.seq += len(packed)
         assert reply.last == (1, self.seq - 1)
         return reply

@@ -13,7 +13,7 @@ from typing import Any
 import apsw
 
 from sightlog import Event, Observation
-from sightlog.encoder import format_time
+from sightlog.protocol.encoding import format_time
 from sightlogd.calendar import Days
 from sightlogd.store.opening import create
 from sightlogd.store.ranges import Ranges

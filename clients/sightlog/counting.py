@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from typing import Final, NamedTuple
 
-from .encoder import format_time
 from .errors import UsageError
+from .protocol.encoding import format_time
 from .queries import Span
 from .rows import Connection
 

@@ -11,13 +11,13 @@ import math
 import time
 from typing import TYPE_CHECKING, Final
 
-from . import wire
 from .errors import AccessDenied, ProtocolError, SpoolInUse
 from .link import IDLE, UNANSWERED_MAX, Link, Phase
+from .protocol import messages
+from .protocol.messages import START, Ack, Busy, Position, Refused, Welcome
 from .receipts import Ended, ReceiptBook
 from .spool import Spool
 from .telemetry import Teller
-from .wire import START, Ack, Busy, Position, Refused, Welcome
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -122,7 +122,7 @@ class Delivery:
             wanted = self._wanted
             if link.hello_due(now):
                 first = spool.first_after(link.acked)
-                if not self._connection.send(wire.hello(spool.producer_id, self.producer, spool.epoch, first)):
+                if not self._connection.send(messages.hello(spool.producer_id, self.producer, spool.epoch, first)):
                     return True
                 link.greeted(first, now)
                 continue
@@ -146,7 +146,7 @@ class Delivery:
             # What an earlier life left is settled epoch by epoch, each behind the ack of the one before.
             is_leftover = chunk.first.epoch < spool.epoch
             flush = chunk.first <= wanted <= last or is_leftover or link.fills(count, chunk.bytes)
-            if not self._connection.send(wire.records(chunk.first, chunk.records, chunk.images, flush=flush)):
+            if not self._connection.send(messages.records(chunk.first, chunk.records, chunk.images, flush=flush)):
                 return True
             link.transmitted(last, count, chunk.bytes, now)
             if flush:
@@ -162,7 +162,7 @@ class Delivery:
         return False
 
     def _ping(self, *, flush: bool = False) -> list[bytes]:
-        return wire.ping(self._spool.depth(self._link.acked), self._spool.size, flush=flush)
+        return messages.ping(self._spool.depth(self._link.acked), self._spool.size, flush=flush)
 
     def due_at(self, now: float, *, stuck: bool) -> float:
         """When to look again if nothing arrives and nothing new is published."""
@@ -236,7 +236,7 @@ class Delivery:
     def _take_in(self, frames: list[bytes]) -> None:
         link, spool = self._link, self._spool
         try:
-            reply = wire.decode_reply(frames)
+            reply = messages.decode_reply(frames)
             link.check(reply, spool.epoch)
         except ProtocolError as error:
             log.error("%s: %s", self.producer, error)

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 from .errors import ProtocolError
-from .wire import (
+from .protocol.messages import (
     MESSAGE_BYTES_MAX,
     MESSAGE_RECORDS_MAX,
     START,

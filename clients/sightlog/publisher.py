@@ -9,18 +9,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from . import wire
 from .connection import Connection, find_key
 from .delivery import Delivery
-from .encoder import check_id, encode_record
-from .endpoint import check_endpoint, default_endpoint
 from .errors import NOT_TAKEN, InvalidRecord, ProtocolError, RecordRejected, SightlogError, UsageError
 from .link import Link, Phase
+from .protocol import messages
+from .protocol.encoding import check_id, encode_record
+from .protocol.endpoint import check_endpoint, default_endpoint
+from .protocol.messages import Position
 from .receipts import CLOSED, FORKED, BatchReceipt, Ended, InsertResult, Receipt, ReceiptBook
 from .records import Amendment, Event, Person, Record
 from .spool import Spool, default_spool_dir
 from .telemetry import Teller
-from .wire import Position
 
 log = logging.getLogger("sightlog.publisher")
 
@@ -118,9 +118,9 @@ class Publisher:
         """
         receipt = self.publish(event, urgent=True)
         receipt._wait_settled(timeout, busy_raises=True)
-        if receipt.status == wire.REJECTED:
+        if receipt.status == messages.REJECTED:
             raise RecordRejected(receipt.reason or "")
-        return receipt.status == wire.STORED
+        return receipt.status == messages.STORED
 
     def insert_events(self, events: Iterable[Event], timeout: float = INSERT_TIMEOUT) -> InsertResult:
         """Publish several and wait for all acks. A rejected one raises nothing: look at `.rejected` and `.reasons`.

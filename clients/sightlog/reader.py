@@ -95,7 +95,7 @@ class Reader(Database):
 
     def get_events_by_timerange(self, start: datetime, end: datetime, limit: int = 100, offset: int = 0) -> list[Event]:
         """Events with start <= recorded_at < end, newest first. Both need a time zone, else InvalidRecord."""
-        from .encoder import format_time
+        from .protocol.encoding import format_time
 
         span = queries.Span((format_time(start), 0), (format_time(end), 0))
         return self._page(self._events, queries.events_filter(), span, _count("limit", limit), _count("offset", offset))

@@ -21,7 +21,7 @@ from .errors import (
     SightlogError,
 )
 from .link import Phase
-from .wire import DUPLICATE, REJECTED, STORED, Position
+from .protocol.messages import DUPLICATE, REJECTED, STORED, Position
 
 _NEXT_LIFE: Final = "The record is in the spool, and is sent when this producer starts again"
 

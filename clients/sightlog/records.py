@@ -1,7 +1,7 @@
 """What sensors report: frozen records, their limits and their ids. No I/O.
 
-Limits are checked when a record is encoded (`sightlog.encoder`), not when it is made: a `Reader` makes the same objects
-from rows, and must be able to show whatever is stored.
+Limits are checked when a record is encoded (`sightlog.protocol.encoding`), not when it is made: a `Reader` makes the
+same objects from rows, and must be able to show whatever is stored.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final, Protocol
 
-from .embedding import unpack
+from .protocol.embedding import unpack
 from .records import Detection, Event, Observation
 
 ANY_OF: Final = "IN (SELECT value FROM json_each(?))"

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from .directories import is_in_place, open_file, sync_directory
+from .protocol.messages import Position, unsendable
 from .records import IMAGE_BYTES_MAX, RECORD_BYTES_MAX
-from .wire import Position, unsendable
 
 log = logging.getLogger("sightlog.spool")
 

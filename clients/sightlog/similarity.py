@@ -8,8 +8,8 @@ from array import array
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from .embedding import pack, unpack
 from .errors import UsageError
+from .protocol.embedding import pack, unpack
 from .records import Embedding
 from .rows import Connection
 

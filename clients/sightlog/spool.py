@@ -32,9 +32,9 @@ from . import identity, volatile
 from .directories import make_directories, open_file, sync_directory
 from .errors import NOT_TAKEN, InvalidRecord, SpoolDamaged, SpoolFormatUnknown, SpoolFull, SpoolInUse
 from .playback import Chunk, Playback
+from .protocol.messages import START, Position, Told
 from .segment import HEAD_BYTES, Segment, segments_in
 from .spoollock import SpoolLock
-from .wire import START, Position, Told
 
 log = logging.getLogger("sightlog.spool")
 

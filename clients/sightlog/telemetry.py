@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from operator import add
 from typing import Final
 
-from . import wire
-from .encoder import check_id, to_number
 from .errors import InvalidRecord
 from .link import Link, Phase
+from .protocol import messages
+from .protocol.encoding import check_id, to_number
+from .protocol.messages import Position
 from .records import INTEGER_MAX
 from .spool import Spool
-from .wire import Position
 
 COUNTERS: Final = ("frames_processed", "motion_detected", "events_created", "events_suppressed")
 INFERENCE_NAMES_MAX: Final = 16
@@ -94,7 +94,7 @@ class Teller:
             inference_ms = {name: list(samples) for name, samples in self._samples.items() if samples}
             for samples in self._samples.values():
                 samples.clear()
-        return wire.telemetry(self._spool.told(self._link.acked), totals, inference_ms)
+        return messages.telemetry(self._spool.told(self._link.acked), totals, inference_ms)
 
 
 def _checked(inference_ms: Mapping[str, float]) -> dict[str, float]:

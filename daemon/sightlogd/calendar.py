@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import Final, NamedTuple
 
-from sightlog.encoder import format_time
+from sightlog.protocol.encoding import format_time
 
 BEGINNING: Final = ""
 """In front of every stored time."""

@@ -17,8 +17,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 from msgspec import Meta, Struct
 
-from sightlog.endpoint import DEFAULT_ENDPOINT, check_endpoint, is_loopback
 from sightlog.errors import UsageError
+from sightlog.protocol.endpoint import DEFAULT_ENDPOINT, check_endpoint, is_loopback
 from sightlog.records import IMAGE_BYTES_MAX
 
 from .errors import EXIT_CONFIG, Stop

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from sightlog.encoder import format_time
+from sightlog.protocol.encoding import format_time
 
 from .calendar import BEGINNING, END, DayRange, Days
 

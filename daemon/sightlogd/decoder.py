@@ -17,7 +17,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from sightlog.embedding import EMBEDDING_BYTES_MAX
+from sightlog.protocol.embedding import EMBEDDING_BYTES_MAX
+from sightlog.protocol.messages import MESSAGE_BYTES_MAX, MESSAGE_IMAGES_MAX, MESSAGE_RECORDS_MAX, Position, Told
 from sightlog.records import (
     COORDINATE_MAX,
     DETECTIONS_MAX,
@@ -33,7 +34,6 @@ from sightlog.records import (
 )
 from sightlog.telemetry import INFERENCE_MS_MAX, INFERENCE_NAMES_MAX, INFERENCE_SAMPLES_MAX
 from sightlog.text import is_harmful, printable
-from sightlog.wire import MESSAGE_BYTES_MAX, MESSAGE_IMAGES_MAX, MESSAGE_RECORDS_MAX, Position, Told
 
 WHOLE_BYTES_MAX = sys.maxsize
 """Of what is stored: many records may have made it, and the fields and the number of detections bound it."""
@@ -93,7 +93,7 @@ class Ping(Struct, tag_field="kind", tag="ping", frozen=True):
 
 
 class Telemetry(Struct, tag_field="kind", tag="telemetry", frozen=True):
-    """See `sightlog.wire.Told` for the first fields. Counters are totals of the life that `last` is of."""
+    """See `sightlog.protocol.messages.Told` for the first fields. Counters are totals of the life that `last` is of."""
 
     last: tuple[Annotated[int, Meta(ge=1, le=INTEGER_MAX)], Count]
     acked: tuple[Count, Count]

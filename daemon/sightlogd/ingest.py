@@ -19,8 +19,8 @@ import msgspec
 import structlog
 import zmq
 
-from sightlog import wire
-from sightlog.wire import Limits
+from sightlog.protocol import messages
+from sightlog.protocol.messages import Limits
 
 from .batch import Batch, BatchLimits, Reason
 from .clock import Waiting
@@ -264,7 +264,7 @@ class Ingest:
                 answer = self._sessions.receive(route, frames)
             except WriteRefused as error:  # what is stored of a producer cannot be told
                 self._warn("hello", str(error))
-                self._send(route, wire.busy(str(error), RETRY_SECONDS))
+                self._send(route, messages.busy(str(error), RETRY_SECONDS))
                 continue
             if answer.warning:
                 self._warn("message", answer.warning)
@@ -348,7 +348,7 @@ class Ingest:
             self._sessions.settle(parcel.session, parcel.last)
             exceptions.setdefault(parcel.session, []).extend(some)
         for session, some in exceptions.items():
-            self._send(session.route, wire.ack(session.stored, some))
+            self._send(session.route, messages.ack(session.stored, some))
         # Behind the acks, which somebody may wait for.
         self._recover()
         self._metrics.pictures.stored += len(paths)
@@ -393,7 +393,7 @@ class Ingest:
                 "unapplied", f"an amendment that waited for its event is a dead letter now: {first} ({count} such)"
             )
         for session, some in exceptions.items():
-            rejected = [(seq, why) for seq, status, why in some if status == wire.REJECTED]
+            rejected = [(seq, why) for seq, status, why in some if status == messages.REJECTED]
             if rejected:
                 self._warn("rejected", f"{session.name}: rejected {len(rejected)} records, first: {rejected[0][1]}")
 
@@ -430,7 +430,7 @@ class Ingest:
     def _tell_busy(self, session: Session, now: float) -> None:
         self._metrics.busy += 1
         self._sessions.rewind(session)
-        self._send(session.route, wire.busy(str(self._refused), max(0.0, self._refused_until - now)))
+        self._send(session.route, messages.busy(str(self._refused), max(0.0, self._refused_until - now)))
 
     def _recover(self) -> None:
         if self._refused is not None:

@@ -10,9 +10,9 @@ import os
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from sightlog import keyfile
 from sightlog.errors import UsageError
-from sightlog.keyfile import KeyFile
+from sightlog.protocol import keyfile
+from sightlog.protocol.keyfile import KeyFile
 
 from . import durable
 from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop

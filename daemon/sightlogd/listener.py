@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 import zmq
 
-from sightlog.wire import FRAME_BYTES_MAX
+from sightlog.protocol.messages import FRAME_BYTES_MAX
 
 from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_TRY_AGAIN, Stop
 from .gate import Gate

@@ -19,7 +19,7 @@ from typing import Final
 import structlog
 
 from sightlog import filelocks, writer
-from sightlog.encoder import format_time
+from sightlog.protocol.encoding import format_time
 from sightlog.records import now_utc
 from sightlog.writer import DATABASE, FACTS, RUN, WRITER_BYTE, Failure, Writer
 

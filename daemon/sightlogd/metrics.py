@@ -16,10 +16,10 @@ from typing import Final, NamedTuple
 from msgspec import Struct
 from msgspec import field as named
 
-from sightlog import wire
-from sightlog.accounts import Settled, account
+from sightlog.protocol import messages
+from sightlog.protocol.accounts import Settled, account
+from sightlog.protocol.messages import DUPLICATE, REJECTED, Position
 from sightlog.telemetry import COUNTERS
-from sightlog.wire import DUPLICATE, REJECTED, Position
 
 from .decoder import EventRecord
 from .session import SESSIONS_MAX, Parcel, Told
@@ -84,7 +84,7 @@ class Inference(Struct, frozen=True):
 
 
 class SpoolState(Struct, frozen=True):
-    """A producer's words, as `sightlog.wire.Told`."""
+    """A producer's words, as `sightlog.protocol.messages.Told`."""
 
     last: tuple[int, int]
     acked: tuple[int, int]
@@ -95,7 +95,7 @@ class SpoolState(Struct, frozen=True):
 
 
 class AccountState(Struct, frozen=True):
-    """See `sightlog.accounts`."""
+    """See `sightlog.protocol.accounts`."""
 
     published: int
     spooled: int
@@ -202,7 +202,7 @@ class _Life:
     """What a producer told last of its spool, and how much of its totals is counted."""
 
     name: str
-    told: wire.Told
+    told: messages.Told
     counted: list[int]
 
     @property

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sightlog.encoder import format_time
+from sightlog.protocol.encoding import format_time
 from sightlog.reader import COLUMNS
 from sightlog.records import now_utc
 

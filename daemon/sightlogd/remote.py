@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 import zmq
 
-from sightlog.wire import FRAME_BYTES_MAX
+from sightlog.protocol.messages import FRAME_BYTES_MAX
 
 from . import zap
 from .config import Config

@@ -19,8 +19,8 @@ from typing import Final
 import msgspec
 import structlog
 
-from sightlog.accounts import Settled
-from sightlog.encoder import format_time
+from sightlog.protocol.accounts import Settled
+from sightlog.protocol.encoding import format_time
 
 from . import durable, prometheus
 from .directory import open_file

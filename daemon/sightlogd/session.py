@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from sightlog import wire
-from sightlog.wire import PRODUCERS_MAX, START, Limits, Position
+from sightlog.protocol import messages
+from sightlog.protocol.messages import PRODUCERS_MAX, START, Limits, Position
 
 from .decoder import Decoded, Hello, Malformed, Ping, Records, Telemetry, decode_body, decode_header, decode_record
 
@@ -149,7 +149,7 @@ class Sessions:
             producer_id = session.producer_id if session else UNKNOWN
             message = b"".join(frame[:DEAD_LETTER_BYTES_MAX] for frame in frames[:2])
             return Answer(
-                reply=wire.refused("malformed", str(error)),
+                reply=messages.refused("malformed", str(error)),
                 dead_letter=DeadLetter(producer_id, f"malformed message: {error}", message),
                 warning=f"malformed message: {error}",
             )
@@ -162,9 +162,9 @@ class Sessions:
     # -- hello -------------------------------------------------------------------------------------------------------
 
     def _hello(self, route: bytes, hello: Hello) -> Answer:
-        if hello.protocol != wire.PROTOCOL:
-            reason = f"the daemon speaks protocol {wire.PROTOCOL}, the producer {hello.protocol}."
-            return Answer(reply=wire.refused("protocol", reason), warning=f"{hello.name}: {reason}")
+        if hello.protocol != messages.PROTOCOL:
+            reason = f"the daemon speaks protocol {messages.PROTOCOL}, the producer {hello.protocol}."
+            return Answer(reply=messages.refused("protocol", reason), warning=f"{hello.name}: {reason}")
         first = Position(*hello.first)
         if first.epoch > hello.epoch:
             raise Malformed(f"hello: first is of epoch {first.epoch}, later than the producer's own {hello.epoch}")
@@ -177,19 +177,19 @@ class Sessions:
                     "A sensor whose spool_dir does not last is another one at each start: give it one that does. Then "
                     "remove those that never come again"
                 )
-                return Answer(reply=wire.busy(reason, STRANGER_SECONDS), warning=reason, busy=True)
+                return Answer(reply=messages.busy(reason, STRANGER_SECONDS), warning=reason, busy=True)
             epoch = max(hello.epoch, stored.epoch)
             session = Session(hello.producer_id, hello.name, route, epoch, stored, stored, stored)
         if hello.epoch < session.epoch:
             reason = f"a newer process publishes as {hello.name!r} ({hello.producer_id})."
-            return Answer(reply=wire.refused("fenced", reason), warning=f"fenced an older process: {reason}")
+            return Answer(reply=messages.refused("fenced", reason), warning=f"fenced an older process: {reason}")
         self._attach(session, route, hello)
         warning = self._skip_to(session, first)
         session.gap_told = False
         exceptions: Exceptions = ()
         if session.stored >= first:
             exceptions = self._exceptions_of(session.producer_id, first, session.stored)
-        return Answer(reply=wire.welcome(session.stored, exceptions, self._limits_now()), warning=warning)
+        return Answer(reply=messages.welcome(session.stored, exceptions, self._limits_now()), warning=warning)
 
     def _is_full(self) -> bool:
         known = self._producers()
@@ -240,10 +240,10 @@ class Sessions:
 
     def _records(self, route: bytes, header: Records, frames: list[bytes]) -> Answer:
         if route not in self._by_route:
-            return Answer(reply=wire.resync(None))
+            return Answer(reply=messages.resync(None))
         session = self._heard(route)
         if session is None:
-            return Answer(reply=wire.refused("fenced", "a newer process publishes under this producer id."))
+            return Answer(reply=messages.refused("fenced", "a newer process publishes under this producer id."))
         if len(frames) != 2 + len(header.images):
             raise Malformed(f"{len(frames)} frames; expected 2 and {len(header.images)} images")
         packed = decode_body(frames[1])
@@ -278,29 +278,29 @@ class Sessions:
         if session.gap_told:
             return Answer()
         session.gap_told = True
-        return Answer(reply=wire.resync(session.received))
+        return Answer(reply=messages.resync(session.received))
 
     def _all_known(self, session: Session, first: Position, count: int, flush: bool) -> Answer:
         if session.in_batch:
             return Answer(flush=flush, resent=count)  # the ack comes with the commit
         exceptions = self._exceptions_of(session.producer_id, first, session.stored)
-        return Answer(reply=wire.ack(session.stored, exceptions), resent=count)
+        return Answer(reply=messages.ack(session.stored, exceptions), resent=count)
 
     def _ping(self, route: bytes, ping: Ping) -> Answer:
         if route not in self._by_route:
-            return Answer(reply=wire.resync(None))
+            return Answer(reply=messages.resync(None))
         session = self._heard(route)
         if session is None:
-            return Answer(reply=wire.refused("fenced", "a newer process publishes under this producer id."))
+            return Answer(reply=messages.refused("fenced", "a newer process publishes under this producer id."))
         session.spooled_records, session.spooled_bytes = ping.spooled_records, ping.spooled_bytes
-        return Answer(reply=wire.pong(), flush=ping.flush)
+        return Answer(reply=messages.pong(), flush=ping.flush)
 
     def _telemetry(self, route: bytes, telemetry: Telemetry) -> Answer:
         if route not in self._by_route:
-            return Answer(reply=wire.resync(None))
+            return Answer(reply=messages.resync(None))
         session = self._heard(route)
         if session is None:
-            return Answer(reply=wire.refused("fenced", "a newer process publishes under this producer id."))
+            return Answer(reply=messages.refused("fenced", "a newer process publishes under this producer id."))
         epoch = telemetry.last[0]
         if epoch != session.epoch:
             raise Malformed(f"telemetry: last is of epoch {epoch}; the hello said {session.epoch}")

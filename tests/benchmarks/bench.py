@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from sightlog import Detection, Event, Publisher, SightlogError
-from sightlog.encoder import encode_record, format_time
+from sightlog.protocol.encoding import encode_record, format_time
 from sightlogd.changes import EventsStored
 from sightlogd.decoder import EventRecord, decode_record
 from sightlogd.store import bulk

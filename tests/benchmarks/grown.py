@@ -15,7 +15,7 @@ import apsw
 import bench
 
 from sightlog import Event
-from sightlog.encoder import format_time
+from sightlog.protocol.encoding import format_time
 from sightlogd.calendar import Days
 from sightlogd.files.daylog import DayLogs
 from sightlogd.store.opening import create

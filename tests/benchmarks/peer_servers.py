@@ -16,7 +16,7 @@ from pathlib import Path
 
 import bench
 
-from sightlog.encoder import encode_record
+from sightlog.protocol.encoding import encode_record
 
 BATCH = 1_000
 START_SECONDS = 20.0

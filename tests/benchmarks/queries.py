@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import generated
 
 from sightlog import Reader
-from sightlog.encoder import format_time
+from sightlog.protocol.encoding import format_time
 
 Calls = dict[str, Callable[[], Iterable[object]]]
 SITE = "home"

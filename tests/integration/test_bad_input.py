@@ -10,8 +10,9 @@ import msgpack
 import pytest
 from peer import Peer
 
-from sightlog import Event, wire
-from sightlog.wire import Position
+from sightlog import Event
+from sightlog.protocol import messages
+from sightlog.protocol.messages import Position
 
 EVENT = {
     "kind": "event", "event_id": "e", "site": "default", "camera_id": "front_door",
@@ -22,7 +23,7 @@ EVENT = {
 @pytest.fixture
 def peer(daemon):
     peer = Peer(daemon)
-    assert isinstance(peer.hello(), wire.Welcome)
+    assert isinstance(peer.hello(), messages.Welcome)
     yield peer
     peer.close()
 
@@ -113,7 +114,7 @@ BAD_MESSAGES = {
 @pytest.mark.parametrize("frames", BAD_MESSAGES.values(), ids=BAD_MESSAGES)
 def test_a_message_that_cannot_be_taken_apart_is_refused_and_the_session_goes_on(daemon, peer, frames):
     reply = peer.ask(frames)
-    assert isinstance(reply, wire.Refused)
+    assert isinstance(reply, messages.Refused)
     assert reply.code == "malformed"
     assert reply.reason
     peer.send(event())
@@ -124,9 +125,9 @@ def test_a_message_that_cannot_be_taken_apart_is_refused_and_the_session_goes_on
 
 def test_an_unknown_protocol_version_is_refused_by_name(daemon):
     peer = Peer(daemon)
-    hello = msgpack.unpackb(wire.hello(peer.producer_id, "peer", 1, Position(1, 1))[0])
+    hello = msgpack.unpackb(messages.hello(peer.producer_id, "peer", 1, Position(1, 1))[0])
     reply = peer.ask([msgpack.packb({**hello, "protocol": 2})])
-    assert isinstance(reply, wire.Refused)
+    assert isinstance(reply, messages.Refused)
     assert reply.code == "protocol"
     assert "protocol 1" in reply.reason
     peer.close()
@@ -139,18 +140,18 @@ def test_an_oversized_frame_costs_its_sender_the_connection_and_nobody_else_anyt
         assert publisher.insert_event(Event("front_door"))
     assert daemon.process.poll() is None
     # Reconnected by ZeroMQ: a connection that the daemon does not know.
-    assert peer.ask(wire.ping(0, 0, flush=False)) == wire.Resync(None)
+    assert peer.ask(messages.ping(0, 0, flush=False)) == messages.Resync(None)
 
 
 def test_records_before_hello_are_answered_by_a_request_for_one(daemon):
     peer = Peer(daemon)
-    assert peer.ask(wire.records(Position(1, 1), [event()], [b""], flush=True)) == wire.Resync(None)
+    assert peer.ask(messages.records(Position(1, 1), [event()], [b""], flush=True)) == messages.Resync(None)
     peer.close()
 
 
 def test_records_that_a_hello_skips_are_counted_as_missing(daemon, peer):
     peer.send(event(), event())
-    assert isinstance(peer.ask(wire.hello(peer.producer_id, "peer", 1, Position(1, 8))), wire.Welcome)
+    assert isinstance(peer.ask(messages.hello(peer.producer_id, "peer", 1, Position(1, 8))), messages.Welcome)
     peer.seq = 8
     peer.send(event())
     connection = sqlite3.connect(f"file:{daemon.database}?mode=ro", uri=True)

@@ -15,7 +15,8 @@ from commands import run
 from conftest import AS_NOBODY, open_to_all
 from remote import Remote
 
-from sightlog import Publisher, UsageError, keyfile
+from sightlog import Publisher, UsageError
+from sightlog.protocol import keyfile
 
 
 @pytest.fixture

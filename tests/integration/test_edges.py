@@ -15,9 +15,9 @@ from conftest import SMALL_DISK, fill_the_disk, small_file_system, wait_for
 from pictures import jpeg, jpeg_of
 
 from sightlog import DatabaseNotFound, Event, InvalidRecord, PublisherClosed, SpoolFull, UsageError
-from sightlog.encoder import encode_record
+from sightlog.protocol.encoding import encode_record
+from sightlog.protocol.messages import START, Position
 from sightlog.spool import Spool
-from sightlog.wire import START, Position
 from sightlogd.decoder import REASON_CHARS_MAX, Refusal, decode_record
 from sightlogd.session import Parcel, Session
 from sightlogd.store import Store

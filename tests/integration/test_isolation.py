@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sightlog import Detection, Event, Observation, Reader
-from sightlog.encoder import encode_record, format_time
-from sightlog.wire import START, Position
+from sightlog.protocol.encoding import encode_record, format_time
+from sightlog.protocol.messages import START, Position
 from sightlogd.decoder import decode_record
 from sightlogd.session import Parcel, Session
 from sightlogd.store import Store

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from sightlog import Event
-from sightlog.encoder import encode_record
+from sightlog.protocol.encoding import encode_record
+from sightlog.protocol.messages import START, Position
 from sightlog.records import Amendment
-from sightlog.wire import START, Position
 from sightlogd.decoder import decode_record
 from sightlogd.session import Parcel, Session
 from sightlogd.store import Store

@@ -8,7 +8,7 @@ from commands import run
 from conftest import wait_for
 
 from sightlog import DatabaseWriteError, Event
-from sightlog.wire import PRODUCERS_MAX
+from sightlog.protocol.messages import PRODUCERS_MAX
 
 FULL = "takes no new one"
 

@@ -323,8 +323,8 @@ def test_what_breaks_a_limit_is_refused_before_it_is_spooled(idle_daemon, event)
 
 def test_a_record_that_a_constraint_refuses_raises_for_insert_event(daemon, monkeypatch):
     # The client would refuse it first: only a client that checks less can send it.
-    from sightlog import encoder
+    from sightlog.protocol import encoding
 
-    monkeypatch.setattr(encoder, "_fraction", lambda _field, value: value)
+    monkeypatch.setattr(encoding, "_fraction", lambda _field, value: value)
     with daemon.publisher() as publisher, pytest.raises(RecordRejected, match="motion_confidence"):
         publisher.insert_event(Event("front_door", motion_confidence=7.0))

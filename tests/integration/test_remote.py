@@ -20,7 +20,8 @@ from remote import Remote
 
 import sightlogd.listener
 import sightlogd.remote
-from sightlog import AccessDenied, Event, Publisher, UsageError, keyfile, wire
+from sightlog import AccessDenied, Event, Publisher, UsageError
+from sightlog.protocol import keyfile, messages
 from sightlogd.keys import Keys
 from sightlogd.logs import Warnings
 
@@ -312,14 +313,14 @@ def test_routes_of_the_two_sockets_are_not_mixed_up(open_remote):
     try:
         epoch = time.time_ns() // 1_000_000
         for name, peer in zip(("local", "remote"), sockets, strict=True):
-            peer.send_multipart(wire.hello(f"{name:x<32}", name, epoch, wire.Position(epoch, 1)))
+            peer.send_multipart(messages.hello(f"{name:x<32}", name, epoch, messages.Position(epoch, 1)))
             assert peer.poll(SOON * 1000)
-            assert isinstance(wire.decode_reply(peer.recv_multipart()), wire.Welcome)
+            assert isinstance(messages.decode_reply(peer.recv_multipart()), messages.Welcome)
         for peer in sockets:
-            peer.send_multipart(wire.ping(0, 0, flush=False))
+            peer.send_multipart(messages.ping(0, 0, flush=False))
         for peer in sockets:
             assert peer.poll(SOON * 1000)
-            assert isinstance(wire.decode_reply(peer.recv_multipart()), wire.Pong)
+            assert isinstance(messages.decode_reply(peer.recv_multipart()), messages.Pong)
             assert not peer.poll(0)
     finally:
         context.destroy(linger=0)

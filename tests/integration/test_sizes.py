@@ -14,10 +14,11 @@ from conftest import wait_for
 from pictures import jpeg
 from remote import Remote
 
-import sightlog.encoder
-from sightlog import Event, InvalidRecord, Observation, Publisher, wire
+import sightlog.protocol.encoding
+from sightlog import Event, InvalidRecord, Observation, Publisher
+from sightlog.protocol import messages
+from sightlog.protocol.messages import Position
 from sightlog.records import EMBEDDING_NUMBERS_MAX, IMAGE_BYTES_MAX, RECORD_BYTES_MAX
-from sightlog.wire import Position
 
 SOON = 30
 NEAR = sorted({*range(-64, 1, 8), -34, -33, -32, -1})
@@ -43,7 +44,7 @@ def padded(size: int) -> bytes:
 def of_size(size: int) -> Observation:
     """A record that takes so many bytes."""
     text, numbers = "\N{DOOR}" * 56_000, [0.5] * EMBEDDING_NUMBERS_MAX
-    room = size - len(sightlog.encoder.encode_record(Observation(text, "model", embedding=numbers))[0])
+    room = size - len(sightlog.protocol.encoding.encode_record(Observation(text, "model", embedding=numbers))[0])
     return Observation(text + "x" * room, "model", embedding=numbers)
 
 
@@ -78,9 +79,9 @@ def test_what_an_earlier_version_spooled_and_nobody_takes_is_a_dead_letter(
 ):
     before, behind = Event("before"), Event("behind")
     with monkeypatch.context() as earlier:  # one whose limits were higher; the daemon does not hear of it yet
-        earlier.setattr(sightlog.encoder, "IMAGE_BYTES_MAX", 8 << 20)
-        earlier.setattr(sightlog.encoder, "RECORD_BYTES_MAX", 8 << 20)
-        earlier.setattr(sightlog.encoder, "TEXT_CHARS_MAX", 8 << 20)
+        earlier.setattr(sightlog.protocol.encoding, "IMAGE_BYTES_MAX", 8 << 20)
+        earlier.setattr(sightlog.protocol.encoding, "RECORD_BYTES_MAX", 8 << 20)
+        earlier.setattr(sightlog.protocol.encoding, "TEXT_CHARS_MAX", 8 << 20)
         if part == "record":
             large = Event("large", llm_description="x" * (RECORD_BYTES_MAX + more))
         else:
@@ -127,16 +128,16 @@ def narrow(endpoint: str, frame_bytes: int) -> Iterator[list[bytes]]:
             said = msgpack.unpackb(header)
             if said["kind"] == "hello":
                 known.add(route)
-                reply = wire.welcome(last, [], wire.Limits(1_000, 1 << 20))
+                reply = messages.welcome(last, [], messages.Limits(1_000, 1 << 20))
             elif route not in known:
-                reply = wire.resync(None)
+                reply = messages.resync(None)
             elif said["kind"] == "records":
                 records = msgpack.unpackb(frames[0])
                 taken.extend(records)
                 last = Position(said["first"][0], said["first"][1] + len(records) - 1)
-                reply = wire.ack(last, [])
+                reply = messages.ack(last, [])
             else:
-                reply = wire.pong()
+                reply = messages.pong()
             router.send_multipart([route, *reply])
 
     thread = threading.Thread(target=serve)

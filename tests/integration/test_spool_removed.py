@@ -18,10 +18,10 @@ import pytest
 from conftest import wait_for
 
 from sightlog import Event, SpoolDamaged, SpoolFormatUnknown, SpoolInUse
-from sightlog.encoder import encode_record
 from sightlog.errors import NOT_TAKEN
+from sightlog.protocol.encoding import encode_record
+from sightlog.protocol.messages import START, Position
 from sightlog.spool import Spool
-from sightlog.wire import START, Position
 
 
 class Producer:

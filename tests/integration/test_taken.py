@@ -28,8 +28,8 @@ from sightlog import (
     SpoolFull,
 )
 from sightlog.errors import NOT_TAKEN
+from sightlog.protocol.messages import START, Position
 from sightlog.spool import Spool
-from sightlog.wire import START, Position
 
 CALLS: dict[str, Callable[[Publisher], object]] = {
     "publish": lambda publisher: publisher.publish(Event("door")),

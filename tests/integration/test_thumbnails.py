@@ -16,9 +16,10 @@ import zmq
 from conftest import SMALL_DISK, Daemon, fill_the_disk, small_file_system, wait_for
 from pictures import BLUE, RED, bomb, encoded, is_near, jpeg, jpeg_of, noise, opened, png, slow_png
 
-from sightlog import Event, wire
-from sightlog.encoder import encode_record
-from sightlog.wire import START, Position
+from sightlog import Event
+from sightlog.protocol import messages
+from sightlog.protocol.encoding import encode_record
+from sightlog.protocol.messages import START, Position
 from sightlogd.decoder import decode_record
 from sightlogd.files import incoming
 from sightlogd.files.daylog import DayLogs
@@ -200,7 +201,7 @@ def test_a_name_never_leaves_the_data_directory(daemon, event_id):
             header = {"kind": "records", "first": [1, number], "flush": True, "images": [0]}
             dealer.send_multipart([msgpack.packb(header), body, image])
             ack = msgpack.unpackb(dealer.recv_multipart()[0])
-            assert ack["exceptions"][0][:2] == [number, wire.REJECTED]
+            assert ack["exceptions"][0][:2] == [number, messages.REJECTED]
     finally:
         dealer.close(linger=0)
         context.term()

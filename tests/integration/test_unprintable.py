@@ -12,7 +12,8 @@ import pytest
 from commands import SIGHTLOG, environment, run
 from test_bad_input import EVENT, Peer
 
-from sightlog import Event, Observation, wire
+from sightlog import Event, Observation
+from sightlog.protocol import messages
 from sightlog.text import is_harmful
 
 CODES = "\x1b[2J\x1b]0;owned\x07 \x7f \x9b31m \u202egpj.exe \u2066x\u2069 \u2028 \U000e0041"
@@ -23,12 +24,12 @@ def test_what_strangers_send_reaches_nobody_as_it_is(idle_daemon):
     daemon = idle_daemon.start(env={"SIGHTLOG_LOG": "debug"})
     peer = Peer(daemon)
     try:
-        assert isinstance(peer.hello(), wire.Welcome)
+        assert isinstance(peer.hello(), messages.Welcome)
         ack = peer.send(msgpack.packb({**EVENT, CODES: 1}), msgpack.packb({**EVENT, "person_name": f"a{CODES}"}))
         assert len(ack.exceptions) == 2
         assert not any(is_harmful(reason) for _, _, reason in ack.exceptions)
         refused = peer.ask([msgpack.packb({"kind": CODES})])
-        assert isinstance(refused, wire.Refused)
+        assert isinstance(refused, messages.Refused)
         assert not is_harmful(str(refused))
     finally:
         peer.close()

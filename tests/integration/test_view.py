@@ -18,8 +18,8 @@ import pytest
 from conftest import Daemon, wait_for
 
 from sightlog import Detection, Event, Observation
-from sightlog.encoder import encode_record
-from sightlog.wire import START, Position
+from sightlog.protocol.encoding import encode_record
+from sightlog.protocol.messages import START, Position
 from sightlogd.decoder import decode_record
 from sightlogd.errors import WriteRefused
 from sightlogd.session import Parcel, Session

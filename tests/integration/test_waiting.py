@@ -18,8 +18,8 @@ from conftest import wait_for
 
 import sightlog
 from sightlog import AckTimeout, Event, PublisherClosed
+from sightlog.protocol.messages import START, Position
 from sightlog.spool import Spool
-from sightlog.wire import START, Position
 
 OURS = str(Path(sightlog.__file__).parent)
 

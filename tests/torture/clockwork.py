@@ -13,8 +13,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from sightlog import Event, Observation
-from sightlog.encoder import encode_record
-from sightlog.wire import START, Position
+from sightlog.protocol.encoding import encode_record
+from sightlog.protocol.messages import START, Position
 from sightlogd import retention
 from sightlogd.budget import Budget
 from sightlogd.config import Config

@@ -12,8 +12,9 @@ import pictures
 import sample
 import zmq
 
-from sightlog import Amendment, Detection, Event, Observation, Person, Publisher, wire
-from sightlog.wire import Limits, Position
+from sightlog import Amendment, Detection, Event, Observation, Person, Publisher
+from sightlog.protocol import messages as wire
+from sightlog.protocol.messages import Limits, Position
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "v1.json"
 ID_BYTES = 36

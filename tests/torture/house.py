@@ -16,8 +16,9 @@ import made_up
 import pictures
 from recorder import Killed, Recorder
 
-from sightlog import Amendment, Detection, Event, Observation, Person, encoder, wire
-from sightlog.wire import START, Position
+from sightlog import Amendment, Detection, Event, Observation, Person
+from sightlog.protocol import encoding, messages
+from sightlog.protocol.messages import START, Position
 from sightlogd import durable, purge
 from sightlogd.batch import Reason
 from sightlogd.config import Config, Storage, StoreConfig
@@ -123,7 +124,7 @@ class Producer:
             self.records.append((b"\x81\xa4kind\xa5event", b""))  # becomes a dead letter
             return
         self.event_ids.append(event_id)
-        self.records.append(encoder.encode_record(record))
+        self.records.append(encoding.encode_record(record))
 
     def _picture(self, event_id: str, images: dict[str, bytes]) -> bytes | None:
         if self._choose.random() > 0.3:
@@ -135,13 +136,13 @@ class Producer:
         return images[event_id]
 
     def hello(self, first: int = 1) -> list[bytes]:
-        return wire.hello(self.name, self.name, 1, Position(1, first))
+        return messages.hello(self.name, self.name, 1, Position(1, first))
 
     def message(self, after: int) -> list[bytes]:
         """All records behind that seq."""
         some = self.records[after:]
         packed, images = [record for record, _ in some], [image for _, image in some]
-        return wire.records(Position(1, after + 1), packed, images, flush=False)
+        return messages.records(Position(1, after + 1), packed, images, flush=False)
 
 
 class AtOnce:
@@ -233,8 +234,8 @@ class House:
         return self._stored(parcels, *more)
 
     def _answered(self, route: bytes, frames: list[bytes]) -> None:
-        reply = wire.decode_reply(frames)
-        if isinstance(reply, (wire.Ack, wire.Welcome)) and reply.last > START:
+        reply = messages.decode_reply(frames)
+        if isinstance(reply, (messages.Ack, messages.Welcome)) and reply.last > START:
             self.recorder.mark(Acked(route[1:].decode(), reply.last))
 
     def position(self, name: str) -> Position:

@@ -18,8 +18,8 @@ import structlog
 from house import LIMITS, NOW, PLACE, Acked, House, State, Tried, state_of
 from medium import Log, Mark, Medium, materialise
 
-from sightlog import wire
-from sightlog.wire import START, Position
+from sightlog.protocol import messages
+from sightlog.protocol.messages import START, Position
 from sightlogd import purge
 from sightlogd.errors import Stop
 from sightlogd.files import catchup, jpeg
@@ -173,7 +173,7 @@ class Judge:
 
     def _send_again(self, store: Store) -> None:
         """Everything: each event is there once, and what its producer is told adds up."""
-        sessions = Sessions(store.stored_of, store.exceptions_of, wire.Limits(10**6, 10**9), lambda: 0)
+        sessions = Sessions(store.stored_of, store.exceptions_of, messages.Limits(10**6, 10**9), lambda: 0)
         ids = {event_id for (event_id,) in store._connection.execute("SELECT event_id FROM events")}
         for name, producer in self.house.producers.items():
             settled = store.stored_of(name).seq

@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from sightlog import Publisher, wire
+from sightlog import Publisher
 from sightlog.database import Database
+from sightlog.protocol import messages
 from sightlogd.files import catchup
 from sightlogd.ingest import Ingest
 from sightlogd.store import lookups
@@ -19,7 +20,7 @@ def _ack_before_commit() -> None:
 
     def wrapped(ingest: Ingest, reason: Any) -> None:
         for parcel in ingest._batch.parcels:
-            ingest._send(parcel.session.route, wire.ack(parcel.last, ()))
+            ingest._send(parcel.session.route, messages.ack(parcel.last, ()))
         commit(ingest, reason)
 
     Ingest._commit = wrapped

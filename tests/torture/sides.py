@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from network import Connection, Dealer
 
-from sightlog import spool, wire
-from sightlog.accounts import Settled, account
+from sightlog import spool
 from sightlog.delivery import Delivery
 from sightlog.link import Link
+from sightlog.protocol import messages
+from sightlog.protocol.accounts import Settled, account
+from sightlog.protocol.messages import DUPLICATE, REJECTED, START, STORED, Position, Told
 from sightlog.publisher import Publisher
 from sightlog.receipts import BatchReceipt, Receipt, ReceiptBook
 from sightlog.telemetry import Teller
-from sightlog.wire import DUPLICATE, REJECTED, START, STORED, Position, Told
 from sightlogd.batch import Batch, BatchLimits
 from sightlogd.session import Parcel, Session, Sessions
 
@@ -275,10 +276,10 @@ class Daemon:
             self.sessions.settle(parcel.session, parcel.last)
             told.setdefault(parcel.session, []).extend(some)
         for session, some in told.items():
-            self.send(session.route, wire.ack(session.stored, some))
+            self.send(session.route, messages.ack(session.stored, some))
 
     def tell_busy(self, session: Session) -> None:
         self.sessions.rewind(session)
         self.send(
-            session.route, wire.busy("storage_full: no room", max(0.0, self.refused_until - self.world.clock.now))
+            session.route, messages.busy("storage_full: no room", max(0.0, self.refused_until - self.world.clock.now))
         )

@@ -20,11 +20,11 @@ from typing import Any
 import apsw
 import zmq
 
-from sightlog import wire
+from sightlog.protocol import messages
 from sightlogd import ingest, listener, session, watchdog
 from sightlogd.__main__ import main
 
-BOUNDLESS = wire.Limits(window_records=10**9, window_bytes=10**12)
+BOUNDLESS = messages.Limits(window_records=10**9, window_bytes=10**12)
 UNIX = "unix"
 HEARTBEAT_MS = 200
 HEARTBEAT_TIMEOUT_MS = 5_000
@@ -60,7 +60,7 @@ class SlowFile(apsw.VFSFile):
 
 def ack_first(self: ingest.Ingest, reason: Any) -> None:
     for parcel in self._batch.parcels:
-        self._send(parcel.session.route, wire.ack(parcel.last, []))
+        self._send(parcel.session.route, messages.ack(parcel.last, []))
     commit(self, reason)
 
 

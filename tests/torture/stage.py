@@ -15,8 +15,8 @@ import msgpack
 from corpus import ID_BYTES, Corpus
 from mutations import Mutator
 
-from sightlog import wire
-from sightlog.wire import Limits, Position
+from sightlog.protocol import messages as wire
+from sightlog.protocol.messages import Limits, Position
 from sightlogd.batch import Batch, BatchLimits, Reason
 from sightlogd.decoder import Refusal
 from sightlogd.metrics import Metrics

@@ -11,10 +11,11 @@ from typing import Any, Final
 
 import pictures
 
-from sightlog import Amendment, Detection, Event, Observation, wire
-from sightlog.encoder import encode_record
+from sightlog import Amendment, Detection, Event, Observation
+from sightlog.protocol import messages
+from sightlog.protocol.encoding import encode_record
+from sightlog.protocol.messages import START, Ack, Busy, Position, Resync, Welcome
 from sightlog.records import now_utc
-from sightlog.wire import START, Ack, Busy, Position, Resync, Welcome
 from sightlogd.files import child
 
 EPOCH: Final = 1_700_000_000_000
@@ -69,20 +70,22 @@ class Producer:
             if self.asked:
                 return None
             self.asked = True
-            return wire.hello(str(uuid.UUID(int=NAMES.index(self.name) + 1)), self.name, EPOCH, self.at(self.acked + 1))
+            return messages.hello(
+                str(uuid.UUID(int=NAMES.index(self.name) + 1)), self.name, EPOCH, self.at(self.acked + 1)
+            )
         if self.sent == len(self.stream):
             return None
         some = self.stream[self.sent : self.sent + 2]
         first = self.at(self.sent + 1)
         self.sent += len(some)
-        return wire.records(first, [record for record, _ in some], [image for _, image in some], flush=True)
+        return messages.records(first, [record for record, _ in some], [image for _, image in some], flush=True)
 
     def at(self, seq: int) -> Position:
         return Position(EPOCH, seq)
 
     def hear(self, frames: list[bytes]) -> bool:
         """Whether something was acked by it."""
-        reply = wire.decode_reply(frames)
+        reply = messages.decode_reply(frames)
         before = self.acked
         if isinstance(reply, Welcome):
             self.greeted = True

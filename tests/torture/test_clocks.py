@@ -20,7 +20,7 @@ from clockwork import EDGES, TRUTH, YEARS, ZONES, Broken, Clocks, House, Model, 
 from lab import often
 
 from sightlog import Event, Observation
-from sightlog.encoder import format_time
+from sightlog.protocol.encoding import format_time
 from sightlogd import budget, retention
 from sightlogd.calendar import Days
 from sightlogd.rebuild import rebuild_from_logs
@@ -254,7 +254,7 @@ def test_without_the_rule_a_removal_by_mistake_is_seen(protection, switch_off, a
 MAY_READ_THE_WALL_CLOCK = {
     "clients/sightlog/records.py",  # when something was seen, and ids that grow with it
     "clients/sightlog/identity.py",  # the epoch of a life
-    "clients/sightlog/encoder.py",  # in a message, as advice
+    "clients/sightlog/protocol/encoding.py",  # in a message, as advice
     "clients/sightlog/reader.py",  # what is ahead of it
     "clients/sightlog/cli/demo.py", "clients/sightlog/cli/moment.py", "clients/sightlog/cli/reading.py",
     "clients/sightlog/cli/status.py", "daemon/sightlogd/audit.py", "daemon/sightlogd/ingest.py",

@@ -18,8 +18,9 @@ from lab import often
 from managed_daemon import handing_over, listener
 from pictures import jpeg
 
-from sightlog import Event, wire
-from sightlog.wire import Position
+from sightlog import Event
+from sightlog.protocol import messages
+from sightlog.protocol.messages import Position
 
 LIMIT = 256
 CROWD = often(2_000, 6_000)
@@ -73,7 +74,7 @@ def greeting(daemon: Daemon, count: int) -> Iterator[None]:
             dealer = context.socket(zmq.DEALER)
             dealers.append(dealer)
             dealer.connect(daemon.endpoint)
-            dealer.send_multipart(wire.hello(f"p{number}", "crowd", 1, Position(1, 1)))
+            dealer.send_multipart(messages.hello(f"p{number}", "crowd", 1, Position(1, 1)))
         yield
     finally:
         for dealer in dealers:

@@ -14,9 +14,10 @@ from conftest import wait_for
 from lab import often
 from mutations import Mutator
 
-from sightlog import Event, Publisher, delivery, link, publisher, spool, wire
+from sightlog import Event, Publisher, delivery, link, publisher, spool
 from sightlog.errors import ProducerFenced, SightlogError
-from sightlog.wire import START, Limits, Position
+from sightlog.protocol import messages
+from sightlog.protocol.messages import START, Limits, Position
 from sightlogd.decoder import EventRecord
 from sightlogd.session import Sessions
 
@@ -47,10 +48,10 @@ class Wire:
         self.sessions = Sessions(lambda producer: self._stored.get(producer, START), lambda *_: (), LIMITS, lambda: 0)
         self.queue: deque[list[bytes]] = deque()
         replies = [
-            wire.welcome(Position(1_700_000_000_000, 7), [(3, "rejected", "why"), (4, "duplicate", "there")], LIMITS),
-            wire.ack(Position(1_700_000_000_000, 9), [(8, "rejected", "why")]),
-            wire.busy("storage_full: no room", 1.0), wire.resync(Position(5, 5)), wire.resync(None),
-            wire.refused("malformed", "no"), wire.pong(),
+            messages.welcome(Position(1_700_000_000_000, 7), [(3, "rejected", "why"), (4, "duplicate", "there")], LIMITS),
+            messages.ack(Position(1_700_000_000_000, 9), [(8, "rejected", "why")]),
+            messages.busy("storage_full: no room", 1.0), messages.resync(Position(5, 5)), messages.resync(None),
+            messages.refused("malformed", "no"), messages.pong(),
         ]  # fmt: skip
         self._corpus = [frames[0] for frames in replies]
         self._mutator = Mutator(choose, self._corpus)
@@ -66,7 +67,7 @@ class Wire:
             session, last = answer.parcel.session, answer.parcel.last
             self._stored[session.producer_id] = last
             self.sessions.settle(session, last)
-            answer.reply = wire.ack(last, [])
+            answer.reply = messages.ack(last, [])
         if not answer.reply:
             return
         self.answers += 1
@@ -181,7 +182,7 @@ def live(line: Wire, spool_dir: Path, answers: int) -> tuple[list[str], list[str
         if not failed(producer):
             assert producer.flush()
         producer.close()
-        settled += [event_id for receipt, event_id in receipts if receipt.status == wire.STORED]
+        settled += [event_id for receipt, event_id in receipts if receipt.status == messages.STORED]
         line.hostile = True
     line.hostile = False
     with Publisher("ipc:///nowhere", "sensor", spool_dir) as last:
@@ -221,7 +222,7 @@ def test_without_the_check_a_false_ack_is_believed(line, tmp_path, attack, monke
         line.send = lambda _: None  # nobody there: what is published cannot be stored
         with Publisher("ipc:///nowhere", f"sensor-{attack.runs}", tmp_path) as producer:
             receipt = producer.publish_many(Event("door") for _ in range(10))
-            line.queue.append(wire.ack(Position(producer._spool.epoch, 10), []))
+            line.queue.append(messages.ack(Position(producer._spool.epoch, 10), []))
             attack.caught += receipt.wait(20).stored == 10
     assert line.received == set()
     assert attack.caught == attack.runs

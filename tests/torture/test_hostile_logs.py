@@ -17,9 +17,9 @@ from damage import copy, damage
 from lab import often
 
 from sightlog import Event, Observation, SpoolFormatUnknown
+from sightlog.protocol.messages import START, Position
 from sightlog.segment import HEAD_BYTES
 from sightlog.spool import Spool
-from sightlog.wire import START, Position
 
 SPOOLS = often(40, 3_000)
 STORES = often(1, 10)

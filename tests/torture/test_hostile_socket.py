@@ -16,8 +16,9 @@ from lab import often
 from mutations import NASTY
 from stage import Hostile, Stage
 
-from sightlog import Event, SpoolFull, wire
-from sightlog.wire import Position
+from sightlog import Event, SpoolFull
+from sightlog.protocol import messages
+from sightlog.protocol.messages import Position
 
 FRAMES = often(3_000, 100_000)
 GROWTH_BYTES_MAX = 96 << 20
@@ -88,7 +89,7 @@ def test_a_real_daemon_outlives_mutated_messages_and_its_honest_producer_loses_n
                 seq = peer.seq
                 hostile.stage.sessions.forget(peer.route)
                 hostile.stage.sessions.receive(
-                    peer.route, wire.hello(peer.producer_id, "peer", 1, Position(1, seq + 1))
+                    peer.route, messages.hello(peer.producer_id, "peer", 1, Position(1, seq + 1))
                 )
                 answer = hostile.stage.sessions.receive(peer.route, frames)
                 if answer.parcel:
@@ -134,7 +135,7 @@ def test_a_real_daemon_outlives_mutated_messages_and_its_honest_producer_loses_n
 
 def has_read_all(dealer: zmq.Socket) -> None:
     """Waits: what a socket that is closed has not sent yet would be lost, and nothing said of it."""
-    header = msgpack.unpackb(wire.hello("asks", "asks", 1, Position(1, 1))[0])
+    header = msgpack.unpackb(messages.hello("asks", "asks", 1, Position(1, 1))[0])
     dealer.send(msgpack.packb({**header, "protocol": UNKNOWN_PROTOCOL}))
     dealer.setsockopt(zmq.RCVTIMEO, SEND_MS)
     while str(UNKNOWN_PROTOCOL).encode() not in dealer.recv_multipart()[0]:

@@ -21,10 +21,11 @@ from lab import LONG
 from mutations import NASTY_TEXTS
 from stage import GOOD
 
-from sightlog import Detection, Event, InvalidRecord, Observation, Person, wire
-from sightlog.encoder import encode_record
+from sightlog import Detection, Event, InvalidRecord, Observation, Person
+from sightlog.protocol import messages
+from sightlog.protocol.encoding import encode_record
+from sightlog.protocol.messages import Position
 from sightlog.text import is_harmful
-from sightlog.wire import Position
 
 SQL = [text for text in NASTY_TEXTS if any(sign in text for sign in "'\";%{$`")] + [
     "Robert'); DROP TABLE events;--", "'||(SELECT writefile('/tmp/owned',1))||'",
@@ -123,8 +124,8 @@ def test_ids_with_path_characters_are_refused_and_nothing_is_written_elsewhere(d
     dealer.setsockopt(zmq.LINGER, 0)
     dealer.setsockopt(zmq.RCVTIMEO, 20_000)
     dealer.connect(daemon.endpoint)
-    dealer.send_multipart(wire.hello("paths", "paths", 1, Position(1, 1)))
-    assert isinstance(wire.decode_reply(dealer.recv_multipart()), wire.Welcome)
+    dealer.send_multipart(messages.hello("paths", "paths", 1, Position(1, 1)))
+    assert isinstance(messages.decode_reply(dealer.recv_multipart()), messages.Welcome)
     packed = [
         msgpack.packb({**GOOD, "event_id": f"good-{number}-{field}", field: path})
         for number, path in enumerate(PATHS)
@@ -135,8 +136,8 @@ def test_ids_with_path_characters_are_refused_and_nothing_is_written_elsewhere(d
     settled: dict[int, str] = {}
     for start in range(0, len(packed), 50):
         some = packed[start : start + 50]
-        dealer.send_multipart(wire.records(Position(1, start + 1), some, [image] * len(some), flush=True))
-        ack = wire.decode_reply(dealer.recv_multipart())
+        dealer.send_multipart(messages.records(Position(1, start + 1), some, [image] * len(some), flush=True))
+        ack = messages.decode_reply(dealer.recv_multipart())
         assert ack.last == (1, start + len(some))
         settled |= {seq: reason for seq, status, reason in ack.exceptions if status == "rejected"}
     context.destroy(linger=0)
@@ -171,10 +172,10 @@ def test_no_control_character_of_a_record_reaches_a_terminal(filled, attack):
     context = zmq.Context()
     dealer = context.socket(zmq.DEALER)
     dealer.connect(filled.endpoint)
-    dealer.send_multipart(wire.hello("codes", "codes", 1, Position(1, 1)))
+    dealer.send_multipart(messages.hello("codes", "codes", 1, Position(1, 1)))
     dealer.recv_multipart()
-    dealer.send_multipart(wire.records(Position(1, 1), [msgpack.packb({**GOOD, **bad})] * 3, [b""] * 3, flush=True))
-    assert len(wire.decode_reply(dealer.recv_multipart()).exceptions) == 3
+    dealer.send_multipart(messages.records(Position(1, 1), [msgpack.packb({**GOOD, **bad})] * 3, [b""] * 3, flush=True))
+    assert len(messages.decode_reply(dealer.recv_multipart()).exceptions) == 3
     context.destroy(linger=0)
     for columns in (200, 60) if LONG else (100,):
         for arguments in SHOWING:
@@ -212,11 +213,11 @@ def test_what_strangers_send_reaches_no_terminal_that_a_daemon_runs_on(idle_daem
         dealer = context.socket(zmq.DEALER)
         dealer.connect(daemon.endpoint)
         dealer.send_multipart([msgpack.packb({"kind": "\x1b[2J\x1b]0;owned\x07\x9b31m"})])
-        assert isinstance(wire.decode_reply(dealer.recv_multipart()), wire.Refused)
-        dealer.send_multipart(wire.hello("codes", "codes", 1, Position(1, 1)))
+        assert isinstance(messages.decode_reply(dealer.recv_multipart()), messages.Refused)
+        dealer.send_multipart(messages.hello("codes", "codes", 1, Position(1, 1)))
         dealer.recv_multipart()
         bad = msgpack.packb({**GOOD, "event_id": "e", "\x1b[2J\x9b\u202eowned": 1})
-        dealer.send_multipart(wire.records(Position(1, 1), [bad], [b""], flush=True))
+        dealer.send_multipart(messages.records(Position(1, 1), [bad], [b""], flush=True))
         dealer.recv_multipart()
         context.destroy(linger=0)
         wait_for(lambda: heard(b"malformed message", b"rejected 1 records"), "both are told")

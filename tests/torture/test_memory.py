@@ -17,8 +17,9 @@ from conftest import wait_for
 from lab import often
 from overload import resident
 
-from sightlog import Event, wire
-from sightlog.wire import Position, Told
+from sightlog import Event
+from sightlog.protocol import messages
+from sightlog.protocol.messages import Position, Told
 
 MB = 1 << 20
 UNIT = Path(__file__).parents[2] / "systemd/sightlogd.service"
@@ -120,11 +121,11 @@ def test_telemetry_of_many_identities_is_not_kept_whole(daemon, attack):
     dealer.connect(daemon.endpoint)
     try:
         for number in range(count):
-            dealer.send_multipart(wire.hello(f"p{number}", f"camera-{number}", 1, Position(1, 1)))
+            dealer.send_multipart(messages.hello(f"p{number}", f"camera-{number}", 1, Position(1, 1)))
             dealer.recv_multipart()
             told = Told(Position(1, 0), Position(0, 0), 0, 0, 0, 0)
-            dealer.send_multipart(wire.telemetry(told, totals, times))
-        dealer.send_multipart(wire.ping(0, 0, flush=False))
+            dealer.send_multipart(messages.telemetry(told, totals, times))
+        dealer.send_multipart(messages.ping(0, 0, flush=False))
         dealer.recv_multipart()
     finally:
         dealer.close()
@@ -142,11 +143,11 @@ def test_a_message_of_more_bytes_than_any_may_have_is_malformed(daemon):
     dealer.setsockopt(zmq.RCVTIMEO, 20_000)
     dealer.connect(daemon.endpoint)
     try:
-        dealer.send_multipart(wire.hello("p", "peer", 1, Position(1, 1)))
+        dealer.send_multipart(messages.hello("p", "peer", 1, Position(1, 1)))
         dealer.recv_multipart()
-        dealer.send_multipart(wire.records(Position(1, 1), [b"x"] * 5, [b"x" * (4 << 20)] * 5, flush=True))
-        reply = wire.decode_reply(dealer.recv_multipart())
-        assert isinstance(reply, wire.Refused)
+        dealer.send_multipart(messages.records(Position(1, 1), [b"x"] * 5, [b"x" * (4 << 20)] * 5, flush=True))
+        reply = messages.decode_reply(dealer.recv_multipart())
+        assert isinstance(reply, messages.Refused)
         assert "more bytes than any may have" in reply.reason
     finally:
         dealer.close()

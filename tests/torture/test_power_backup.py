@@ -15,7 +15,7 @@ from lab import Attack, often
 from medium import Log, SyncAll
 from recorder import Recorder
 
-from sightlog.wire import Position
+from sightlog.protocol.messages import Position
 from sightlogd import purge
 from sightlogd.backups.backup import Backup
 from sightlogd.backups.check import check, is_backup

@@ -17,9 +17,9 @@ from medium import Entry, Sync, SyncNames
 from recorder import Killed, Recorder
 
 from sightlog.errors import SpoolDamaged
+from sightlog.protocol.messages import START, Position
 from sightlog.segment import Segment
 from sightlog.spool import Spool
-from sightlog.wire import START, Position
 
 STEPS = 120
 IMAGES_A_LIFE = 400

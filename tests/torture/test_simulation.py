@@ -18,10 +18,10 @@ from msgspec import structs
 from network import Clock
 from sides import Daemon, Lost, Sensor
 
-from sightlog import wire
 from sightlog.delivery import Delivery
+from sightlog.protocol import messages
+from sightlog.protocol.messages import Position
 from sightlog.spool import Spool
-from sightlog.wire import Position
 from sightlogd.session import Answer, Parcel, Session, Sessions
 
 WORLDS = often(500, 10_000)
@@ -111,8 +111,8 @@ def copies_unnoticed(monkeypatch) -> None:
 
 
 def welcome_without_exceptions(monkeypatch) -> None:
-    as_it_is = wire.welcome
-    monkeypatch.setattr(wire, "welcome", lambda last, _exceptions, limits: as_it_is(last, (), limits))
+    as_it_is = messages.welcome
+    monkeypatch.setattr(messages, "welcome", lambda last, _exceptions, limits: as_it_is(last, (), limits))
 
 
 def refused_is_believed(monkeypatch) -> None:
@@ -125,7 +125,7 @@ def refused_is_believed(monkeypatch) -> None:
 class HastyDaemon(Daemon):
     def take(self, parcel: Parcel) -> None:
         super().take(parcel)
-        self.send(parcel.session.route, wire.ack(parcel.last, ()))
+        self.send(parcel.session.route, messages.ack(parcel.last, ()))
 
 
 class HastyDelivery(Delivery):

@@ -23,12 +23,13 @@ from unittest import mock
 from network import FAIR, YEAR, Clock, Connection, Faults
 from sides import Daemon, Lost, Sensor, Store, must, status_of
 
-from sightlog import Event, delivery, identity, spool, wire
-from sightlog.accounts import account
+from sightlog import Event, delivery, identity, spool
 from sightlog.errors import InvalidRecord, SpoolFull
+from sightlog.protocol import messages
+from sightlog.protocol.accounts import account
+from sightlog.protocol.messages import DUPLICATE, REJECTED, START, STORED, Limits, Position
 from sightlog.receipts import Receipt
 from sightlog.segment import Segment
-from sightlog.wire import DUPLICATE, REJECTED, START, STORED, Limits, Position
 
 HEALTHY_SECONDS_MAX: Final = 3_000.0
 """So long everything may take to arrive once nothing fails any more."""
@@ -194,7 +195,7 @@ class World:
             spoilt = bytes(end - begin)
         for number, entry in enumerate(entries):
             if starts[number] < end and begin < entry.end and data[begin:end] != spoilt:
-                self.damaged.add(wire.msgpack.unpackb(entry.record)["event_id"])
+                self.damaged.add(messages.msgpack.unpackb(entry.record)["event_id"])
         return data[:begin] + spoilt + data[end:]
 
     def copy_spool(self, sensor: Sensor) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sightlog.accounts import Account, Settled, account
-from sightlog.wire import START, Position, Told
+from sightlog.protocol.accounts import Account, Settled, account
+from sightlog.protocol.messages import START, Position, Told
 
 THIS, EARLIER, OLDEST = 700, 600, 500
 

@@ -13,7 +13,7 @@ import pytest
 
 from sightlog import Detection, Event, InvalidRecord, UsageError
 from sightlog.adapters import from_hailo, from_imx500, from_supervision, from_ultralytics
-from sightlog.encoder import encode_record
+from sightlog.protocol.encoding import encode_record
 
 NAMES = {0: "person", 16: "dog"}
 COCO = ["person", "bicycle", "car"]

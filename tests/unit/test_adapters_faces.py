@@ -10,7 +10,7 @@ import pytest
 
 from sightlog import Amendment, Event, InvalidRecord, UsageError
 from sightlog.adapters import Face, from_face_recognition, from_insightface
-from sightlog.encoder import encode_record
+from sightlog.protocol.encoding import encode_record
 
 # face_locations: (top, right, bottom, left) in pixels, as ints.
 LOCATIONS = [(20, 110, 220, 10), (5, 50, 45, 15)]

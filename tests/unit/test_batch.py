@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sightlog.wire import START, Position
+from sightlog.protocol.messages import START, Position
 from sightlogd.batch import Batch, BatchLimits, Reason
 from sightlogd.session import DeadLetter, Parcel, Session
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from sightlog import Amendment
-from sightlog.encoder import encode_record
-from sightlog.wire import START, Position
+from sightlog.protocol.encoding import encode_record
+from sightlog.protocol.messages import START, Position
 from sightlogd.clock import Outside, Waiting
 from sightlogd.decoder import decode_record
 from sightlogd.session import Parcel, Session

@@ -11,7 +11,7 @@ import generated
 import pytest
 
 from sightlog import Reader, UsageError
-from sightlog.encoder import format_time
+from sightlog.protocol.encoding import format_time
 from sightlogd.store.opening import create
 
 SHAPE = generated.Shape(events=4000, days=40)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sightlog.encoder import format_time
+from sightlog.protocol.encoding import format_time
 from sightlogd.calendar import BEGINNING, END, DayRange, Days
 from sightlogd.dayranges import Folder, can_be, of_folders
 from sightlogd.store.opening import create

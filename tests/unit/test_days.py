@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sightlog.encoder import format_time
+from sightlog.protocol.encoding import format_time
 from sightlogd.calendar import Days
 from sightlogd.files.days import HeldFolder
 

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sightlog import Amendment, Detection, Event, InvalidRecord, Person
-from sightlog.encoder import encode_record, format_time
+from sightlog.protocol.encoding import encode_record, format_time
 from sightlog.records import RECORD_BYTES_MAX
 from sightlogd import decoder
 from sightlogd.decoder import Malformed, Refusal, decode_body, decode_header, decode_record

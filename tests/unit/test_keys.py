@@ -9,9 +9,9 @@ import pytest
 import zmq
 from zmq.utils import z85
 
-from sightlog import keyfile
 from sightlog.errors import UsageError
-from sightlog.keyfile import KeyFile
+from sightlog.protocol import keyfile
+from sightlog.protocol.keyfile import KeyFile
 from sightlogd import zap
 from sightlogd.keys import Keys
 

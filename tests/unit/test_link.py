@@ -8,7 +8,7 @@ import pytest
 
 from sightlog import ProtocolError
 from sightlog.link import BUSY_PAUSE_MAX, IDLE, MALFORMED_PAUSE, SILENCE_MAX, SILENCE_MIN, Link, Phase
-from sightlog.wire import (
+from sightlog.protocol.messages import (
     MESSAGE_BYTES_MAX,
     MESSAGE_RECORDS_MAX,
     START,

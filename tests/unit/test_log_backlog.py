@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sightlog import Event
-from sightlog.encoder import encode_record
-from sightlog.wire import START, Position
+from sightlog.protocol.encoding import encode_record
+from sightlog.protocol.messages import START, Position
 from sightlogd import purge
 from sightlogd.changes import AmendmentKept, EventAmended, EventsStored, Subject
 from sightlogd.decoder import AmendmentRecord, DetectionRecord, EventRecord, decode_record

@@ -8,9 +8,10 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sightlog import Event, encoder
-from sightlog.accounts import Settled
-from sightlog.wire import START, Position
+from sightlog import Event
+from sightlog.protocol import encoding
+from sightlog.protocol.accounts import Settled
+from sightlog.protocol.messages import START, Position
 from sightlogd import prometheus
 from sightlogd.decoder import Telemetry, decode_record
 from sightlogd.metrics import INFERENCES_MAX, WINDOW_VALUES_MAX, Metrics, MetricsSnapshot, Usage, Window
@@ -36,7 +37,7 @@ def snapshot(metrics: Metrics, now: float = 160.0, cpu: float = 0.6, producers=(
 def parcel(*ages: float) -> Parcel:
     """Events that were recorded so many seconds before START_AT."""
     events = [Event("door", recorded_at=START_AT - timedelta(seconds=age)) for age in ages]
-    records = [decode_record(encoder.encode_record(event)[0]) for event in events]
+    records = [decode_record(encoding.encode_record(event)[0]) for event in events]
     return Parcel(Session("p", "door", b"r", 5, START, START), Position(5, 1), records, [])
 
 

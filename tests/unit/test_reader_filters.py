@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sightlog import DatabaseDamaged, InvalidRecord, Reader, SchemaMismatch, UsageError
-from sightlog.encoder import format_time
+from sightlog.protocol.encoding import format_time
 from sightlogd.store import Store
 
 SHAPE = generated.Shape(events=3000, days=30, observed=0.3)

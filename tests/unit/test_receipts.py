@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from sightlog.errors import AccessDenied, DatabaseWriteError
+from sightlog.protocol.messages import REJECTED, STORED, Position
 from sightlog.receipts import InsertResult, ReceiptBook
-from sightlog.wire import REJECTED, STORED, Position
 
 FIRST, SECOND = Position(1, 1), Position(1, 2)
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sightlog import Reader, UsageError, search
-from sightlog.encoder import format_time
+from sightlog.protocol.encoding import format_time
 from sightlogd.store.opening import create
 
 START = datetime(2026, 3, 1, tzinfo=UTC)

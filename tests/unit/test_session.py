@@ -7,8 +7,21 @@ from collections import defaultdict
 import msgpack
 import pytest
 
-from sightlog import Event, encoder, wire
-from sightlog.wire import FRAMES_MAX, START, Ack, Busy, Limits, Pong, Position, Refused, Resync, Told, Welcome
+from sightlog import Event
+from sightlog.protocol import encoding, messages
+from sightlog.protocol.messages import (
+    FRAMES_MAX,
+    START,
+    Ack,
+    Busy,
+    Limits,
+    Pong,
+    Position,
+    Refused,
+    Resync,
+    Told,
+    Welcome,
+)
 from sightlogd import session as session_module
 from sightlogd.decoder import EventRecord, Refusal
 from sightlogd.session import UNKNOWN, Sessions
@@ -42,17 +55,17 @@ class House:
         self.answer = self.sessions.receive(route, frames)
         if self.answer.parcel:
             self.batch.append(self.answer.parcel)
-        return wire.decode_reply(self.answer.reply) if self.answer.reply else None
+        return messages.decode_reply(self.answer.reply) if self.answer.reply else None
 
     def hello(self, route: bytes, epoch: int = 1, first: tuple[int, int] = (1, 1), producer: str = "p", name="front"):
-        return self.receive(route, wire.hello(producer, name, epoch, Position(*first)))
+        return self.receive(route, messages.hello(producer, name, epoch, Position(*first)))
 
     def send(self, route: bytes, seq: int, count: int = 1, *, epoch: int = 1, flush: bool = False, images=()):
         images = list(images) or [b""] * count
-        return self.receive(route, wire.records(Position(epoch, seq), events(count), images, flush=flush))
+        return self.receive(route, messages.records(Position(epoch, seq), events(count), images, flush=flush))
 
     def ping(self, route: bytes, *, flush: bool = False):
-        return self.receive(route, wire.ping(3, 400, flush=flush))
+        return self.receive(route, messages.ping(3, 400, flush=flush))
 
     def commit(self) -> dict[str, Position]:
         """What each producer would be acked."""
@@ -73,7 +86,7 @@ def house() -> House:
     return House()
 
 
-EVENT = encoder.encode_record(Event("front_door", event_id="e"))[0]
+EVENT = encoding.encode_record(Event("front_door", event_id="e"))[0]
 
 
 def events(count: int) -> list[bytes]:
@@ -216,7 +229,7 @@ def test_a_reconnect_of_the_same_life_goes_on_and_its_old_connection_is_forgotte
     assert house.send(B, 1, 5) is None
     assert house.batched() == [((1, 1), 3), ((1, 4), 2)]
     assert house.commit() == {"p": (1, 5)}
-    assert house.sessions.receive(A, wire.ping(0, 0, flush=False)).reply == wire.resync(None)
+    assert house.sessions.receive(A, messages.ping(0, 0, flush=False)).reply == messages.resync(None)
     assert house.batch == []
 
 
@@ -265,8 +278,8 @@ def test_exceptions_are_told_again_after_a_lost_ack(house):
     house.hello(A)
     house.send(A, 1, 4)
     house.commit()
-    house.exceptions["p"] = [(1, 2, wire.REJECTED, "bad"), (1, 4, wire.DUPLICATE, "there")]
-    again = [(2, wire.REJECTED, "bad"), (4, wire.DUPLICATE, "there")]
+    house.exceptions["p"] = [(1, 2, messages.REJECTED, "bad"), (1, 4, messages.DUPLICATE, "there")]
+    again = [(2, messages.REJECTED, "bad"), (4, messages.DUPLICATE, "there")]
     assert house.send(A, 1, 4) == Ack((1, 4), again)
     assert house.hello(B, first=(1, 1)).exceptions == again
     assert house.hello(B, first=(1, 3)).exceptions == again[1:]
@@ -345,9 +358,9 @@ MALFORMED = {
     "seq 0": [header(first=[1, 0]), BODY],
     "seq too large": [header(first=[1, 2**63 - 1]), BODY],
     "epoch too large": [header(first=[2**63, 1]), BODY],
-    "a ping with a body": [wire.ping(0, 0, flush=False)[0], b""],
-    "a hello with a body": [wire.hello("p", "n", 1, Position(1, 1))[0], b""],
-    "a message of the daemon": wire.pong(),
+    "a ping with a body": [messages.ping(0, 0, flush=False)[0], b""],
+    "a hello with a body": [messages.hello("p", "n", 1, Position(1, 1))[0], b""],
+    "a message of the daemon": messages.pong(),
 }
 
 
@@ -374,7 +387,7 @@ def test_a_malformed_message_of_a_stranger_belongs_to_nobody(house):
 
 def test_a_bad_record_is_refused_in_its_place_and_its_neighbours_are_taken(house):
     house.hello(A)
-    house.receive(A, wire.records(Position(1, 1), [EVENT, b"garbage", EVENT], [b""] * 3, flush=False))
+    house.receive(A, messages.records(Position(1, 1), [EVENT, b"garbage", EVENT], [b""] * 3, flush=False))
     assert [type(record) for record in house.batch[0].records] == [EventRecord, Refusal, EventRecord]
     assert house.batch[0].packed[1] == b"garbage"
     assert house.commit() == {"p": (1, 3)}
@@ -400,13 +413,13 @@ def test_a_commit_that_failed_but_took_effect_is_told_with_its_exceptions(house,
     house.hello(A)
     house.send(A, 1, 3)
     session = house.batch.pop().session
-    house.stored["p"], house.exceptions["p"] = Position(1, 3), [(1, 2, wire.REJECTED, "bad")]
+    house.stored["p"], house.exceptions["p"] = Position(1, 3), [(1, 2, messages.REJECTED, "bad")]
     house.sessions.rewind(session)
     # The producer sends again what it has no ack of. Of a resync it only takes where to go on, unless it is to greet.
     reply = house.send(A, seq, 5)
     if reply == Resync(None):
         reply = house.hello(A, first=(1, 1))
-    assert (reply.last, reply.exceptions) == ((1, 3), [(2, wire.REJECTED, "bad")])
+    assert (reply.last, reply.exceptions) == ((1, 3), [(2, messages.REJECTED, "bad")])
 
 
 def test_missing_records_are_counted_after_busy_too(house):
@@ -505,7 +518,7 @@ def test_a_ping_tells_the_depth_of_the_spool_and_may_hurry_the_batch(house, flus
 
 def telemetry(house, route, epoch=1):
     told = Told(Position(epoch, 7), Position(epoch, 4), 107, 0, 3, 400)
-    return house.receive(route, wire.telemetry(told, {"frames_processed": 30}, {"hog": [12.5]}))
+    return house.receive(route, messages.telemetry(told, {"frames_processed": 30}, {"hog": [12.5]}))
 
 
 def test_telemetry_is_passed_on_with_who_told_it_and_gets_no_answer(house):
@@ -541,7 +554,7 @@ def test_records_received_again_are_counted_as_resent(house):
 
 
 def test_busy_is_what_the_client_reads():
-    assert wire.decode_reply(wire.busy("storage_full: no room", 1.5)) == Busy("storage_full: no room", 1.5)
+    assert messages.decode_reply(messages.busy("storage_full: no room", 1.5)) == Busy("storage_full: no room", 1.5)
 
 
 def test_a_life_that_has_more_to_send_than_the_one_before_announced_is_heard(house):

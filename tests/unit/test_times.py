@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sightlog import InvalidRecord
-from sightlog.encoder import format_time
+from sightlog.protocol.encoding import format_time
 
 offsets = st.timedeltas(timedelta(hours=-23), timedelta(hours=23)).map(timezone)
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import msgpack
 import pytest
 
-from sightlog import Amendment, Detection, Event, Observation, Person, encoder, wire
-from sightlog.embedding import unpack
+from sightlog import Amendment, Detection, Event, Observation, Person
+from sightlog.protocol import encoding, messages
+from sightlog.protocol.embedding import unpack
+from sightlog.protocol.messages import Limits, Position, Told
 from sightlog.telemetry import COUNTERS
-from sightlog.wire import Limits, Position, Told
 from sightlogd.decoder import Refusal, decode_body, decode_header, decode_record
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "v1.json"
@@ -47,18 +48,18 @@ def record_of(value: dict, image: bytes | None):
 
 
 def frames_of(kind: str, value: dict, packed: dict[str, bytes]) -> list[bytes]:
-    """The message that means `value`, by sightlog.wire."""
+    """The message that means `value`, by sightlog.protocol.messages."""
     if kind == "hello":
-        return wire.hello(value["producer_id"], value["name"], value["epoch"], Position(*value["first"]))
+        return messages.hello(value["producer_id"], value["name"], value["epoch"], Position(*value["first"]))
     if kind == "records":
         records = [packed[name] for name in value["records"]]
         images = [bytes.fromhex(value["images"].get(str(index), "")) for index in range(len(records))]
-        return wire.records(Position(*value["first"]), records, images, flush=value["flush"])
+        return messages.records(Position(*value["first"]), records, images, flush=value["flush"])
     if kind == "ping":
-        return wire.ping(value["spooled_records"], value["spooled_bytes"], flush=value["flush"])
+        return messages.ping(value["spooled_records"], value["spooled_bytes"], flush=value["flush"])
     if kind == "telemetry":
         told = Told(**{name: value[name] for name in Told._fields})
-        return wire.telemetry(told, {name: value[name] for name in COUNTERS}, value["inference_ms"])
+        return messages.telemetry(told, {name: value[name] for name in COUNTERS}, value["inference_ms"])
     arguments = {field: content for field, content in value.items() if field != "protocol"}
     if kind == "busy":
         arguments = {"reason": value["reason"], "retry_after": value["retry_after_ms"] / 1000}
@@ -66,12 +67,12 @@ def frames_of(kind: str, value: dict, packed: dict[str, bytes]) -> list[bytes]:
         arguments["last"] = Position(*arguments["last"])
     if "limits" in arguments:
         arguments["limits"] = Limits(**arguments["limits"])
-    return getattr(wire, kind)(**arguments)
+    return getattr(messages, kind)(**arguments)
 
 
 def test_every_kind_of_message_and_record_has_a_vector():
     vectors = json.loads(VECTORS.read_text(encoding="utf-8"))
-    assert vectors["protocol"] == wire.PROTOCOL
+    assert vectors["protocol"] == messages.PROTOCOL
     assert {message["kind"] for message in vectors["messages"]} == {
         "hello", "records", "ping", "telemetry", "welcome", "ack", "busy", "resync", "refused", "pong",
     }  # fmt: skip
@@ -82,7 +83,7 @@ def test_every_kind_of_message_and_record_has_a_vector():
 @pytest.mark.parametrize("vector", load("records"))
 def test_a_record_is_encoded_to_these_bytes_and_decoded_to_this_value(vector):
     packed, image = bytes.fromhex(vector["hex"]), bytes.fromhex(vector["image"] or "")
-    assert encoder.encode_record(record_of(vector["value"], image or None)) == (packed, image)
+    assert encoding.encode_record(record_of(vector["value"], image or None)) == (packed, image)
     decoded = decode_record(packed)
     assert not isinstance(decoded, Refusal)
     value = vector["value"] if vector["value"]["kind"] == "observation" else {"detections": [], **vector["value"]}
@@ -118,7 +119,7 @@ def test_a_message_of_a_producer_is_read_by_the_daemon(vector):
 
 @pytest.mark.parametrize("vector", [v for v in load("messages") if v.values[0]["from"] == "daemon"])
 def test_a_message_of_the_daemon_is_read_by_a_client(vector):
-    reply = wire.decode_reply([bytes.fromhex(frame) for frame in vector["frames"]])
+    reply = messages.decode_reply([bytes.fromhex(frame) for frame in vector["frames"]])
     assert type(reply).__name__.lower() == vector["kind"]
     for field, meant in vector["value"].items():
         if field == "protocol":

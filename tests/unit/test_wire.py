@@ -12,9 +12,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sightlog import Amendment, Detection, Event, InvalidRecord, Person, encoder, wire
-from sightlog.encoder import encode_record
+from sightlog import Amendment, Detection, Event, InvalidRecord, Person
 from sightlog.errors import ProtocolError
+from sightlog.protocol import encoding, messages
+from sightlog.protocol.encoding import encode_record
+from sightlog.protocol.messages import Position
 from sightlog.records import (
     COORDINATE_MAX,
     DETECTIONS_MAX,
@@ -26,7 +28,6 @@ from sightlog.records import (
     TEXT_CHARS_MAX,
 )
 from sightlog.text import is_harmful
-from sightlog.wire import Position
 from sightlogd.decoder import AmendmentRecord, EventRecord, PersonRecord, decode_body, decode_header, decode_record
 
 settings.register_profile("repeatable", derandomize=True, max_examples=300, deadline=None)
@@ -138,7 +139,7 @@ def test_any_valid_person_arrives_field_by_field(person):
     ],
 )
 def test_a_time_is_utc_with_fixed_width_and_cut_milliseconds(moment, text):
-    assert encoder.format_time(moment) == text
+    assert encoding.format_time(moment) == text
 
 
 class Nowhere(tzinfo):
@@ -167,7 +168,7 @@ class Nowhere(tzinfo):
 )
 def test_a_time_that_names_no_moment_is_refused(moment):
     with pytest.raises(InvalidRecord):
-        encoder.format_time(moment)
+        encoding.format_time(moment)
 
 
 # -- what the caller gets wrong --------------------------------------------------------------------------------------
@@ -286,7 +287,7 @@ seqs = st.integers(1, 2**63 - 1001)
 @given(epochs, seqs, st.lists(st.binary(max_size=20), min_size=1, max_size=20), st.data(), st.booleans())
 def test_a_records_message_arrives_with_its_images(epoch, seq, packed, data, flush):
     images = data.draw(st.lists(st.binary(max_size=5), min_size=len(packed), max_size=len(packed)))
-    frames = wire.records(Position(epoch, seq), packed, images, flush=flush)
+    frames = messages.records(Position(epoch, seq), packed, images, flush=flush)
     header = decode_header(frames[0])
     assert (header.first, header.flush, decode_body(frames[1])) == ((epoch, seq), flush, packed)
     assert dict(zip(header.images, frames[2:], strict=True)) == {i: image for i, image in enumerate(images) if image}
@@ -303,23 +304,23 @@ def settled(last: Position) -> st.SearchStrategy:
 
 
 REPLIES = {
-    "ack": positions.flatmap(settled).map(lambda a: (wire.ack(*a), wire.Ack(*a))),
-    "welcome": st.tuples(positions.flatmap(settled), st.builds(wire.Limits, *[st.integers(1, 2**31)] * 4)).map(
-        lambda a: (wire.welcome(*a[0], a[1]), wire.Welcome(*a[0], a[1]))
+    "ack": positions.flatmap(settled).map(lambda a: (messages.ack(*a), messages.Ack(*a))),
+    "welcome": st.tuples(positions.flatmap(settled), st.builds(messages.Limits, *[st.integers(1, 2**31)] * 4)).map(
+        lambda a: (messages.welcome(*a[0], a[1]), messages.Welcome(*a[0], a[1]))
     ),
     "busy": st.tuples(texts, st.integers(0, 10**9).map(lambda ms: ms / 1000)).map(
-        lambda a: (wire.busy(*a), wire.Busy(*a))
+        lambda a: (messages.busy(*a), messages.Busy(*a))
     ),
-    "resync": (st.none() | positions).map(lambda last: (wire.resync(last), wire.Resync(last))),
-    "refused": st.tuples(texts, texts).map(lambda a: (wire.refused(*a), wire.Refused(*a))),
-    "pong": st.just((wire.pong(), wire.Pong())),
+    "resync": (st.none() | positions).map(lambda last: (messages.resync(last), messages.Resync(last))),
+    "refused": st.tuples(texts, texts).map(lambda a: (messages.refused(*a), messages.Refused(*a))),
+    "pong": st.just((messages.pong(), messages.Pong())),
 }
 
 
 @given(st.one_of(*REPLIES.values()))
 def test_any_reply_of_the_daemon_is_read_as_it_was_meant(reply):
     frames, meant = reply
-    assert wire.decode_reply(frames) == meant
+    assert messages.decode_reply(frames) == meant
 
 
 json = st.recursive(
@@ -349,15 +350,15 @@ odd_replies = st.tuples(st.sampled_from([*REPLIES]), st.dictionaries(st.sampled_
 @example([msgpack.packb({"kind": "busy", "reason": "", "retry_after_ms": math.nan})])
 def test_what_is_no_reply_of_the_daemon_is_a_protocol_error(frames):
     try:
-        reply = wire.decode_reply(frames)
+        reply = messages.decode_reply(frames)
     except ProtocolError:
         return
-    for position in [reply.last] if isinstance(reply, (wire.Ack, wire.Welcome)) else []:
+    for position in [reply.last] if isinstance(reply, (messages.Ack, messages.Welcome)) else []:
         assert [type(part) for part in position] == [int, int]
         seqs = [seq for seq, _, _ in reply.exceptions]
         assert len(set(seqs)) == len(seqs)
         assert all(type(seq) is int and 0 < seq <= reply.last.seq for seq in seqs)
-    if isinstance(reply, wire.Busy):
+    if isinstance(reply, messages.Busy):
         assert 0 <= reply.retry_after < math.inf
 
 
@@ -366,4 +367,4 @@ def test_what_is_no_reply_of_the_daemon_is_a_protocol_error(frames):
 )
 def test_garbage_from_the_daemon_is_a_protocol_error(frame):
     with pytest.raises(ProtocolError):
-        wire.decode_reply([frame])
+        messages.decode_reply([frame])

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from sightlog.encoder import to_number
 from sightlog.errors import InvalidRecord, UsageError
+from sightlog.protocol.encoding import to_number
 from sightlog.records import Detection
 
 ROUNDING: Final = 0.01

@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sightlog.endpoint import IPC_PATH_BYTES_MAX
 from sightlog.errors import SightlogError, SpoolInUse, UsageError
+from sightlog.protocol.endpoint import IPC_PATH_BYTES_MAX
 from sightlog.publisher import Publisher
 from sightlog.reader import Reader
 from sightlog.records import Event

@@ -10,8 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from sightlog.accounts import Settled, account
-from sightlog.wire import Position, Told
+from sightlog.protocol.accounts import Settled, account
+from sightlog.protocol.messages import Position, Told
 
 TAIL_BYTES: Final = 256 * 1024
 """More than two snapshots take."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sightlog import writer
-from sightlog.encoder import format_time
 from sightlog.errors import DatabaseDamaged, DatabaseNotFound, NotNow, SchemaMismatch, SightlogError
-from sightlog.wire import PRODUCERS_MAX
+from sightlog.protocol.encoding import format_time
+from sightlog.protocol.messages import PRODUCERS_MAX
 from sightlog.writer import RUN, Writer
 
 from .figures import metrics_lines

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from sightlog.encoder import format_time
+from sightlog.protocol.encoding import format_time
 from sightlog.records import now_utc
 from sightlogd import lock, purge
 from sightlogd.directory import Odd, open_file

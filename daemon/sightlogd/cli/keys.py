@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sightlog import keyfile
 from sightlog.errors import UsageError
-from sightlog.keyfile import KeyFile
+from sightlog.protocol import keyfile
+from sightlog.protocol.keyfile import KeyFile
 from sightlogd import control, datadir
 from sightlogd.config import Config
 from sightlogd.control import RevokeRequest

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from sightlog.wire import Position
+from sightlog.protocol.messages import Position
 from sightlogd import durable
 from sightlogd.calendar import DayRange
 from sightlogd.changes import Change, Changes, EventAmended, EventsStored, ObservationStored, RecordChange, ThumbnailSet

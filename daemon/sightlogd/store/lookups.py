@@ -8,8 +8,8 @@ from typing import Any
 
 import apsw
 
-from sightlog.accounts import Settled
-from sightlog.wire import Position
+from sightlog.protocol.accounts import Settled
+from sightlog.protocol.messages import Position
 from sightlogd.session import Exceptions
 
 

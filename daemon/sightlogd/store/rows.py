@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import apsw
 
 from sightlog.ahead import ahead_from
-from sightlog.wire import DUPLICATE, REJECTED, STORED
+from sightlog.protocol.messages import DUPLICATE, REJECTED, STORED
 from sightlogd.changes import AmendmentKept, Change, EventsStored, ObservationStored, PersonStored, ThumbnailSet
 from sightlogd.decoder import AmendmentRecord, EventRecord, ObservationRecord, PersonRecord, Refusal
 from sightlogd.session import DeadLetter, Parcel

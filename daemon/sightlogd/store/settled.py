@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import apsw
 
-from sightlog.wire import DUPLICATE, REJECTED
+from sightlog.protocol.messages import DUPLICATE, REJECTED
 from sightlogd.decoder import site_of
 from sightlogd.session import DEAD_LETTER_BYTES_MAX, Exceptions, Parcel
 

@@ -18,10 +18,10 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import apsw
 
-from sightlog.accounts import Settled
 from sightlog.ahead import ahead_from
-from sightlog.encoder import format_time
-from sightlog.wire import REJECTED, START, Position
+from sightlog.protocol.accounts import Settled
+from sightlog.protocol.encoding import format_time
+from sightlog.protocol.messages import REJECTED, START, Position
 from sightlogd.calendar import DayRange, Days
 from sightlogd.changes import ThumbnailSet
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, STORAGE_FULL, Stop, WriteRefused

@@ -6,7 +6,7 @@ import ipaddress
 import os
 from typing import Final
 
-from .errors import UsageError
+from sightlog.errors import UsageError
 
 DEFAULT_ENDPOINT: Final = "ipc:///run/sightlog/ingest.sock"
 IPC_PATH_BYTES_MAX: Final = 107

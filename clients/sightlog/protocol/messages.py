@@ -16,8 +16,8 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from .errors import ProtocolError
-from .records import IMAGE_BYTES_MAX, INTEGER_MAX, RECORD_BYTES_MAX
+from sightlog.errors import ProtocolError
+from sightlog.records import IMAGE_BYTES_MAX, INTEGER_MAX, RECORD_BYTES_MAX
 
 PROTOCOL: Final = 1
 MESSAGE_BYTES_MAX: Final = 1024 * 1024

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .wire import Position, Told
+from .messages import Position, Told
 
 
 class Settled(NamedTuple):

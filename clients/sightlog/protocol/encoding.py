@@ -11,9 +11,8 @@ from typing import Any, Final
 
 import msgpack
 
-from . import embedding
-from .errors import InvalidRecord
-from .records import (
+from sightlog.errors import InvalidRecord
+from sightlog.records import (
     COORDINATE_MAX,
     DETECTIONS_MAX,
     DOOR_ACTIONS,
@@ -34,7 +33,9 @@ from .records import (
     Record,
     utc_text,
 )
-from .text import is_harmful
+from sightlog.text import is_harmful
+
+from . import embedding
 
 _is_id = re.compile(ID_PATTERN).fullmatch
 

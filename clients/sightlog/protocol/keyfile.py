@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from .errors import UsageError
+from sightlog.errors import UsageError
 
 KEY_FILE_BYTES_MAX: Final = 4_096
 _KEY_CHARACTERS: Final = 40

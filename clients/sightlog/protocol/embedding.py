@@ -6,8 +6,8 @@ import math
 from array import array
 from typing import Final
 
-from .errors import InvalidRecord
-from .records import EMBEDDING_NUMBERS_MAX, Embedding
+from sightlog.errors import InvalidRecord
+from sightlog.records import EMBEDDING_NUMBERS_MAX, Embedding
 
 EMBEDDING_BYTES_MAX: Final = 4 * EMBEDDING_NUMBERS_MAX
 
