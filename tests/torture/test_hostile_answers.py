@@ -48,7 +48,9 @@ class Wire:
         self.sessions = Sessions(lambda producer: self._stored.get(producer, START), lambda *_: (), LIMITS, lambda: 0)
         self.queue: deque[list[bytes]] = deque()
         replies = [
-            messages.welcome(Position(1_700_000_000_000, 7), [(3, "rejected", "why"), (4, "duplicate", "there")], LIMITS),
+            messages.welcome(
+                Position(1_700_000_000_000, 7), [(3, "rejected", "why"), (4, "duplicate", "there")], LIMITS
+            ),
             messages.ack(Position(1_700_000_000_000, 9), [(8, "rejected", "why")]),
             messages.busy("storage_full: no room", 1.0), messages.resync(Position(5, 5)), messages.resync(None),
             messages.refused("malformed", "no"), messages.pong(),
