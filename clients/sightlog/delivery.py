@@ -16,7 +16,7 @@ from .link import IDLE, UNANSWERED_MAX, Link, Phase
 from .protocol import messages
 from .protocol.messages import START, Ack, Busy, Position, Refused, Welcome
 from .receipts import Ended, ReceiptBook
-from .spool import Spool
+from .spool.spool import Spool
 from .telemetry import Teller
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from .protocol.endpoint import check_endpoint, default_endpoint
 from .protocol.messages import Position
 from .receipts import CLOSED, FORKED, BatchReceipt, Ended, InsertResult, Receipt, ReceiptBook
 from .records import Amendment, Event, Person, Record
-from .spool import Spool, default_spool_dir
+from .spool.spool import Spool, default_spool_dir
 from .telemetry import Teller
 
 log = logging.getLogger("sightlog.publisher")

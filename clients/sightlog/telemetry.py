@@ -19,7 +19,7 @@ from .protocol import messages
 from .protocol.encoding import check_id, to_number
 from .protocol.messages import Position
 from .records import INTEGER_MAX
-from .spool import Spool
+from .spool.spool import Spool
 
 COUNTERS: Final = ("frames_processed", "motion_detected", "events_created", "events_suppressed")
 INFERENCE_NAMES_MAX: Final = 16

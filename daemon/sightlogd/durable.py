@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from sightlog import directories
+from sightlog import fsutil
 
 from .directory import open_file
 
@@ -126,7 +126,7 @@ def write_again(path: Path) -> int:
 def make_directories(path: Path) -> None:
     """`path`, and what is missing above it; durable, which takes an fsync once in a process. Raises OSError."""
     if path not in _made or not path.is_dir():
-        directories.make_directories(path)
+        fsutil.make_directories(path)
         _made.add(path)
 
 

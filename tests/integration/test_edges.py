@@ -17,7 +17,7 @@ from pictures import jpeg, jpeg_of
 from sightlog import DatabaseNotFound, Event, InvalidRecord, PublisherClosed, SpoolFull, UsageError
 from sightlog.protocol.encoding import encode_record
 from sightlog.protocol.messages import START, Position
-from sightlog.spool import Spool
+from sightlog.spool.spool import Spool
 from sightlogd.decoder import REASON_CHARS_MAX, Refusal, decode_record
 from sightlogd.session import Parcel, Session
 from sightlogd.store import Store

@@ -21,7 +21,7 @@ from sightlog import Event, SpoolDamaged, SpoolFormatUnknown, SpoolInUse
 from sightlog.errors import NOT_TAKEN
 from sightlog.protocol.encoding import encode_record
 from sightlog.protocol.messages import START, Position
-from sightlog.spool import Spool
+from sightlog.spool.spool import Spool
 
 
 class Producer:

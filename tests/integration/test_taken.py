@@ -29,7 +29,7 @@ from sightlog import (
 )
 from sightlog.errors import NOT_TAKEN
 from sightlog.protocol.messages import START, Position
-from sightlog.spool import Spool
+from sightlog.spool.spool import Spool
 
 CALLS: dict[str, Callable[[Publisher], object]] = {
     "publish": lambda publisher: publisher.publish(Event("door")),

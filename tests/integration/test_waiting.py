@@ -19,7 +19,7 @@ from conftest import wait_for
 import sightlog
 from sightlog import AckTimeout, Event, PublisherClosed
 from sightlog.protocol.messages import START, Position
-from sightlog.spool import Spool
+from sightlog.spool.spool import Spool
 
 OURS = str(Path(sightlog.__file__).parent)
 

@@ -45,9 +45,9 @@ CALLS: Final = {
     "schema checked": ("sightlogd.store.migrate:check_schema", 1),
 }
 PRODUCER: Final = {
-    "producer's start": ("sightlog.spool:Spool.__init__", 12),
-    "append": ("sightlog.spool:Spool.append", 120),
-    "acked": ("sightlog.spool:Spool.drop_through", 6),
+    "producer's start": ("sightlog.spool.spool:Spool.__init__", 12),
+    "append": ("sightlog.spool.spool:Spool.append", 120),
+    "acked": ("sightlog.spool.spool:Spool.drop_through", 6),
     "its disk": ("", 150),
 }
 PRODUCER_CALLS: Final = {

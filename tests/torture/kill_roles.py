@@ -19,7 +19,7 @@ import zmq
 from fuses import Fuse
 from kill_books import RECORDS, Cursor, Lives, event_id, group, picture
 
-import sightlog.spool
+import sightlog.spool.spool
 from sightlog import Amendment, Detection, Event, Observation, Publisher, Reader, rows
 from sightlogd import maintenance, purge
 from sightlogd.__main__ import main
@@ -39,7 +39,7 @@ def _make_things_happen_often() -> None:
     maintenance.ROUND_SECONDS = 0.04
     catchup.PAGE_EVENTS = 20
     catchup.MARK_EVENTS = 30
-    sightlog.spool.SEGMENT_REUSE_BYTES = 4_096
+    sightlog.spool.spool.SEGMENT_REUSE_BYTES = 4_096
     sightlog.reader._PAGE_ROWS = 50
     files.sync = lambda _directory: (
         None

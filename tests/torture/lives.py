@@ -26,7 +26,7 @@ from street import NAMES, Decoder, Producer, Street
 
 from sightlog.errors import SpoolDamaged, SpoolFull
 from sightlog.protocol.messages import START, Position
-from sightlog.spool import Spool
+from sightlog.spool.spool import Spool
 from sightlogd import budget, ingest, maintenance, rebuild, service
 from sightlogd import config as configuration
 from sightlogd.backups.backup import Backup

@@ -253,7 +253,7 @@ def test_without_the_rule_a_removal_by_mistake_is_seen(protection, switch_off, a
 
 MAY_READ_THE_WALL_CLOCK = {
     "clients/sightlog/records.py",  # when something was seen, and ids that grow with it
-    "clients/sightlog/identity.py",  # the epoch of a life
+    "clients/sightlog/spool/identity.py",  # the epoch of a life
     "clients/sightlog/protocol/encoding.py",  # in a message, as advice
     "clients/sightlog/reader.py",  # what is ahead of it
     "clients/sightlog/cli/demo.py", "clients/sightlog/cli/moment.py", "clients/sightlog/cli/reading.py",

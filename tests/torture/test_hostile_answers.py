@@ -14,10 +14,11 @@ from conftest import wait_for
 from lab import often
 from mutations import Mutator
 
-from sightlog import Event, Publisher, delivery, link, publisher, spool
+from sightlog import Event, Publisher, delivery, link, publisher
 from sightlog.errors import ProducerFenced, SightlogError
 from sightlog.protocol import messages
 from sightlog.protocol.messages import START, Limits, Position
+from sightlog.spool import spool
 from sightlogd.decoder import EventRecord
 from sightlogd.session import Sessions
 

@@ -18,8 +18,8 @@ from lab import often
 
 from sightlog import Event, Observation, SpoolFormatUnknown
 from sightlog.protocol.messages import START, Position
-from sightlog.segment import HEAD_BYTES
-from sightlog.spool import Spool
+from sightlog.spool.segment import HEAD_BYTES
+from sightlog.spool.spool import Spool
 
 SPOOLS = often(40, 3_000)
 STORES = often(1, 10)

@@ -20,7 +20,8 @@ import pytest
 from clockwork import EDGES, YEARS, ZONES, Broken, Clocks, Model, Stored, Turn
 from lab import often
 
-from sightlog import Event, identity
+from sightlog import Event
+from sightlog.spool import identity
 
 ROUNDS = often(10, 60)
 WRAPPED = str(Path(__file__).with_name("odd_clock.py"))

@@ -18,8 +18,8 @@ from recorder import Killed, Recorder
 
 from sightlog.errors import SpoolDamaged
 from sightlog.protocol.messages import START, Position
-from sightlog.segment import Segment
-from sightlog.spool import Spool
+from sightlog.spool.segment import Segment
+from sightlog.spool.spool import Spool
 
 STEPS = 120
 IMAGES_A_LIFE = 400

@@ -21,7 +21,7 @@ from sides import Daemon, Lost, Sensor
 from sightlog.delivery import Delivery
 from sightlog.protocol import messages
 from sightlog.protocol.messages import Position
-from sightlog.spool import Spool
+from sightlog.spool.spool import Spool
 from sightlogd.session import Answer, Parcel, Session, Sessions
 
 WORLDS = often(500, 10_000)

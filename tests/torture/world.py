@@ -23,13 +23,14 @@ from unittest import mock
 from network import FAIR, YEAR, Clock, Connection, Faults
 from sides import Daemon, Lost, Sensor, Store, must, status_of
 
-from sightlog import Event, delivery, identity, spool
+from sightlog import Event, delivery
 from sightlog.errors import InvalidRecord, SpoolFull
 from sightlog.protocol import messages
 from sightlog.protocol.accounts import account
 from sightlog.protocol.messages import DUPLICATE, REJECTED, START, STORED, Limits, Position
 from sightlog.receipts import Receipt
-from sightlog.segment import Segment
+from sightlog.spool import identity, spool
+from sightlog.spool.segment import Segment
 
 HEALTHY_SECONDS_MAX: Final = 3_000.0
 """So long everything may take to arrive once nothing fails any more."""

@@ -8,7 +8,7 @@ import pytest
 
 from sightlog import SpoolDamaged
 from sightlog.protocol.messages import START, Position
-from sightlog.spool import SEGMENT_REUSE_BYTES, Spool
+from sightlog.spool.spool import SEGMENT_REUSE_BYTES, Spool
 
 BIG = (b"x" * (SEGMENT_REUSE_BYTES + 1), b"")
 SMALL = (b"small", b"")

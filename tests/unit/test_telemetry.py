@@ -9,7 +9,7 @@ import pytest
 
 from sightlog import InvalidRecord
 from sightlog.link import Link, Phase
-from sightlog.spool import Spool
+from sightlog.spool.spool import Spool
 from sightlog.telemetry import COUNTERS, INFERENCE_NAMES_MAX, INFERENCE_SAMPLES_MAX, Teller
 from sightlogd.decoder import Telemetry, decode_header
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sightlog.directories import sync_directory
 from sightlog.errors import UsageError
+from sightlog.fsutil import sync_directory
 
 from .filters import Filters, add_filters, filters_of
 from .formats import add_output, object_lines

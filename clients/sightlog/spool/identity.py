@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from .directories import read_file, replace_file
-from .errors import SpoolDamaged, SpoolFormatUnknown
+from sightlog.errors import SpoolDamaged, SpoolFormatUnknown
+from sightlog.fsutil import read_file, replace_file
+
 from .segment import Segment
 
 NAME: Final = "identity.json"

@@ -28,13 +28,15 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
-from . import identity, volatile
-from .directories import make_directories, open_file, sync_directory
-from .errors import NOT_TAKEN, InvalidRecord, SpoolDamaged, SpoolFormatUnknown, SpoolFull, SpoolInUse
-from .playback import Chunk, Playback
-from .protocol.messages import START, Position, Told
+from sightlog import volatile
+from sightlog.errors import NOT_TAKEN, InvalidRecord, SpoolDamaged, SpoolFormatUnknown, SpoolFull, SpoolInUse
+from sightlog.fsutil import make_directories, open_file, sync_directory
+from sightlog.protocol.messages import START, Position, Told
+
+from . import identity
+from .cursor import Chunk, Playback
+from .lock import SpoolLock
 from .segment import HEAD_BYTES, Segment, segments_in
-from .spoollock import SpoolLock
 
 log = logging.getLogger("sightlog.spool")
 

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from .directories import is_in_place, open_file, sync_directory
-from .protocol.messages import Position, unsendable
-from .records import IMAGE_BYTES_MAX, RECORD_BYTES_MAX
+from sightlog.fsutil import is_in_place, open_file, sync_directory
+from sightlog.protocol.messages import Position, unsendable
+from sightlog.records import IMAGE_BYTES_MAX, RECORD_BYTES_MAX
 
 log = logging.getLogger("sightlog.spool")
 

@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import Final
 
-from .directories import is_in_place, open_file
-from .errors import SpoolInUse
+from sightlog.errors import SpoolInUse
+from sightlog.fsutil import is_in_place, open_file
 
 _CANNOT_LOCK: Final = (errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 """A file system that locks no directories, such as NFS, or no files either."""
