@@ -27,17 +27,17 @@ from .hits import SearchHit, SimilarHit
 from .records import Amendment, Detection, Event, Observation, Person
 
 if TYPE_CHECKING:
-    from .publisher import Publisher
+    from .publisher.publisher import Publisher
+    from .publisher.receipts import BatchReceipt, InsertResult, Receipt
     from .reader import Reader
-    from .receipts import BatchReceipt, InsertResult, Receipt
 else:
     # On first use: zmq and asyncio take most of the start-up time, and a program that only reads needs neither.
     _HOMES = {
-        "BatchReceipt": "receipts",
-        "InsertResult": "receipts",
-        "Publisher": "publisher",
+        "BatchReceipt": "publisher.receipts",
+        "InsertResult": "publisher.receipts",
+        "Publisher": "publisher.publisher",
         "Reader": "reader",
-        "Receipt": "receipts",
+        "Receipt": "publisher.receipts",
     }
 
     def __getattr__(name: str) -> object:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from sightlog import Publisher, Receipt
-from sightlog.publisher import CLOSE_TIMEOUT
+from sightlog.publisher.publisher import CLOSE_TIMEOUT
 from sightlog.records import Record
 
 RESOLUTION: Final = 0.002

@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 
 from sightlog.protocol.embedding import EMBEDDING_BYTES_MAX
 from sightlog.protocol.messages import MESSAGE_BYTES_MAX, MESSAGE_IMAGES_MAX, MESSAGE_RECORDS_MAX, Position, Told
+from sightlog.publisher.telemetry import INFERENCE_MS_MAX, INFERENCE_NAMES_MAX, INFERENCE_SAMPLES_MAX
 from sightlog.records import (
     COORDINATE_MAX,
     DETECTIONS_MAX,
@@ -32,7 +33,6 @@ from sightlog.records import (
     RECORD_BYTES_MAX,
     TEXT_CHARS_MAX,
 )
-from sightlog.telemetry import INFERENCE_MS_MAX, INFERENCE_NAMES_MAX, INFERENCE_SAMPLES_MAX
 from sightlog.text import is_harmful, printable
 
 WHOLE_BYTES_MAX = sys.maxsize

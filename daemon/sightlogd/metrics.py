@@ -19,7 +19,7 @@ from msgspec import field as named
 from sightlog.protocol import messages
 from sightlog.protocol.accounts import Settled, account
 from sightlog.protocol.messages import DUPLICATE, REJECTED, Position
-from sightlog.telemetry import COUNTERS
+from sightlog.publisher.telemetry import COUNTERS
 
 from .decoder import EventRecord
 from .session import SESSIONS_MAX, Parcel, Told

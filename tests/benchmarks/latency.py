@@ -21,7 +21,7 @@ import bench
 import results
 
 from sightlog import Publisher
-from sightlog.receipts import Receipt
+from sightlog.publisher.receipts import Receipt
 
 ROUNDS = 3
 RATES = ((1, 20), (50, 20), (1_000, 10))

@@ -51,8 +51,8 @@ PRODUCER: Final = {
     "its disk": ("", 150),
 }
 PRODUCER_CALLS: Final = {
-    "sent": ("sightlog.connection:Connection.send", 30),
-    "ack heard": ("sightlog.delivery:Delivery.receive", 20),
+    "sent": ("sightlog.publisher.connection:Connection.send", 30),
+    "ack heard": ("sightlog.publisher.delivery:Delivery.receive", 20),
 }
 COPYING: Final = {
     "backup": ("", 120),

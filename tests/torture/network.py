@@ -92,7 +92,7 @@ class Connection:
 
 
 class Dealer:
-    """The producer's end: what `sightlog.connection` is to a publisher."""
+    """The producer's end: what `sightlog.publisher.connection` is to a publisher."""
 
     retry_at = math.inf
 

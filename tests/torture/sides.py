@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from network import Connection, Dealer
 
-from sightlog.delivery import Delivery
-from sightlog.link import Link
 from sightlog.protocol import messages
 from sightlog.protocol.accounts import Settled, account
 from sightlog.protocol.messages import DUPLICATE, REJECTED, START, STORED, Position, Told
-from sightlog.publisher import Publisher
-from sightlog.receipts import BatchReceipt, Receipt, ReceiptBook
+from sightlog.publisher.delivery import Delivery
+from sightlog.publisher.publisher import Publisher
+from sightlog.publisher.receipts import BatchReceipt, Receipt, ReceiptBook
+from sightlog.publisher.session import Link
+from sightlog.publisher.telemetry import Teller
 from sightlog.spool import spool
-from sightlog.telemetry import Teller
 from sightlogd.batch import Batch, BatchLimits
 from sightlogd.session import Parcel, Session, Sessions
 

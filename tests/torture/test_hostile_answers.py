@@ -14,10 +14,12 @@ from conftest import wait_for
 from lab import often
 from mutations import Mutator
 
-from sightlog import Event, Publisher, delivery, link, publisher
+from sightlog import Event, Publisher
 from sightlog.errors import ProducerFenced, SightlogError
 from sightlog.protocol import messages
 from sightlog.protocol.messages import START, Limits, Position
+from sightlog.publisher import delivery, publisher
+from sightlog.publisher import session as link
 from sightlog.spool import spool
 from sightlogd.decoder import EventRecord
 from sightlogd.session import Sessions

@@ -18,9 +18,9 @@ from msgspec import structs
 from network import Clock
 from sides import Daemon, Lost, Sensor
 
-from sightlog.delivery import Delivery
 from sightlog.protocol import messages
 from sightlog.protocol.messages import Position
+from sightlog.publisher.delivery import Delivery
 from sightlog.spool.spool import Spool
 from sightlogd.session import Answer, Parcel, Session, Sessions
 

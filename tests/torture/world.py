@@ -23,12 +23,13 @@ from unittest import mock
 from network import FAIR, YEAR, Clock, Connection, Faults
 from sides import Daemon, Lost, Sensor, Store, must, status_of
 
-from sightlog import Event, delivery
+from sightlog import Event
 from sightlog.errors import InvalidRecord, SpoolFull
 from sightlog.protocol import messages
 from sightlog.protocol.accounts import account
 from sightlog.protocol.messages import DUPLICATE, REJECTED, START, STORED, Limits, Position
-from sightlog.receipts import Receipt
+from sightlog.publisher import delivery
+from sightlog.publisher.receipts import Receipt
 from sightlog.spool import identity, spool
 from sightlog.spool.segment import Segment
 

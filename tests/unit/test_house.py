@@ -24,7 +24,7 @@ FILES = sorted(str(path.relative_to(ROOT)) for place in PLACES for path in (ROOT
 # What may be imported only here. A folder stands for the files in it.
 ONLY_IN = {
     "zmq": (
-        "clients/sightlog/connection.py",
+        "clients/sightlog/publisher/connection.py",
         "daemon/sightlogd/doors.py",
         "daemon/sightlogd/ingest.py",
         "daemon/sightlogd/listener.py",

@@ -7,7 +7,6 @@ from itertools import pairwise
 import pytest
 
 from sightlog import ProtocolError
-from sightlog.link import BUSY_PAUSE_MAX, IDLE, MALFORMED_PAUSE, SILENCE_MAX, SILENCE_MIN, Link, Phase
 from sightlog.protocol.messages import (
     MESSAGE_BYTES_MAX,
     MESSAGE_RECORDS_MAX,
@@ -21,6 +20,7 @@ from sightlog.protocol.messages import (
     Resync,
     Welcome,
 )
+from sightlog.publisher.session import BUSY_PAUSE_MAX, IDLE, MALFORMED_PAUSE, SILENCE_MAX, SILENCE_MIN, Link, Phase
 
 LIMITS = Limits(window_records=10, window_bytes=1_000, message_records_max=4, message_bytes_max=500)
 HELLO, PING, NOTHING = "hello", "ping", "nothing"

@@ -8,7 +8,7 @@ import pytest
 
 from sightlog.errors import AccessDenied, DatabaseWriteError
 from sightlog.protocol.messages import REJECTED, STORED, Position
-from sightlog.receipts import InsertResult, ReceiptBook
+from sightlog.publisher.receipts import InsertResult, ReceiptBook
 
 FIRST, SECOND = Position(1, 1), Position(1, 2)
 

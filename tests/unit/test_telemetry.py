@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from sightlog import InvalidRecord
-from sightlog.link import Link, Phase
+from sightlog.publisher.session import Link, Phase
+from sightlog.publisher.telemetry import COUNTERS, INFERENCE_NAMES_MAX, INFERENCE_SAMPLES_MAX, Teller
 from sightlog.spool.spool import Spool
-from sightlog.telemetry import COUNTERS, INFERENCE_NAMES_MAX, INFERENCE_SAMPLES_MAX, Teller
 from sightlogd.decoder import Telemetry, decode_header
 
 

@@ -16,7 +16,7 @@ from sightlog import Amendment, Detection, Event, Observation, Person
 from sightlog.protocol import encoding, messages
 from sightlog.protocol.embedding import unpack
 from sightlog.protocol.messages import Limits, Position, Told
-from sightlog.telemetry import COUNTERS
+from sightlog.publisher.telemetry import COUNTERS
 from sightlogd.decoder import Refusal, decode_body, decode_header, decode_record
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "v1.json"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from .errors import (
+from sightlog.errors import (
     NOT_TAKEN,
     AccessDenied,
     AckTimeout,
@@ -20,8 +20,9 @@ from .errors import (
     PublisherClosed,
     SightlogError,
 )
-from .link import Phase
-from .protocol.messages import DUPLICATE, REJECTED, STORED, Position
+from sightlog.protocol.messages import DUPLICATE, REJECTED, STORED, Position
+
+from .session import Phase
 
 _NEXT_LIFE: Final = "The record is in the spool, and is sent when this producer starts again"
 

@@ -12,10 +12,10 @@ from typing import Final
 
 import zmq
 
-from .errors import UsageError
-from .protocol import keyfile
-from .protocol.endpoint import is_loopback
-from .protocol.keyfile import KeyFile
+from sightlog.errors import UsageError
+from sightlog.protocol import keyfile
+from sightlog.protocol.endpoint import is_loopback
+from sightlog.protocol.keyfile import KeyFile
 
 LAST_WORDS_MS: Final = 100  # for what was sent last to leave
 TCP_SILENCE_MS: Final = 30_000

@@ -9,17 +9,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from sightlog.errors import NOT_TAKEN, InvalidRecord, ProtocolError, RecordRejected, SightlogError, UsageError
+from sightlog.protocol import messages
+from sightlog.protocol.encoding import check_id, encode_record
+from sightlog.protocol.endpoint import check_endpoint, default_endpoint
+from sightlog.protocol.messages import Position
+from sightlog.records import Amendment, Event, Person, Record
+from sightlog.spool.spool import Spool, default_spool_dir
+
 from .connection import Connection, find_key
 from .delivery import Delivery
-from .errors import NOT_TAKEN, InvalidRecord, ProtocolError, RecordRejected, SightlogError, UsageError
-from .link import Link, Phase
-from .protocol import messages
-from .protocol.encoding import check_id, encode_record
-from .protocol.endpoint import check_endpoint, default_endpoint
-from .protocol.messages import Position
 from .receipts import CLOSED, FORKED, BatchReceipt, Ended, InsertResult, Receipt, ReceiptBook
-from .records import Amendment, Event, Person, Record
-from .spool.spool import Spool, default_spool_dir
+from .session import Link, Phase
 from .telemetry import Teller
 
 log = logging.getLogger("sightlog.publisher")

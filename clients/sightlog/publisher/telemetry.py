@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from operator import add
 from typing import Final
 
-from .errors import InvalidRecord
-from .link import Link, Phase
-from .protocol import messages
-from .protocol.encoding import check_id, to_number
-from .protocol.messages import Position
-from .records import INTEGER_MAX
-from .spool.spool import Spool
+from sightlog.errors import InvalidRecord
+from sightlog.protocol import messages
+from sightlog.protocol.encoding import check_id, to_number
+from sightlog.protocol.messages import Position
+from sightlog.records import INTEGER_MAX
+from sightlog.spool.spool import Spool
+
+from .session import Link, Phase
 
 COUNTERS: Final = ("frames_processed", "motion_detected", "events_created", "events_suppressed")
 INFERENCE_NAMES_MAX: Final = 16

@@ -11,12 +11,13 @@ import math
 import time
 from typing import TYPE_CHECKING, Final
 
-from .errors import AccessDenied, ProtocolError, SpoolInUse
-from .link import IDLE, UNANSWERED_MAX, Link, Phase
-from .protocol import messages
-from .protocol.messages import START, Ack, Busy, Position, Refused, Welcome
+from sightlog.errors import AccessDenied, ProtocolError, SpoolInUse
+from sightlog.protocol import messages
+from sightlog.protocol.messages import START, Ack, Busy, Position, Refused, Welcome
+from sightlog.spool.spool import Spool
+
 from .receipts import Ended, ReceiptBook
-from .spool.spool import Spool
+from .session import IDLE, UNANSWERED_MAX, Link, Phase
 from .telemetry import Teller
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from collections import deque
 from enum import Enum
 from typing import Final, NamedTuple
 
-from .errors import ProtocolError
-from .protocol.messages import (
+from sightlog.errors import ProtocolError
+from sightlog.protocol.messages import (
     MESSAGE_BYTES_MAX,
     MESSAGE_RECORDS_MAX,
     START,
