@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from unittest import mock
 
-from sightlog import Detection, Event, database
+from sightlog import Detection, Event
+from sightlog.reader import database
 from sightlogd.store import migrate
 from sightlogd.store.migrate import Migration
 

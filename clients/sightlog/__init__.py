@@ -23,20 +23,20 @@ from .errors import (
     SpoolInUse,
     UsageError,
 )
-from .hits import SearchHit, SimilarHit
+from .reader.hits import SearchHit, SimilarHit
 from .records import Amendment, Detection, Event, Observation, Person
 
 if TYPE_CHECKING:
     from .publisher.publisher import Publisher
     from .publisher.receipts import BatchReceipt, InsertResult, Receipt
-    from .reader import Reader
+    from .reader.reader import Reader
 else:
     # On first use: zmq and asyncio take most of the start-up time, and a program that only reads needs neither.
     _HOMES = {
         "BatchReceipt": "publisher.receipts",
         "InsertResult": "publisher.receipts",
         "Publisher": "publisher.publisher",
-        "Reader": "reader",
+        "Reader": "reader.reader",
         "Receipt": "publisher.receipts",
     }
 

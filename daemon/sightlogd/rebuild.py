@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from sightlog.protocol.encoding import format_time
-from sightlog.reader import COLUMNS
+from sightlog.reader.reader import COLUMNS
 from sightlog.records import now_utc
 
 from .calendar import Days

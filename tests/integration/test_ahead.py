@@ -96,7 +96,7 @@ def test_a_pi_that_starts_in_1970_hides_and_removes_nothing(idle_daemon, monkeyp
         def now(cls, tz=None):
             return datetime.fromtimestamp(60, tz)
 
-    monkeypatch.setattr("sightlog.reader.datetime", In1970)
+    monkeypatch.setattr("sightlog.reader.reader.datetime", In1970)
     assert len(daemon.reader().get_recent_events()) == 4
 
 

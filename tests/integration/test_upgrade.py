@@ -16,7 +16,7 @@ import stored
 from conftest import SMALL_DISK, Daemon, small_file_system
 
 from sightlog import Event
-from sightlog.database import SCHEMA_VERSION as OLD
+from sightlog.reader.database import SCHEMA_VERSION as OLD
 from sightlogd.lock import Lock
 
 SAME = "-m"

@@ -16,7 +16,7 @@ import pytest
 from conftest import wait_for
 from container import ENVIRONMENT
 
-from sightlog.database import SCHEMA_VERSION as NOW
+from sightlog.reader.database import SCHEMA_VERSION as NOW
 
 if TYPE_CHECKING:
     from machine import Machine
@@ -40,7 +40,10 @@ with Publisher(producer="sender", spool_dir="/srv/pi/spool") as publisher, open(
 """
 MIGRATIONS = "daemon/sightlogd/migrations"
 GOOD_MIGRATIONS = {
-    "clients/sightlog/database.py": (f"SCHEMA_VERSION: Final = {NOW}", f"SCHEMA_VERSION: Final = {made_up.NEWEST}"),
+    "clients/sightlog/reader/database.py": (
+        f"SCHEMA_VERSION: Final = {NOW}",
+        f"SCHEMA_VERSION: Final = {made_up.NEWEST}",
+    ),
     **{f"{MIGRATIONS}/{migration.name}": ("", migration.sql) for migration in made_up.MIGRATIONS},
 }
 STARTS = "        _report_start(config, store)\n"

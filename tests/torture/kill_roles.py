@@ -20,7 +20,8 @@ from fuses import Fuse
 from kill_books import RECORDS, Cursor, Lives, event_id, group, picture
 
 import sightlog.spool.spool
-from sightlog import Amendment, Detection, Event, Observation, Publisher, Reader, rows
+from sightlog import Amendment, Detection, Event, Observation, Publisher, Reader
+from sightlog.reader import rows
 from sightlogd import maintenance, purge
 from sightlogd.__main__ import main
 from sightlogd.backups import files
@@ -40,7 +41,7 @@ def _make_things_happen_often() -> None:
     catchup.PAGE_EVENTS = 20
     catchup.MARK_EVENTS = 30
     sightlog.spool.spool.SEGMENT_REUSE_BYTES = 4_096
-    sightlog.reader._PAGE_ROWS = 50
+    sightlog.reader.reader._PAGE_ROWS = 50
     files.sync = lambda _directory: (
         None
     )  # syncfs waits for whatever else the machine writes; SIGKILL does not ask for it

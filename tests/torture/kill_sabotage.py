@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from sightlog import Publisher
-from sightlog.database import Database
 from sightlog.protocol import messages
+from sightlog.reader.database import Database
 from sightlogd.files import catchup
 from sightlogd.ingest import Ingest
 from sightlogd.store import lookups

@@ -255,7 +255,7 @@ MAY_READ_THE_WALL_CLOCK = {
     "clients/sightlog/records.py",  # when something was seen, and ids that grow with it
     "clients/sightlog/spool/identity.py",  # the epoch of a life
     "clients/sightlog/protocol/encoding.py",  # in a message, as advice
-    "clients/sightlog/reader.py",  # what is ahead of it
+    "clients/sightlog/reader/reader.py",  # what is ahead of it
     "clients/sightlog/cli/demo.py", "clients/sightlog/cli/moment.py", "clients/sightlog/cli/reading.py",
     "clients/sightlog/cli/status.py", "daemon/sightlogd/audit.py", "daemon/sightlogd/ingest.py",
     "daemon/sightlogd/report.py", "daemon/sightlogd/store/still.py", "daemon/sightlogd/store/store.py",

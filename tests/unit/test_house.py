@@ -31,7 +31,7 @@ ONLY_IN = {
         "daemon/sightlogd/remote.py",
         "daemon/sightlogd/zap.py",
     ),
-    "sqlite3": ("clients/sightlog/database.py", "daemon/sightlogd/store/"),
+    "sqlite3": ("clients/sightlog/reader/database.py", "daemon/sightlogd/store/"),
     "apsw": ("daemon/sightlogd/store/",),
     "sightlogd": ("daemon/",),
     "sightlog_sensors": ("clients/sightlog_sensors/", "clients/sightlog/cli/"),
@@ -40,8 +40,8 @@ ONLY_IN = {
     "shtab": ("clients/sightlog/cli/completion.py",),
     "PIL": ("daemon/", "clients/sightlog/adapters/"),
     "cv2": ("clients/sightlog_sensors/", "clients/sightlog/adapters/"),
-    "numpy": ("clients/sightlog_sensors/", "clients/sightlog/adapters/", "clients/sightlog/similarity.py"),
-    "sqlite_vec": ("clients/sightlog/database.py",),
+    "numpy": ("clients/sightlog_sensors/", "clients/sightlog/adapters/", "clients/sightlog/reader/similarity.py"),
+    "sqlite_vec": ("clients/sightlog/reader/database.py",),
 }
 OPTIONAL = ("numpy", "sqlite_vec")
 """Taken where they are there."""

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sightlog import Reader, UsageError, search
+from sightlog import Reader, UsageError
 from sightlog.protocol.encoding import format_time
+from sightlog.reader import search
 from sightlogd.store.opening import create
 
 START = datetime(2026, 3, 1, tzinfo=UTC)

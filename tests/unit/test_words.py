@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sightlog.words import WORDS_MAX, match_of
+from sightlog.reader.words import WORDS_MAX, match_of
 
 TEXTS = (
     "A person in a blue shirt",

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from sightlog.errors import SightlogError, SpoolInUse, UsageError
 from sightlog.protocol.endpoint import IPC_PATH_BYTES_MAX
 from sightlog.publisher.publisher import Publisher
-from sightlog.reader import Reader
+from sightlog.reader.reader import Reader
 from sightlog.records import Event
 
 from .moment import local

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
-from sightlog.hits import SearchHit, SimilarHit
+from sightlog.reader.hits import SearchHit, SimilarHit
 
 from .formats import add_output
 from .moment import FORMS

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sightlog.errors import UsageError
-from sightlog.reader import Reader
+from sightlog.reader.reader import Reader
 from sightlog.records import DEFAULT_SITE
 from sightlog.writer import DATABASE as DATABASE
 

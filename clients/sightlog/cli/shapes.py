@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from sightlog.reader import COLUMNS
+from sightlog.reader.reader import COLUMNS
 from sightlog.records import Detection, Event, Observation, utc_text
 from sightlog.text import cell_safe
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from sightlog.counting import Counts
+from sightlog.reader.counts import Counts
 
 from .formats import add_output
 from .moment import FORMS

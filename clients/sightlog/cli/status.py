@@ -22,7 +22,7 @@ from .snapshot import Snapshot, accounts, last_snapshot
 from .table import table
 
 if TYPE_CHECKING:
-    from sightlog.reader import Reader
+    from sightlog.reader.reader import Reader
 
     from .options import Commands
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from sightlog.reader import COLUMNS
+from sightlog.reader.reader import COLUMNS
 from sightlogd.calendar import Days
 from sightlogd.dayranges import Folder, of_folders
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final, Self
 from urllib.parse import quote
 
-from .errors import DatabaseDamaged, DatabaseNotFound, NotNow, SchemaMismatch, SightlogError, UsageError
-from .layout import APPLICATION_ID, BACKUP
-from .writer import Elsewhere
+from sightlog.errors import DatabaseDamaged, DatabaseNotFound, NotNow, SchemaMismatch, SightlogError, UsageError
+from sightlog.layout import APPLICATION_ID, BACKUP
+from sightlog.writer import Elsewhere
 
 SCHEMA_VERSION: Final = 1
 """The newest schema this reader knows."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .records import Event, Observation
+from sightlog.records import Event, Observation
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from . import queries, rows
+from sightlog.errors import DatabaseNotFound, UsageError
+from sightlog.records import DEFAULT_SITE, Embedding, Event, Observation, utc_text
+
+from . import filters, rows
 from .database import VERSION, Database
-from .errors import DatabaseNotFound, UsageError
-from .records import DEFAULT_SITE, Embedding, Event, Observation, utc_text
 
 if TYPE_CHECKING:
-    from .counting import Counts
+    from .counts import Counts
     from .hits import SearchHit, SimilarHit
 
 # What only some calls need is imported by them: a command that lists events is a start of Python each time.
@@ -82,7 +83,7 @@ class Reader(Database):
         return datetime.fromisoformat(self._ahead_from())
 
     def _ahead_from(self) -> str:
-        from .ahead import ahead_from
+        from sightlog.ahead import ahead_from
 
         with self._snapshot() as connection:
             (newest,) = connection.execute("SELECT max(day) FROM clock_days").fetchone()
@@ -90,21 +91,21 @@ class Reader(Database):
 
     def get_recent_events(self, limit: int = 20, offset: int = 0) -> list[Event]:
         """Newest first, without what is ahead of the clock."""
-        span = queries.before(self._ahead_from())
-        return self._page(self._events, queries.events_filter(), span, _count("limit", limit), _count("offset", offset))
+        span = filters.before(self._ahead_from())
+        return self._page(self._events, filters.events_filter(), span, _count("limit", limit), _count("offset", offset))
 
     def get_events_by_timerange(self, start: datetime, end: datetime, limit: int = 100, offset: int = 0) -> list[Event]:
         """Events with start <= recorded_at < end, newest first. Both need a time zone, else InvalidRecord."""
-        from .protocol.encoding import format_time
+        from sightlog.protocol.encoding import format_time
 
-        span = queries.Span((format_time(start), 0), (format_time(end), 0))
-        return self._page(self._events, queries.events_filter(), span, _count("limit", limit), _count("offset", offset))
+        span = filters.Span((format_time(start), 0), (format_time(end), 0))
+        return self._page(self._events, filters.events_filter(), span, _count("limit", limit), _count("offset", offset))
 
     def get_events_by_camera(self, camera_id: str, limit: int = 20) -> list[Event]:
         """One camera's events, newest first, without what is ahead of the clock."""
         if not isinstance(camera_id, str):
             raise UsageError(f"camera_id={camera_id!r:.80}: expected the id of a camera, as text")
-        wanted, span = queries.events_filter(camera_id=camera_id), queries.before(self._ahead_from())
+        wanted, span = filters.events_filter(camera_id=camera_id), filters.before(self._ahead_from())
         return self._page(self._events, wanted, span, _count("limit", limit))
 
     def find_events(
@@ -137,7 +138,7 @@ class Reader(Database):
         checkpoint. A label that is rare is looked for in all events: a second in a million of them on a PC. An event
         committed meanwhile is missed when its time is in what went by already.
         """
-        wanted = queries.events_filter(
+        wanted = filters.events_filter(
             camera_id=camera_id,
             event_type=event_type,
             person=person,
@@ -148,7 +149,7 @@ class Reader(Database):
             unlock_granted=unlock_granted,
             alert_sent=alert_sent,
         )
-        span = queries.narrowed(queries.times(start, end), after=after, before=before, newest_first=newest_first)
+        span = filters.narrowed(filters.times(start, end), after=after, before=before, newest_first=newest_first)
         left = None if limit is None else _count("limit", limit)
         if _count("offset", offset) and (after is not None or before is not None):
             raise UsageError("a cursor says where to begin; leave offset out")
@@ -158,7 +159,7 @@ class Reader(Database):
         return reversed(list(self._pages(self._events, wanted, span, left, offset, newest_first=not newest_first)))
 
     def _pages(
-        self, fetch: Fetch[Row], wanted: queries.Filter, span: queries.Span, left: int | None, offset: int = 0,
+        self, fetch: Fetch[Row], wanted: filters.Filter, span: filters.Span, left: int | None, offset: int = 0,
         *, newest_first: bool,
     ) -> Iterator[Row]:  # fmt: skip
         while left is None or left > 0:
@@ -169,13 +170,13 @@ class Reader(Database):
                 return
             left, offset = None if left is None else left - size, 0
             place = (utc_text(page[-1].recorded_at), page[-1].id or 0)
-            span = queries.beyond(span, place, newest_first=newest_first)
+            span = filters.beyond(span, place, newest_first=newest_first)
 
     def _page(
-        self, fetch: Fetch[Row], wanted: queries.Filter, span: queries.Span, limit: int, offset: int = 0,
+        self, fetch: Fetch[Row], wanted: filters.Filter, span: filters.Span, limit: int, offset: int = 0,
         *, newest_first: bool = True,
     ) -> list[Row]:  # fmt: skip
-        rest, parameters = queries.page(wanted, span, newest_first=newest_first)
+        rest, parameters = filters.page(wanted, span, newest_first=newest_first)
         with self._snapshot() as connection:
             return fetch(connection, rest, (*parameters, limit, offset), f"INDEXED BY {wanted.drive}")
 
@@ -196,8 +197,8 @@ class Reader(Database):
         limit: int | None = None,
     ) -> Iterator[Observation]:
         """Observations with start <= recorded_at < end about that event, from that source; else as `find_events`."""
-        wanted = queries.observations_filter(event_id=event_id, source=source)
-        span = queries.times(start, end)
+        wanted = filters.observations_filter(event_id=event_id, source=source)
+        span = filters.times(start, end)
         left = None if limit is None else _count("limit", limit)
         return self._pages(self._observations, wanted, span, left, newest_first=newest_first)
 
@@ -224,7 +225,7 @@ class Reader(Database):
         from . import search, words
         from .hits import SearchHit
 
-        times = queries.times(since, until)
+        times = filters.times(since, until)
         _count("limit", limit)
         if not isinstance(text, str):
             raise UsageError(f"text={text!r:.80}: expected what to look for, as text")
@@ -283,10 +284,10 @@ class Reader(Database):
             return self._rows_of(connection, "events")
 
     def _rows_of(self, connection: rows.Connection, table: str) -> int:
-        from . import counting
+        from . import counts
 
         if table in ("events", "observations"):
-            return counting.whole(connection, table, self.site)
+            return counts.whole(connection, table, self.site)
         query = f"SELECT count(*) FROM {table} WHERE site = ?"
         return int(connection.execute(query, (self.site,)).fetchone()[0])
 
@@ -296,11 +297,11 @@ class Reader(Database):
         By "day" (local ones with events, as YYYY-MM-DD, in their order), or, the largest first, by "camera", "person"
         (None is a stranger), "type", or "label" (events that have a detection of it).
         """
-        from . import counting
+        from . import counts
 
-        times = queries.times(start, end)
+        times = filters.times(start, end)
         with self._snapshot() as connection:
-            return counting.counts(connection, by, self.site, times)
+            return counts.counts(connection, by, self.site, times)
 
     def follow(self, after: int | None = None, poll_seconds: float = FOLLOW_SECONDS) -> Iterator[Event]:
         """Committed events in commit order, for ever: those with `id` > `after`, then new ones as they are committed.

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from typing import Final, NamedTuple
 
-from .errors import UsageError
-from .protocol.encoding import format_time
-from .queries import Span
+from sightlog.errors import UsageError
+from sightlog.protocol.encoding import format_time
+
+from .filters import Span
 from .rows import Connection
 
 Counts = list[tuple[str | None, int]]

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final, Protocol
 
-from .protocol.embedding import unpack
-from .records import Detection, Event, Observation
+from sightlog.protocol.embedding import unpack
+from sightlog.records import Detection, Event, Observation
 
 ANY_OF: Final = "IN (SELECT value FROM json_each(?))"
 """Of any number of values, bound as one JSON text: SQLite binds 32,766 variables at most."""

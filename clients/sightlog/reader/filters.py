@@ -6,8 +6,8 @@ import re
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from .errors import UsageError
-from .records import DOOR_ACTIONS, INTEGER_MAX
+from sightlog.errors import UsageError
+from sightlog.records import DOOR_ACTIONS, INTEGER_MAX
 
 Place = tuple[str, int]
 """(recorded_at, id): where a row stands in the order of time, and exactly one row stands there."""
@@ -54,7 +54,7 @@ def events_filter(
         raise UsageError(f"stranger=True and person={person!r:.80}: an event has one or the other; give one of them")
     sure = 0.0
     if min_confidence is not None:
-        from .protocol.encoding import to_number  # as in `times`
+        from sightlog.protocol.encoding import to_number  # as in `times`
 
         if label is None:
             raise UsageError("min_confidence is of a detection: give its label too")
@@ -117,7 +117,7 @@ def times(start: datetime | None, end: datetime | None) -> Span:
     """All places with start <= recorded_at < end. Raises InvalidRecord for a time without a zone."""
     if start is None and end is None:
         return ALWAYS
-    from .protocol.encoding import format_time  # with msgpack, and many who read give no times
+    from sightlog.protocol.encoding import format_time  # with msgpack, and many who read give no times
 
     # No row has the id 0: its place is in front of all that happened in that millisecond.
     return Span(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from .queries import ALWAYS, Span
-from .records import INTEGER_MAX
+from sightlog.records import INTEGER_MAX
+
+from .filters import ALWAYS, Span
 from .rows import Connection
 from .words import phrase_of
 

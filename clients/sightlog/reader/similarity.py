@@ -8,9 +8,10 @@ from array import array
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from .errors import UsageError
-from .protocol.embedding import pack, unpack
-from .records import Embedding
+from sightlog.errors import UsageError
+from sightlog.protocol.embedding import pack, unpack
+from sightlog.records import Embedding
+
 from .rows import Connection
 
 _MORE: Final = 32
