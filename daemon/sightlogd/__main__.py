@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import sightlog
-from sightlog.cli.output import printable
+from sightlog.text import printable
 
 try:
     from . import config as configuration

@@ -17,7 +17,7 @@ from sample import EVENTS, event
 
 from sightlog import Reader
 from sightlog.cli import main
-from sightlog.cli.output import cells
+from sightlog.cli.render.terminal import cells
 
 
 def test_an_export_is_complete_or_not_there(home, tmp_path):

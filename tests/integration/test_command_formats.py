@@ -14,8 +14,8 @@ import stored
 from commands import SIGHTLOG, environment, event_ids, objects, on_a_terminal, run
 
 from sightlog import Event, Observation, Reader
-from sightlog.cli.output import cells
-from sightlog.cli.shapes import EVENT_FIELDS, OBSERVATION_FIELDS, event_object, observation_object
+from sightlog.cli.render.objects import EVENT_FIELDS, OBSERVATION_FIELDS, event_object, observation_object
+from sightlog.cli.render.terminal import cells
 
 
 @pytest.mark.parametrize(

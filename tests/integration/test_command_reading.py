@@ -15,7 +15,7 @@ from conftest import AS_NOBODY, open_to_all
 
 from sightlog import Event, Reader
 from sightlog.cli import main
-from sightlog.cli.output import cells
+from sightlog.cli.render.terminal import cells
 
 
 def test_events_are_the_last_twenty_in_order(filled):

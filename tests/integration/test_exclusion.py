@@ -245,7 +245,7 @@ def test_a_reader_of_the_group_sees_the_daemon_and_a_stranger_is_told_why_not(op
 import importlib.readers, importlib.resources, os, sys, sightlog.cli.status, sightlog.writer
 os.setgroups([]); os.setgid(int(sys.argv[1])); os.setuid({NOBODY})
 try:
-    seen = sightlog.cli.status.daemon_of(sightlog.writer.Path({str(daemon.data_dir)!r}))
+    seen = sightlog.cli.commands.status.daemon_of(sightlog.writer.Path({str(daemon.data_dir)!r}))
     print(seen["running"], seen["pid"], seen["trouble"])
 except Exception as error:
     print(error)

@@ -256,8 +256,8 @@ MAY_READ_THE_WALL_CLOCK = {
     "clients/sightlog/spool/identity.py",  # the epoch of a life
     "clients/sightlog/protocol/encoding.py",  # in a message, as advice
     "clients/sightlog/reader/reader.py",  # what is ahead of it
-    "clients/sightlog/cli/demo.py", "clients/sightlog/cli/moment.py", "clients/sightlog/cli/reading.py",
-    "clients/sightlog/cli/status.py", "daemon/sightlogd/audit.py", "daemon/sightlogd/ingest.py",
+    "clients/sightlog/cli/commands/demo.py", "clients/sightlog/cli/times.py", "clients/sightlog/cli/commands/events.py",
+    "clients/sightlog/cli/commands/status.py", "daemon/sightlogd/audit.py", "daemon/sightlogd/ingest.py",
     "daemon/sightlogd/report.py", "daemon/sightlogd/store/still.py", "daemon/sightlogd/store/store.py",
 }  # fmt: skip
 reads_it = re.compile(

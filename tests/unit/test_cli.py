@@ -9,10 +9,10 @@ import stored
 
 from sightlog import Detection, Event, Reader, UsageError, writer
 from sightlog.cli import main
-from sightlog.cli.output import json_line
-from sightlog.cli.publish import event_from_json, parse_detection
-from sightlog.cli.shapes import event_object
-from sightlog.cli.status import daemon_of
+from sightlog.cli.commands.publish import event_from_json, parse_detection
+from sightlog.cli.commands.status import daemon_of
+from sightlog.cli.render.objects import event_object
+from sightlog.cli.render.terminal import json_line
 
 NOW = datetime(2026, 11, 20, 10, 30, tzinfo=UTC)
 COMMANDS = (

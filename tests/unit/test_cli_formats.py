@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from sightlog import Detection, Event
-from sightlog.cli.formats import event_lines
-from sightlog.cli.output import Terminal, age, cells, cut, json_line, printable, size, wrap
-from sightlog.cli.shapes import event_object
-from sightlog.cli.short import event_details, event_line
-from sightlog.cli.table import table
+from sightlog.cli.render.formats import event_lines
+from sightlog.cli.render.objects import event_object
+from sightlog.cli.render.table import table
+from sightlog.cli.render.terminal import Terminal, age, cells, cut, json_line, size, wrap
+from sightlog.cli.render.text import event_details, event_line
+from sightlog.text import printable
 
 NOW = datetime(2026, 11, 20, 10, 30, tzinfo=UTC)
 WHEN = datetime(2026, 11, 20, 10, 0, 1, 234_000, tzinfo=UTC)

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from sightlog.cli.finding import excerpt_lines
-from sightlog.cli.output import Terminal, cells
-from sightlog.cli.stats import chart
+from sightlog.cli.commands.search import excerpt_lines
+from sightlog.cli.commands.stats import chart
+from sightlog.cli.render.terminal import Terminal, cells
 
 COUNTS = [("front_door", 1_234), (None, 617), ("門" * 60, 1), ("\x1b[2J", 0)]
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from sightlog import UsageError
-from sightlog.cli.moment import parse_moment
+from sightlog.cli.times import parse_moment
 
 NOW = datetime(2026, 11, 20, 10, 30, tzinfo=UTC)
 

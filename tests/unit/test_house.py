@@ -37,7 +37,7 @@ ONLY_IN = {
     "sightlog_sensors": ("clients/sightlog_sensors/", "clients/sightlog/cli/"),
     "msgspec": ("daemon/",),
     "structlog": ("daemon/",),
-    "shtab": ("clients/sightlog/cli/completion.py",),
+    "shtab": ("clients/sightlog/cli/commands/completion.py",),
     "PIL": ("daemon/", "clients/sightlog/adapters/"),
     "cv2": ("clients/sightlog_sensors/", "clients/sightlog/adapters/"),
     "numpy": ("clients/sightlog_sensors/", "clients/sightlog/adapters/", "clients/sightlog/reader/similarity.py"),

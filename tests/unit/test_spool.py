@@ -17,8 +17,8 @@ import pytest
 from sightlog.errors import SpoolDamaged, SpoolFull, SpoolInUse
 from sightlog.protocol.messages import FRAMES_MAX, START, Position
 from sightlog.records import IMAGE_BYTES_MAX, RECORD_BYTES_MAX
-from sightlog.spool import segment as segment_file
 from sightlog.spool.spool import SEGMENT_REUSE_BYTES, Spool
+from sightlog.spool.spool import segment as segment_file
 
 ROOMY = 64 * 1024 * 1024
 ENTRY_BYTES = segment_file._HEAD.size
@@ -146,7 +146,7 @@ def test_records_survive_reopening_and_come_before_those_of_the_new_life(open_sp
 
 CHILD = """
 import os, signal, sys
-from sightlog.spool import Spool
+from sightlog.spool.spool import Spool
 spool = Spool(sys.argv[1], "front", 1 << 20)
 for seq in range(1, 101):
     spool.append([(b"%d" % seq, b"")])

@@ -10,10 +10,9 @@ import msgpack
 import pytest
 
 from sightlog import Amendment, Detection, Event, InvalidRecord, Observation, Person
-from sightlog.cli.output import printable
-from sightlog.cli.shapes import csv_lines
+from sightlog.cli.render.objects import csv_lines
 from sightlog.protocol.encoding import encode_record
-from sightlog.text import cell_safe, is_harmful, json_safe, lines_safe
+from sightlog.text import cell_safe, is_harmful, json_safe, lines_safe, printable
 from sightlogd.decoder import Malformed, Refusal, decode_header, decode_record
 from sightlogd.files.lines import EventLine, decode_line, encode_lines
 from sightlogd.files.prose import entry

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Final
 
 from sightlog import __version__
+from sightlog.cli.render.terminal import NOBODY_READS, complain
 from sightlog.errors import (
     DaemonError,
     DatabaseNotFound,
@@ -21,9 +22,8 @@ from sightlog.errors import (
     UsageError,
 )
 
-from .moment import is_ago
 from .options import helper
-from .output import NOBODY_READS, complain
+from .times import is_ago
 
 FAILED: Final = 1
 USAGE: Final = 2
@@ -44,11 +44,11 @@ _EXIT_CODES: Final[tuple[tuple[type[SightlogError], int], ...]] = (
 )
 
 _VERBS: Final = {
-    "events": "reading",
-    "tail": "reading",
-    "show": "reading",
-    "search": "finding",
-    "similar": "finding",
+    "events": "events",
+    "tail": "events",
+    "show": "events",
+    "search": "search",
+    "similar": "search",
     "stats": "stats",
     "export": "export",
     "status": "status",
@@ -84,7 +84,7 @@ def parser(verbs: Iterable[str] = _VERBS) -> argparse.ArgumentParser:
     whole.add_argument("--version", action="version", version=f"sightlog {__version__}")
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
     for module in dict.fromkeys(_VERBS[verb] for verb in verbs):
-        import_module(f"{__name__}.{module}").add_parsers(commands)
+        import_module(f"{__name__}.commands.{module}").add_parsers(commands)
     return whole
 
 

@@ -10,13 +10,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from sightlog.cli.render.terminal import FALLBACK_WIDTH, complain, terminal
 from sightlog.errors import UsageError
 from sightlog.reader.reader import Reader
 from sightlog.records import DEFAULT_SITE
-from sightlog.writer import DATABASE as DATABASE
+from sightlog.writer import DATABASE
 
-from .moment import parse_moment
-from .output import FALLBACK_WIDTH, complain, terminal
+from .times import parse_moment
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sightlog.cli.output import printable
+from sightlog.text import printable
 from sightlogd import datadir
 from sightlogd.backups.backup import Backup
 from sightlogd.backups.copier import Report

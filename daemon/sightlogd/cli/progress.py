@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Final
 
-from sightlog.cli.output import printable
+from sightlog.text import printable
 
 SECONDS: Final = 0.1
 """Between two looks."""

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from sightlog.cli.output import printable
+from sightlog.text import printable
 from sightlogd import config as configuration
 from sightlogd import datadir
 from sightlogd.config import Config

@@ -8,9 +8,10 @@ from itertools import chain, islice
 from typing import Final
 
 from sightlog.records import Event
+from sightlog.text import printable
 
-from .output import Span, Terminal, cells, cut, printable
-from .short import NARROW, door_of, local_time, one_line, seen
+from .terminal import Span, Terminal, cells, cut
+from .text import NARROW, door_of, local_time, one_line, seen
 
 GAP: Final = "  "
 

@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sightlog import writer
+from sightlog.cli.options import add_command, add_store, database_of, open_reader
+from sightlog.cli.render.formats import add_output
+from sightlog.cli.render.table import table
+from sightlog.cli.render.terminal import Terminal, age, field, json_line, size, terminal
+from sightlog.cli.snapshot import Snapshot, accounts, last_snapshot
 from sightlog.errors import DatabaseDamaged, DatabaseNotFound, NotNow, SchemaMismatch, SightlogError
 from sightlog.protocol.encoding import format_time
 from sightlog.protocol.messages import PRODUCERS_MAX
+from sightlog.text import printable
 from sightlog.writer import RUN, Writer
 
-from .figures import metrics_lines
-from .formats import add_output
-from .options import add_command, add_store, database_of, open_reader
-from .output import Terminal, age, field, json_line, printable, size, terminal
-from .snapshot import Snapshot, accounts, last_snapshot
-from .table import table
+from .status_metrics import metrics_lines
 
 if TYPE_CHECKING:
+    from sightlog.cli.options import Commands
     from sightlog.reader.reader import Reader
-
-    from .options import Commands
 
 RUNNING: Final = 0
 NOT_RUNNING: Final = 3

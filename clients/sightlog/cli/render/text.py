@@ -7,11 +7,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from sightlog.cli.times import local
 from sightlog.records import Event, Observation
+from sightlog.text import printable
 
-from .moment import local
-from .output import Span, Terminal, age, cells, printable, wrap
-from .shapes import EVENT_FIELDS, OBSERVATION_FIELDS
+from .objects import EVENT_FIELDS, OBSERVATION_FIELDS
+from .terminal import Span, Terminal, age, cells, wrap
 
 NARROW: Final = 60
 """Columns of a terminal; in fewer, times are without year and seconds."""

@@ -9,17 +9,28 @@ from itertools import groupby
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
+from sightlog.cli.options import (
+    CODES,
+    FOUND,
+    NONE,
+    add_command,
+    add_lines,
+    add_store,
+    add_times,
+    none_found,
+    open_reader,
+    times_of,
+)
+from sightlog.cli.render.formats import add_output
+from sightlog.cli.render.objects import event_object, observation_object
+from sightlog.cli.render.terminal import Span, Terminal, complain, json_line, print_lines, terminal, wrap
+from sightlog.cli.render.text import event_head, event_says, observation_head, one_line, who_and_door, with_id
+from sightlog.cli.times import FORMS
 from sightlog.reader.hits import SearchHit, SimilarHit
-
-from .formats import add_output
-from .moment import FORMS
-from .options import CODES, FOUND, NONE, add_command, add_lines, add_store, add_times, none_found, open_reader, times_of
-from .output import Span, Terminal, complain, json_line, print_lines, printable, terminal, wrap
-from .shapes import event_object, observation_object
-from .short import event_head, event_says, observation_head, one_line, who_and_door, with_id
+from sightlog.text import printable
 
 if TYPE_CHECKING:
-    from .options import Commands
+    from sightlog.cli.options import Commands
 
 HITS: Final = 20
 NEIGHBOURS: Final = 5

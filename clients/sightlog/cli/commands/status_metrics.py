@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from .output import Terminal, duration, field, size
-from .snapshot import Snapshot
+from sightlog.cli.render.terminal import Terminal, duration, field, size
+from sightlog.cli.snapshot import Snapshot
 
 _SPREADS: Final = {"commit": "commit_ms", "batch": "batch_records", "latency": "latency_ms"}
 _LONG_MS: Final = 10_000

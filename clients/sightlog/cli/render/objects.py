@@ -10,7 +10,7 @@ from sightlog.reader.reader import COLUMNS
 from sightlog.records import Detection, Event, Observation, utc_text
 from sightlog.text import cell_safe
 
-from .output import json_line
+from .terminal import json_line
 
 _EMBEDDING: Final = ("embedding", "embedding_model", "embedding_version")
 EVENT_FIELDS: Final = (*COLUMNS, *_EMBEDDING)

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from .output import complain, printable, terminal
-from .table import table
+from sightlog.cli.render.table import table
+from sightlog.cli.render.terminal import complain, terminal
+from sightlog.text import printable
 
 _SETTLED: Final = ("stored", "duplicates", "rejected", "missing")
 _SAID: Final = ("published", "carried_over", "spooled", "acked")

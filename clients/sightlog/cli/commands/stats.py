@@ -7,15 +7,15 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from sightlog.cli.options import CODES, FOUND, NONE, add_command, add_store, add_times, open_reader, times_of
+from sightlog.cli.render.formats import add_output
+from sightlog.cli.render.terminal import Terminal, cells, cut, json_line, print_lines, terminal
+from sightlog.cli.times import FORMS
 from sightlog.reader.counts import Counts
-
-from .formats import add_output
-from .moment import FORMS
-from .options import CODES, FOUND, NONE, add_command, add_store, add_times, open_reader, times_of
-from .output import Terminal, cells, cut, json_line, print_lines, printable, terminal
+from sightlog.text import printable
 
 if TYPE_CHECKING:
-    from .options import Commands
+    from sightlog.cli.options import Commands
 
 KINDS: Final = ("day", "camera", "person", "label", "type")
 USUAL: Final = ("day", "camera", "person")

@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from .options import add_command
-from .output import complain
+from sightlog.cli.options import add_command
+from sightlog.cli.render.terminal import complain
 
 if TYPE_CHECKING:
-    from .options import Commands
+    from sightlog.cli.options import Commands
 
 SHELLS: Final = ("bash", "zsh")
 ABSENT: Final = 1
@@ -39,7 +39,7 @@ def _run(options: argparse.Namespace) -> int:
     except ImportError:
         complain('completion needs shtab: pip install "sightlog[completion]"')
         return ABSENT
-    from . import parser
+    from sightlog.cli import parser
 
     whole = parser()
     _complete_files(whole, shtab.FILE)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sightlog.text import printable as printable
+from sightlog.text import printable
 
 NOBODY_READS: Final = 141
 """As a shell reports a program that SIGPIPE ended."""

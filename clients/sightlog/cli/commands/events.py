@@ -7,10 +7,8 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
-from .filters import add_filters, filters_of
-from .formats import add_output, event_lines
-from .moment import FORMS
-from .options import (
+from sightlog.cli.filters import add_filters, filters_of
+from sightlog.cli.options import (
     ALL,
     CODES,
     FOUND,
@@ -24,12 +22,14 @@ from .options import (
     open_reader,
     times_of,
 )
-from .output import complain, end_when_nobody_reads, json_line, print_lines, terminal
-from .shapes import event_object, observation_object
-from .short import event_details, observation_details
+from sightlog.cli.render.formats import add_output, event_lines
+from sightlog.cli.render.objects import event_object, observation_object
+from sightlog.cli.render.terminal import complain, end_when_nobody_reads, json_line, print_lines, terminal
+from sightlog.cli.render.text import event_details, observation_details
+from sightlog.cli.times import FORMS
 
 if TYPE_CHECKING:
-    from .options import Commands
+    from sightlog.cli.options import Commands
 
 EVENTS_SHOWN: Final = 20
 EVENTS_TAILED: Final = 10

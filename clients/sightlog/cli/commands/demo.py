@@ -18,19 +18,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from sightlog.cli.options import add_command
+from sightlog.cli.render.terminal import Span, complain, terminal
+from sightlog.cli.times import local
 from sightlog.errors import SightlogError, SpoolInUse, UsageError
 from sightlog.protocol.endpoint import IPC_PATH_BYTES_MAX
 from sightlog.publisher.publisher import Publisher
 from sightlog.reader.reader import Reader
 from sightlog.records import Event
+from sightlog.text import printable
+from sightlog.writer import DATABASE
 
-from .moment import local
-from .options import DATABASE, add_command
-from .output import Span, complain, printable, terminal
-from .tally import Producers, print_status_line, print_tally
+from .demo_report import Producers, print_status_line, print_tally
 
 if TYPE_CHECKING:
-    from .options import Commands
+    from sightlog.cli.options import Commands
 
 LIVE_SECONDS: Final = 30.0
 START_SECONDS: Final = 15.0

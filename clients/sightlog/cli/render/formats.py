@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from sightlog.records import Event
+from sightlog.text import printable
 
-from .output import Terminal, json_line, printable
-from .shapes import csv_lines, event_object
-from .short import event_line, event_says
+from .objects import csv_lines, event_object
+from .terminal import Terminal, json_line
+from .text import event_line, event_says
 
 AHEAD: Final = 500
 """Events that are read before the first is printed, where columns have to be in line: a page of the reader."""

@@ -10,18 +10,27 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from sightlog.cli.filters import Filters, add_filters, filters_of
+from sightlog.cli.options import (
+    CODES,
+    FOUND,
+    NONE,
+    add_command,
+    add_store,
+    add_times,
+    database_of,
+    open_reader,
+    times_of,
+)
+from sightlog.cli.render.formats import add_output, object_lines
+from sightlog.cli.render.objects import event_object, observation_object
+from sightlog.cli.render.terminal import cut, print_lines, terminal
+from sightlog.cli.times import FORMS
 from sightlog.errors import UsageError
 from sightlog.fsutil import sync_directory
 
-from .filters import Filters, add_filters, filters_of
-from .formats import add_output, object_lines
-from .moment import FORMS
-from .options import CODES, FOUND, NONE, add_command, add_store, add_times, database_of, open_reader, times_of
-from .output import cut, print_lines, terminal
-from .shapes import event_object, observation_object
-
 if TYPE_CHECKING:
-    from .options import Commands
+    from sightlog.cli.options import Commands
 
 PROGRESS_SECONDS: Final = 0.2
 

@@ -12,6 +12,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from sightlog.cli.options import add_command
+from sightlog.cli.render.terminal import complain
+from sightlog.cli.times import FORMS, parse_moment
 from sightlog.errors import (
     AccessDenied,
     AckTimeout,
@@ -22,14 +25,9 @@ from sightlog.errors import (
 )
 from sightlog.records import Detection, Event
 
-from .moment import FORMS, parse_moment
-from .options import add_command
-from .output import complain
-
 if TYPE_CHECKING:
     from sightlog import Publisher
-
-    from .options import Commands
+    from sightlog.cli.options import Commands
 
 STORED: Final = 0
 REJECTED: Final = 1

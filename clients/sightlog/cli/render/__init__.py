@@ -1,0 +1,1 @@
+"""How records look: for a terminal, as a table, as JSON and CSV."""
