@@ -26,15 +26,15 @@ from .batch import Batch, BatchLimits, Reason
 from .clock import Waiting
 from .config import Config, changed_keys
 from .control import Client, Control, PurgeRequest, Request
-from .doors import Doors
 from .errors import EXIT_STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
-from .listener import Listener
 from .logs import WARNING_SECONDS, RateLimit, Warnings
 from .maintenance import Maintenance
 from .metrics import Metrics
-from .remote import open_remote
 from .session import Session, Sessions
 from .store import FilesGone, Store, Written
+from .transport.local import Listener
+from .transport.remote import open_remote
+from .transport.sockets import Doors
 from .usage import give_back, resident_bytes
 from .watchdog import STOPS, Watchdog
 

@@ -13,17 +13,17 @@ import threading
 import time
 
 import pytest
+import sightlogd.listener
+import sightlogd.remote
 import zmq
 from conftest import wait_for
 from pictures import jpeg
 from remote import Remote
 
-import sightlogd.listener
-import sightlogd.remote
 from sightlog import AccessDenied, Event, Publisher, UsageError
 from sightlog.protocol import keyfile, messages
-from sightlogd.keys import Keys
 from sightlogd.logs import Warnings
+from sightlogd.transport.keys import Keys
 
 SOON = 10.0
 """What is known at the first handshake takes milliseconds; this is for a machine with a lot to do."""
@@ -378,9 +378,9 @@ def test_strangers_in_masses_leave_descriptors_for_everybody_else(open_remote):
 
 
 def test_who_says_nothing_is_dropped(remote, monkeypatch):
-    monkeypatch.setattr(sightlogd.listener, "HANDSHAKE_MS", 200)
+    monkeypatch.setattr(sightlogd.transport.local, "HANDSHAKE_MS", 200)
     remote.new("front")
-    door = sightlogd.remote.Remote(remote.endpoint, Keys(remote.keys_dir), Warnings())
+    door = sightlogd.transport.remote.Remote(remote.endpoint, Keys(remote.keys_dir), Warnings())
     try:
         with socket.create_connection(("127.0.0.1", remote.port), timeout=SOON) as stranger:
             door.gate.admit()

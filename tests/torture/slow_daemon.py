@@ -21,8 +21,9 @@ import apsw
 import zmq
 
 from sightlog.protocol import messages
-from sightlogd import ingest, listener, session, watchdog
+from sightlogd import ingest, session, watchdog
 from sightlogd.__main__ import main
+from sightlogd.transport import local
 
 BOUNDLESS = messages.Limits(window_records=10**9, window_bytes=10**12)
 UNIX = "unix"
@@ -75,19 +76,19 @@ if __name__ == "__main__":
     if sys.argv[1] != "-":
         disk = SlowDisk(Path(sys.argv[1]))
     without = sys.argv[2]
-    commit, make_router = ingest.Ingest._commit, listener.make_router
+    commit, make_router = ingest.Ingest._commit, local.make_router
     if without == "limits":
         ingest.Limits = lambda **_: BOUNDLESS
-        listener.RECEIVE_QUEUE_MESSAGES = 0
+        local.RECEIVE_QUEUE_MESSAGES = 0
     elif without == "commit":
         ingest.Ingest._commit = ack_first
     elif without == "shares":
         session.WHOLE_WINDOWS = 10**6
-        listener.RECEIVE_QUEUE_MESSAGES = 0
+        local.RECEIVE_QUEUE_MESSAGES = 0
     elif without == "patience":
         watchdog.makes_progress = lambda _, before, now: now.beats != before.beats
     elif without == "quiet":
-        listener.make_router = with_heartbeats
+        local.make_router = with_heartbeats
     elif without != "nothing":
         sys.exit(f"unknown protection {without}")
     sys.exit(main(sys.argv[3:]))

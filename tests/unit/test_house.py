@@ -25,11 +25,11 @@ FILES = sorted(str(path.relative_to(ROOT)) for place in PLACES for path in (ROOT
 ONLY_IN = {
     "zmq": (
         "clients/sightlog/publisher/connection.py",
-        "daemon/sightlogd/doors.py",
+        "daemon/sightlogd/transport/sockets.py",
         "daemon/sightlogd/ingest.py",
-        "daemon/sightlogd/listener.py",
-        "daemon/sightlogd/remote.py",
-        "daemon/sightlogd/zap.py",
+        "daemon/sightlogd/transport/local.py",
+        "daemon/sightlogd/transport/remote.py",
+        "daemon/sightlogd/transport/zap.py",
     ),
     "sqlite3": ("clients/sightlog/reader/database.py", "daemon/sightlogd/store/"),
     "apsw": ("daemon/sightlogd/store/",),

@@ -12,8 +12,8 @@ from zmq.utils import z85
 from sightlog.errors import UsageError
 from sightlog.protocol import keyfile
 from sightlog.protocol.keyfile import KeyFile
-from sightlogd import zap
-from sightlogd.keys import Keys
+from sightlogd.transport import zap
+from sightlogd.transport.keys import Keys
 
 PUBLIC, SECRET, SERVER = "a" * 40, "B" * 40, "0" * 40
 

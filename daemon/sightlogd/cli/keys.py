@@ -13,11 +13,11 @@ from sightlogd import control, datadir
 from sightlogd.config import Config
 from sightlogd.control import RevokeRequest
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_TRY_AGAIN, Stop
-from sightlogd.keys import Keys, create
 from sightlogd.lock import is_held
-from sightlogd.remote import make_pair
 from sightlogd.store import DATABASE
 from sightlogd.store.signature import Owner, signature_of
+from sightlogd.transport.keys import Keys, create
+from sightlogd.transport.remote import make_pair
 
 from .options import add_command, add_verbs
 

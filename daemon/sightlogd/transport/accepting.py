@@ -16,7 +16,7 @@ import socket
 import time
 from typing import Final
 
-from .errors import EXIT_IO_ERROR, Stop
+from sightlogd.errors import EXIT_IO_ERROR, Stop
 
 HOLD_SECONDS: Final = 10.0
 """libzmq's thread begins to wait for the socket soon after it is bound; on a machine that has much to do, later."""

@@ -17,10 +17,10 @@ import structlog
 import zmq
 
 from sightlog.protocol.messages import FRAME_BYTES_MAX
+from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_TRY_AGAIN, Stop
+from sightlogd.store.guard import identity_of
 
-from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_TRY_AGAIN, Stop
-from .gate import Gate
-from .store.guard import identity_of
+from .accepting import Gate
 
 log = structlog.get_logger()
 

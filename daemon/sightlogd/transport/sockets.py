@@ -11,10 +11,11 @@ from typing import Any, Final
 import structlog
 import zmq
 
-from . import descriptors
-from .gate import Gate
-from .listener import Listener
-from .logs import Warnings
+from sightlogd import descriptors
+from sightlogd.logs import Warnings
+
+from .accepting import Gate
+from .local import Listener
 from .remote import Remote
 
 log = structlog.get_logger()

@@ -10,14 +10,14 @@ import structlog
 import zmq
 
 from sightlog.protocol.messages import FRAME_BYTES_MAX
+from sightlogd.config import Config
+from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
+from sightlogd.logs import Warnings
 
 from . import zap
-from .config import Config
-from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
-from .gate import Gate
+from .accepting import Gate
 from .keys import Keys
-from .listener import bind, listening, make_router
-from .logs import Warnings
+from .local import bind, listening, make_router
 
 log = structlog.get_logger()
 

@@ -13,9 +13,8 @@ from typing import Final, NamedTuple
 from sightlog.errors import UsageError
 from sightlog.protocol import keyfile
 from sightlog.protocol.keyfile import KeyFile
-
-from . import durable
-from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
+from sightlogd import durable
+from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
 
 SERVER_SECRET: Final = "server.key_secret"
 """Also the name of the credential that systemd hands over."""

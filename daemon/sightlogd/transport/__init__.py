@@ -1,0 +1,1 @@
+"""Sockets that accept and authenticate producers, of this machine and of others."""
