@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .calendar import DayRange
-from .decoder import AmendmentRecord, EventRecord, ObservationRecord, PersonRecord
+from .protocol.decoder import AmendmentRecord, EventRecord, ObservationRecord, PersonRecord
 
 
 class EventsStored(NamedTuple):

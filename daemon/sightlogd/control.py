@@ -18,8 +18,8 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from .decoder import DECODE_ERRORS
 from .errors import EXIT_IO_ERROR
+from .protocol.decoder import DECODE_ERRORS
 from .store.guard import Identity, identity_of
 
 log = structlog.get_logger()

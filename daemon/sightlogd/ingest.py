@@ -22,7 +22,6 @@ import zmq
 from sightlog.protocol import messages
 from sightlog.protocol.messages import Limits
 
-from .batch import Batch, BatchLimits, Reason
 from .clock import Waiting
 from .config import Config, changed_keys
 from .control import Client, Control, PurgeRequest, Request
@@ -30,7 +29,8 @@ from .errors import EXIT_STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
 from .logs import WARNING_SECONDS, RateLimit, Warnings
 from .maintenance import Maintenance
 from .metrics import Metrics
-from .session import Session, Sessions
+from .protocol.batch import Batch, BatchLimits, Reason
+from .protocol.session import Session, Sessions
 from .store import FilesGone, Store, Written
 from .transport.local import Listener
 from .transport.remote import open_remote

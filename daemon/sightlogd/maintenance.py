@@ -25,8 +25,8 @@ from .files.jpeg import PictureLimits
 from .files.thumbnails import Thumbnails
 from .logs import Warnings
 from .metrics import PRODUCERS_MAX, Metrics
+from .protocol.session import Parcel
 from .report import Reporter
-from .session import Parcel
 from .storage import Storage
 from .store import Store
 

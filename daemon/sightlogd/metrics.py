@@ -21,8 +21,8 @@ from sightlog.protocol.accounts import Settled, account
 from sightlog.protocol.messages import DUPLICATE, REJECTED, Position
 from sightlog.publisher.telemetry import COUNTERS
 
-from .decoder import EventRecord
-from .session import SESSIONS_MAX, Parcel, Told
+from .protocol.decoder import EventRecord
+from .protocol.session import SESSIONS_MAX, Parcel, Told
 from .store.schema import NOTHING_FOREIGN, Schema
 
 WINDOW_VALUES_MAX: Final = 1_000

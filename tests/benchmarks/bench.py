@@ -27,7 +27,7 @@ import apsw
 from sightlog import Detection, Event, Publisher, SightlogError
 from sightlog.protocol.encoding import encode_record, format_time
 from sightlogd.changes import EventsStored
-from sightlogd.decoder import EventRecord, decode_record
+from sightlogd.protocol.decoder import EventRecord, decode_record
 from sightlogd.store import bulk
 from sightlogd.store.migrate import packaged
 

@@ -18,8 +18,8 @@ from sightlog import DatabaseNotFound, Event, InvalidRecord, PublisherClosed, Sp
 from sightlog.protocol.encoding import encode_record
 from sightlog.protocol.messages import START, Position
 from sightlog.spool.spool import Spool
-from sightlogd.decoder import REASON_CHARS_MAX, Refusal, decode_record
-from sightlogd.session import Parcel, Session
+from sightlogd.protocol.decoder import REASON_CHARS_MAX, Refusal, decode_record
+from sightlogd.protocol.session import Parcel, Session
 from sightlogd.store import Store
 
 

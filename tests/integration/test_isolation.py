@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from sightlog import Detection, Event, Observation, Reader
 from sightlog.protocol.encoding import encode_record, format_time
 from sightlog.protocol.messages import START, Position
-from sightlogd.decoder import decode_record
-from sightlogd.session import Parcel, Session
+from sightlogd.protocol.decoder import decode_record
+from sightlogd.protocol.session import Parcel, Session
 from sightlogd.store import Store
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)

@@ -6,8 +6,8 @@ from sightlog import Event
 from sightlog.protocol.encoding import encode_record
 from sightlog.protocol.messages import START, Position
 from sightlog.records import Amendment
-from sightlogd.decoder import decode_record
-from sightlogd.session import Parcel, Session
+from sightlogd.protocol.decoder import decode_record
+from sightlogd.protocol.session import Parcel, Session
 from sightlogd.store import Store
 
 

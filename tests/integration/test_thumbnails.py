@@ -20,14 +20,14 @@ from sightlog import Event
 from sightlog.protocol import messages
 from sightlog.protocol.encoding import encode_record
 from sightlog.protocol.messages import START, Position
-from sightlogd.decoder import decode_record
 from sightlogd.files import incoming
 from sightlogd.files.daylog import DayLogs
 from sightlogd.files.jpeg import PictureLimits, check
 from sightlogd.files.reencode import MEMORY_BYTES_MAX
 from sightlogd.files.thumbnails import Thumbnails
 from sightlogd.metrics import PictureCounts
-from sightlogd.session import Parcel, Session
+from sightlogd.protocol.decoder import decode_record
+from sightlogd.protocol.session import Parcel, Session
 from sightlogd.store import Store
 
 LIMITS = PictureLimits(640, 131_072)

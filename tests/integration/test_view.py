@@ -20,9 +20,9 @@ from conftest import Daemon, wait_for
 from sightlog import Detection, Event, Observation
 from sightlog.protocol.encoding import encode_record
 from sightlog.protocol.messages import START, Position
-from sightlogd.decoder import decode_record
 from sightlogd.errors import WriteRefused
-from sightlogd.session import Parcel, Session
+from sightlogd.protocol.decoder import decode_record
+from sightlogd.protocol.session import Parcel, Session
 from sightlogd.store import Store
 
 PROGRAM = Path(sys.executable).with_name("sightlogd")

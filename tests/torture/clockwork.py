@@ -18,10 +18,10 @@ from sightlog.protocol.messages import START, Position
 from sightlogd import retention
 from sightlogd.budget import Budget
 from sightlogd.config import Config
-from sightlogd.decoder import decode_record
 from sightlogd.files import catchup
 from sightlogd.files.daylog import DayLogs
-from sightlogd.session import Parcel, Session
+from sightlogd.protocol.decoder import decode_record
+from sightlogd.protocol.session import Parcel, Session
 from sightlogd.storage import Storage
 from sightlogd.store import Store
 

@@ -20,7 +20,6 @@ from sightlog import Amendment, Detection, Event, Observation, Person
 from sightlog.protocol import encoding, messages
 from sightlog.protocol.messages import START, Position
 from sightlogd import durable, purge
-from sightlogd.batch import Reason
 from sightlogd.config import Config, Storage, StoreConfig
 from sightlogd.config import Ingest as IngestConfig
 from sightlogd.errors import EXIT_IO_ERROR, Stop
@@ -30,6 +29,7 @@ from sightlogd.files.jpeg import PictureLimits
 from sightlogd.files.thumbnails import RETRY_SECONDS
 from sightlogd.ingest import Ingest
 from sightlogd.lock import Lock
+from sightlogd.protocol.batch import Reason
 from sightlogd.store import Store
 from sightlogd.store.opening import Synchronous
 

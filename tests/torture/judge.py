@@ -28,9 +28,9 @@ from sightlogd.files.days import folders
 from sightlogd.files.jpeg import NotAcceptable
 from sightlogd.files.lines import Replay
 from sightlogd.lock import Lock
+from sightlogd.protocol.session import Sessions
 from sightlogd.purge import unfinished
 from sightlogd.rebuild import rebuild_from_logs
-from sightlogd.session import Sessions
 from sightlogd.store import Store
 
 LOSSES = (AssertionError, OSError, Stop, NotAcceptable, apsw.Error)

@@ -21,8 +21,8 @@ from sightlog.publisher.receipts import BatchReceipt, Receipt, ReceiptBook
 from sightlog.publisher.session import Link
 from sightlog.publisher.telemetry import Teller
 from sightlog.spool import spool
-from sightlogd.batch import Batch, BatchLimits
-from sightlogd.session import Parcel, Session, Sessions
+from sightlogd.protocol.batch import Batch, BatchLimits
+from sightlogd.protocol.session import Parcel, Session, Sessions
 
 if TYPE_CHECKING:
     from world import World

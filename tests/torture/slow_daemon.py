@@ -21,8 +21,9 @@ import apsw
 import zmq
 
 from sightlog.protocol import messages
-from sightlogd import ingest, session, watchdog
+from sightlogd import ingest, watchdog
 from sightlogd.__main__ import main
+from sightlogd.protocol import session
 from sightlogd.transport import local
 
 BOUNDLESS = messages.Limits(window_records=10**9, window_bytes=10**12)

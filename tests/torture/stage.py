@@ -17,10 +17,10 @@ from mutations import Mutator
 
 from sightlog.protocol import messages as wire
 from sightlog.protocol.messages import Limits, Position
-from sightlogd.batch import Batch, BatchLimits, Reason
-from sightlogd.decoder import Refusal
 from sightlogd.metrics import Metrics
-from sightlogd.session import Answer, Sessions
+from sightlogd.protocol.batch import Batch, BatchLimits, Reason
+from sightlogd.protocol.decoder import Refusal
+from sightlogd.protocol.session import Answer, Sessions
 from sightlogd.store import Store
 from sightlogd.store.settled import DEAD_LETTERS_MAX
 

@@ -14,7 +14,7 @@ from ledger import published
 from overload import Disk, check, resident
 from test_vanishing import start
 
-from sightlogd.session import WHOLE_WINDOWS, WINDOW_BYTES_MIN
+from sightlogd.protocol.session import WHOLE_WINDOWS, WINDOW_BYTES_MIN
 
 MB = 1 << 20
 PRODUCERS = often(60, 120)

@@ -21,8 +21,8 @@ from sightlog.protocol.messages import START, Limits, Position
 from sightlog.publisher import delivery, publisher
 from sightlog.publisher import session as link
 from sightlog.spool import spool
-from sightlogd.decoder import EventRecord
-from sightlogd.session import Sessions
+from sightlogd.protocol.decoder import EventRecord
+from sightlogd.protocol.session import Sessions
 
 ANSWERS = often(4_000, 30_000)
 LIMITS = Limits(400, 1 << 20)

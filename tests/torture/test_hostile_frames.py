@@ -9,7 +9,7 @@ import pytest
 from lab import often
 from stage import Hostile, Stage
 
-from sightlogd.session import Answer, Sessions
+from sightlogd.protocol.session import Answer, Sessions
 
 FRAMES = often(18_000, 1_000_000)
 ROUND = 20_000

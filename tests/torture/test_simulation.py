@@ -22,7 +22,7 @@ from sightlog.protocol import messages
 from sightlog.protocol.messages import Position
 from sightlog.publisher.delivery import Delivery
 from sightlog.spool.spool import Spool
-from sightlogd.session import Answer, Parcel, Session, Sessions
+from sightlogd.protocol.session import Answer, Parcel, Session, Sessions
 
 WORLDS = often(500, 10_000)
 CONTROL_WORLDS_MAX = 400

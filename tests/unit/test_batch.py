@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sightlog.protocol.messages import START, Position
-from sightlogd.batch import Batch, BatchLimits, Reason
-from sightlogd.session import DeadLetter, Parcel, Session
+from sightlogd.protocol.batch import Batch, BatchLimits, Reason
+from sightlogd.protocol.session import DeadLetter, Parcel, Session
 
 SESSION = Session("p", "front", b"route", 1, START, START)
 

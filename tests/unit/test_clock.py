@@ -10,8 +10,8 @@ from sightlog import Amendment
 from sightlog.protocol.encoding import encode_record
 from sightlog.protocol.messages import START, Position
 from sightlogd.clock import Outside, Waiting
-from sightlogd.decoder import decode_record
-from sightlogd.session import Parcel, Session
+from sightlogd.protocol.decoder import decode_record
+from sightlogd.protocol.session import Parcel, Session
 from sightlogd.store import Store
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from sightlog import Amendment, Detection, Event, InvalidRecord, Person
 from sightlog.protocol.encoding import encode_record, format_time
 from sightlog.records import RECORD_BYTES_MAX
-from sightlogd import decoder
-from sightlogd.decoder import Malformed, Refusal, decode_body, decode_header, decode_record
+from sightlogd.protocol import decoder
+from sightlogd.protocol.decoder import Malformed, Refusal, decode_body, decode_header, decode_record
 
 settings.register_profile("repeatable", derandomize=True, max_examples=300, deadline=None)
 settings.load_profile("repeatable")

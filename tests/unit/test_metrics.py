@@ -13,10 +13,10 @@ from sightlog.protocol import encoding
 from sightlog.protocol.accounts import Settled
 from sightlog.protocol.messages import START, Position
 from sightlogd import prometheus
-from sightlogd.decoder import Telemetry, decode_record
 from sightlogd.metrics import INFERENCES_MAX, WINDOW_VALUES_MAX, Metrics, MetricsSnapshot, Usage, Window
+from sightlogd.protocol.decoder import Telemetry, decode_record
+from sightlogd.protocol.session import Parcel, Session, Told
 from sightlogd.report import status_line
-from sightlogd.session import Parcel, Session, Told
 
 START_AT = datetime(2026, 11, 20, 10, tzinfo=UTC)
 EPOCH = int(START_AT.timestamp() * 1000) + 5

@@ -22,9 +22,9 @@ from sightlog.protocol.messages import (
     Told,
     Welcome,
 )
-from sightlogd import session as session_module
-from sightlogd.decoder import EventRecord, Refusal
-from sightlogd.session import UNKNOWN, Sessions
+from sightlogd.protocol import session as session_module
+from sightlogd.protocol.decoder import EventRecord, Refusal
+from sightlogd.protocol.session import UNKNOWN, Sessions
 from sightlogd.store import Store
 
 LIMITS = Limits(window_records=100, window_bytes=1 << 20)

@@ -11,7 +11,7 @@ from sightlog import InvalidRecord
 from sightlog.publisher.session import Link, Phase
 from sightlog.publisher.telemetry import COUNTERS, INFERENCE_NAMES_MAX, INFERENCE_SAMPLES_MAX, Teller
 from sightlog.spool.spool import Spool
-from sightlogd.decoder import Telemetry, decode_header
+from sightlogd.protocol.decoder import Telemetry, decode_header
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from sightlog import Amendment, Detection, Event, InvalidRecord, Observation, Pe
 from sightlog.cli.render.objects import csv_lines
 from sightlog.protocol.encoding import encode_record
 from sightlog.text import cell_safe, is_harmful, json_safe, lines_safe, printable
-from sightlogd.decoder import Malformed, Refusal, decode_header, decode_record
 from sightlogd.files.lines import EventLine, decode_line, encode_lines
 from sightlogd.files.prose import entry
+from sightlogd.protocol.decoder import Malformed, Refusal, decode_header, decode_record
 
 HARMFUL = [
     *map(chr, range(0x20)), *map(chr, range(0x7F, 0xA0)), "\u061c", "\u200e", "\u200f", "\u2028", "\u2029",

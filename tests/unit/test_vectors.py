@@ -17,7 +17,7 @@ from sightlog.protocol import encoding, messages
 from sightlog.protocol.embedding import unpack
 from sightlog.protocol.messages import Limits, Position, Told
 from sightlog.publisher.telemetry import COUNTERS
-from sightlogd.decoder import Refusal, decode_body, decode_header, decode_record
+from sightlogd.protocol.decoder import Refusal, decode_body, decode_header, decode_record
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "v1.json"
 CLASSES = {"event": Event, "amendment": Amendment, "person": Person, "observation": Observation}

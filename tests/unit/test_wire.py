@@ -28,7 +28,14 @@ from sightlog.records import (
     TEXT_CHARS_MAX,
 )
 from sightlog.text import is_harmful
-from sightlogd.decoder import AmendmentRecord, EventRecord, PersonRecord, decode_body, decode_header, decode_record
+from sightlogd.protocol.decoder import (
+    AmendmentRecord,
+    EventRecord,
+    PersonRecord,
+    decode_body,
+    decode_header,
+    decode_record,
+)
 
 settings.register_profile("repeatable", derandomize=True, max_examples=300, deadline=None)
 settings.load_profile("repeatable")

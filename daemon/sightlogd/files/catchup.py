@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from sightlogd import purge
 from sightlogd.changes import AmendmentKept
-from sightlogd.decoder import WHOLE_BYTES_MAX, AmendmentRecord, decode_record
+from sightlogd.protocol.decoder import WHOLE_BYTES_MAX, AmendmentRecord, decode_record
 from sightlogd.store import Store
 from sightlogd.store.unlogged import EventRow
 

@@ -19,10 +19,10 @@ from sightlog.protocol.messages import Position
 from sightlogd import durable
 from sightlogd.calendar import DayRange
 from sightlogd.changes import Change, Changes, EventAmended, EventsStored, ObservationStored, RecordChange, ThumbnailSet
-from sightlogd.decoder import Refusal
 from sightlogd.directory import Odd, open_file
 from sightlogd.errors import WriteRefused
-from sightlogd.session import Parcel
+from sightlogd.protocol.decoder import Refusal
+from sightlogd.protocol.session import Parcel
 
 from . import prose
 from .backlog import Backlog

@@ -26,7 +26,7 @@ from sightlogd.changes import (
     RecordChange,
     ThumbnailSet,
 )
-from sightlogd.decoder import (
+from sightlogd.protocol.decoder import (
     DECODE_ERRORS,
     WHOLE_BYTES_MAX,
     AmendmentRecord,

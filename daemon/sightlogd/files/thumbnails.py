@@ -26,13 +26,13 @@ import structlog
 
 from sightlog.records import IMAGE_BYTES_MAX
 from sightlogd import durable
-from sightlogd.decoder import EventRecord
 from sightlogd.directory import Odd, open_file
 from sightlogd.errors import STORAGE_FULL, WriteRefused
 from sightlogd.logs import Warnings
 from sightlogd.metrics import PictureCounts
+from sightlogd.protocol.decoder import EventRecord
+from sightlogd.protocol.session import Parcel
 from sightlogd.room import ran_out
-from sightlogd.session import Parcel
 from sightlogd.store import Store
 
 from . import formats, jpeg

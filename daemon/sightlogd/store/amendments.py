@@ -12,8 +12,8 @@ import msgspec
 from sightlog.protocol.messages import REJECTED
 from sightlog.records import DETECTIONS_MAX, METADATA_KEYS_MAX
 from sightlogd.changes import AmendmentKept, Change, EventAmended, Subject, ThumbnailSet
-from sightlogd.decoder import WHOLE_BYTES_MAX, AmendmentRecord, Decoded, DetectionRecord, decode_record
-from sightlogd.session import Parcel
+from sightlogd.protocol.decoder import WHOLE_BYTES_MAX, AmendmentRecord, Decoded, DetectionRecord, decode_record
+from sightlogd.protocol.session import Parcel
 
 from . import bulk, settled, texts
 from .savepoint import alone

@@ -10,7 +10,7 @@ import apsw
 
 from sightlog.protocol.accounts import Settled
 from sightlog.protocol.messages import Position
-from sightlogd.session import Exceptions
+from sightlogd.protocol.session import Exceptions
 
 
 def stored_of(connection: apsw.Connection, producer_id: str) -> Position | None:

@@ -11,8 +11,8 @@ import apsw
 from sightlog.ahead import ahead_from
 from sightlog.protocol.messages import DUPLICATE, REJECTED, STORED
 from sightlogd.changes import AmendmentKept, Change, EventsStored, ObservationStored, PersonStored, ThumbnailSet
-from sightlogd.decoder import AmendmentRecord, EventRecord, ObservationRecord, PersonRecord, Refusal
-from sightlogd.session import DeadLetter, Parcel
+from sightlogd.protocol.decoder import AmendmentRecord, EventRecord, ObservationRecord, PersonRecord, Refusal
+from sightlogd.protocol.session import DeadLetter, Parcel
 
 from . import bulk, settled, texts, unlogged
 from .amendments import Amendments, add_detections, json_text

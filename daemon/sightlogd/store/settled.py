@@ -8,8 +8,8 @@ from typing import Any, Final
 import apsw
 
 from sightlog.protocol.messages import DUPLICATE, REJECTED
-from sightlogd.decoder import site_of
-from sightlogd.session import DEAD_LETTER_BYTES_MAX, Exceptions, Parcel
+from sightlogd.protocol.decoder import site_of
+from sightlogd.protocol.session import DEAD_LETTER_BYTES_MAX, Exceptions, Parcel
 
 DEAD_LETTERS_MAX: Final = 10_000
 """Older ones make room."""

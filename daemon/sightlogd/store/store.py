@@ -25,7 +25,7 @@ from sightlog.protocol.messages import REJECTED, START, Position
 from sightlogd.calendar import DayRange, Days
 from sightlogd.changes import ThumbnailSet
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, STORAGE_FULL, Stop, WriteRefused
-from sightlogd.session import DeadLetter, Exceptions, Parcel
+from sightlogd.protocol.session import DeadLetter, Exceptions, Parcel
 
 from . import counts, days, lookups, migrate, ranges, unlogged, values
 from .guard import Identity, Wait, identity_of, refuse

@@ -1,0 +1,1 @@
+"""The daemon's side of the wire protocol: decode and check, sessions, what one batch takes. No I/O."""
