@@ -28,7 +28,7 @@ from .files.loglines import LogLines, numbered, read_lines
 from .files.orphans import ON_ITS_WAY_SECONDS
 from .files.own import PICTURE, is_own
 from .findings import FINDINGS_MAX, Finding, Kind
-from .store.unlogged import EventRow
+from .store.log_marks import EventRow
 from .store.view import View
 
 PAGE: Final = 500

@@ -14,7 +14,6 @@ from sightlog import volatile
 
 from . import purge_command
 from .budget import Budget
-from .changes import Changes, EventsStored, ObservationStored
 from .config import Config
 from .control import Client, PurgeRequest
 from .errors import EXIT_IO_ERROR, EXIT_TRY_AGAIN, STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
@@ -29,6 +28,7 @@ from .protocol.session import Parcel
 from .report import Reporter
 from .storage import Storage
 from .store import Store
+from .store.written import Changes, EventsStored, ObservationStored
 
 log = structlog.get_logger()
 

@@ -26,10 +26,10 @@ import apsw
 
 from sightlog import Detection, Event, Publisher, SightlogError
 from sightlog.protocol.encoding import encode_record, format_time
-from sightlogd.changes import EventsStored
 from sightlogd.protocol.decoder import EventRecord, decode_record
-from sightlogd.store import bulk
+from sightlogd.store import statements
 from sightlogd.store.migrate import packaged
+from sightlogd.store.written import EventsStored
 
 Argv = Sequence[str | Path]
 Row = tuple[object, ...]
@@ -362,8 +362,8 @@ def raw_insert(connection: apsw.Connection | sqlite3.Connection, found: list[Row
 def insert_many_a_statement(connection: apsw.Connection, found: list[Row], boxes: list[Row]) -> None:
     """As the daemon does, with nothing around it."""
     connection.execute("BEGIN IMMEDIATE")
-    bulk.EVENTS.run(connection, list(chain.from_iterable(found)))
-    bulk.DETECTIONS.run(connection, list(chain.from_iterable(boxes)))
+    statements.EVENTS.run(connection, list(chain.from_iterable(found)))
+    statements.DETECTIONS.run(connection, list(chain.from_iterable(boxes)))
     connection.execute("COMMIT")
 
 

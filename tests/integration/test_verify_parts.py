@@ -21,7 +21,7 @@ from sightlogd import audit
 from sightlogd.__main__ import main
 from sightlogd.files.catchup import line_of_observation, line_of_row
 from sightlogd.files.lines import DayLine, encode_lines
-from sightlogd.store import ranges, unlogged
+from sightlogd.store import log_marks, ranges
 
 AT = datetime.now(UTC).replace(hour=12) - timedelta(days=2)
 DAY = f"{AT:%Y-%m-%d}"
@@ -120,7 +120,7 @@ def test_memory_is_that_of_a_part_whatever_a_day_has(tmp_path):
         last = connection.execute("SELECT max(seq) FROM sqlite_sequence").get
         with (day / "events.json").open("wb") as log:
             for start in range(0, last + 1, 1_000):
-                rows = unlogged.events(connection, range(start, start + 1_000))
+                rows = log_marks.events(connection, range(start, start + 1_000))
                 log.write(encode_lines([line_of_row(row) for row in rows]))
             log.write(encode_lines([DayLine(*ranges.all_ranges(connection)[0])]))
             rows = connection.execute("SELECT * FROM observations ORDER BY id")

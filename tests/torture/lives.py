@@ -34,7 +34,8 @@ from sightlogd.backups.restore import Restore
 from sightlogd.errors import Stop
 from sightlogd.files import thumbnails
 from sightlogd.logs import set_up
-from sightlogd.store import settled, store
+from sightlogd.store import resolved as settled
+from sightlogd.store import store
 from sightlogd.store.rows import Written
 
 STEPS_MAX: Final = 600

@@ -22,7 +22,7 @@ from sightlogd.protocol.batch import Batch, BatchLimits, Reason
 from sightlogd.protocol.decoder import Refusal
 from sightlogd.protocol.session import Answer, Sessions
 from sightlogd.store import Store
-from sightlogd.store.settled import DEAD_LETTERS_MAX
+from sightlogd.store.resolved import DEAD_LETTERS_MAX
 
 GOOD = {
     "kind": "event", "event_id": "", "site": "default", "camera_id": "neighbour",

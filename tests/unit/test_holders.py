@@ -11,7 +11,7 @@ import apsw
 import pytest
 from conftest import NOBODY, open_to_all
 
-from sightlogd.store.holders import Holder, holders
+from sightlogd.store.wal_readers import Holder, holders
 
 READER = """
 import sqlite3, sys

@@ -19,7 +19,7 @@ from sightlogd.errors import Stop
 from sightlogd.lock import Lock, is_held
 from sightlogd.store import Store
 from sightlogd.store.guard import Guard
-from sightlogd.store.holders import holder_of
+from sightlogd.store.wal_readers import holder_of
 
 
 @pytest.fixture

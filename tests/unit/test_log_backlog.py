@@ -11,13 +11,13 @@ from sightlog import Event
 from sightlog.protocol.encoding import encode_record
 from sightlog.protocol.messages import START, Position
 from sightlogd import purge
-from sightlogd.changes import AmendmentKept, EventAmended, EventsStored, Subject
 from sightlogd.files import backlog
 from sightlogd.files.backlog import Backlog
 from sightlogd.files.daylog import DayLogs
 from sightlogd.protocol.decoder import AmendmentRecord, DetectionRecord, EventRecord, decode_record
 from sightlogd.protocol.session import Parcel, Session
 from sightlogd.store import Store
+from sightlogd.store.written import AmendmentKept, EventAmended, EventsStored, Subject
 
 
 def record(number: int, detections: int = 0) -> EventRecord:

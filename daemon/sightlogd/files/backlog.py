@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from sightlogd.changes import Change, Changes, EventAmended, EventsStored
+from sightlogd.store.written import Change, Changes, EventAmended, EventsStored
 
 RECORDS_MAX: Final = 4_000
 BYTES_MAX: Final = 4 * 1024 * 1024

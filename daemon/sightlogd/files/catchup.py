@@ -11,10 +11,10 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Final
 
 from sightlogd import purge
-from sightlogd.changes import AmendmentKept
 from sightlogd.protocol.decoder import WHOLE_BYTES_MAX, AmendmentRecord, decode_record
 from sightlogd.store import Store
-from sightlogd.store.unlogged import EventRow
+from sightlogd.store.log_marks import EventRow
+from sightlogd.store.written import AmendmentKept
 
 from .daylog import DayLogs
 from .lines import AmendmentLine, Box, EventLine, Line, ObservationLine, PersonLine, RecordLine, Replay, waiting_line

@@ -18,11 +18,19 @@ from typing import Final, Protocol
 from sightlog.protocol.messages import Position
 from sightlogd import durable
 from sightlogd.calendar import DayRange
-from sightlogd.changes import Change, Changes, EventAmended, EventsStored, ObservationStored, RecordChange, ThumbnailSet
 from sightlogd.directory import Odd, open_file
 from sightlogd.errors import WriteRefused
 from sightlogd.protocol.decoder import Refusal
 from sightlogd.protocol.session import Parcel
+from sightlogd.store.written import (
+    Change,
+    Changes,
+    EventAmended,
+    EventsStored,
+    ObservationStored,
+    RecordChange,
+    ThumbnailSet,
+)
 
 from . import prose
 from .backlog import Backlog

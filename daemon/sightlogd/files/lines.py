@@ -18,14 +18,6 @@ from msgspec import Struct, structs
 
 from sightlog.text import json_safe
 from sightlogd.calendar import BEGINNING, END, DayRange
-from sightlogd.changes import (
-    AmendmentKept,
-    EventAmended,
-    ObservationStored,
-    PersonStored,
-    RecordChange,
-    ThumbnailSet,
-)
 from sightlogd.protocol.decoder import (
     DECODE_ERRORS,
     WHOLE_BYTES_MAX,
@@ -37,6 +29,14 @@ from sightlogd.protocol.decoder import (
     Refusal,
     check_time,
     decode_record,
+)
+from sightlogd.store.written import (
+    AmendmentKept,
+    EventAmended,
+    ObservationStored,
+    PersonStored,
+    RecordChange,
+    ThumbnailSet,
 )
 
 from .days import is_day

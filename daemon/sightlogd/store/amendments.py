@@ -11,13 +11,13 @@ import msgspec
 
 from sightlog.protocol.messages import REJECTED
 from sightlog.records import DETECTIONS_MAX, METADATA_KEYS_MAX
-from sightlogd.changes import AmendmentKept, Change, EventAmended, Subject, ThumbnailSet
 from sightlogd.protocol.decoder import WHOLE_BYTES_MAX, AmendmentRecord, Decoded, DetectionRecord, decode_record
 from sightlogd.protocol.session import Parcel
 
-from . import bulk, settled, texts
+from . import resolved, statements, texts
 from .savepoint import alone
 from .texts import Face
+from .written import AmendmentKept, Change, EventAmended, Subject, ThumbnailSet
 
 PENDING_AMENDMENTS_MAX: Final = 10_000
 PENDING_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -83,7 +83,7 @@ class Amendments:
                 if a.detections:
                     values: list[Any] = []
                     add_detections(values, subject.id, there, a.detections)
-                    bulk.DETECTIONS.run(self._connection, values)
+                    statements.DETECTIONS.run(self._connection, values)
                 if a.embedding is not None:
                     face = Face(a.embedding, a.embedding_model, a.embedding_version)
                     texts.set_faces(self._connection, [(subject.id, a.site, face)])
@@ -182,7 +182,7 @@ class Amendments:
             execute("DELETE FROM pending_amendments WHERE id = ?", (row_id,))
             self._pending -= 1
             self._pending_bytes -= len(packed)
-        settled.bury(self._connection, letters)
+        resolved.bury(self._connection, letters)
 
     def expire(self, before: str, after: str, now: str) -> int:
         """Those received before or after that, whose event never came, become dead letters; returns how many."""
@@ -195,7 +195,7 @@ class Amendments:
             "RETURNING producer_id, epoch, seq, event_id, site, record",
             parameters,
         ).fetchall()
-        settled.bury(
+        resolved.bury(
             self._connection,
             [
                 (now, producer_id, epoch, seq, "expired", f"no event {event_id}: {why}", site, record)

@@ -17,7 +17,7 @@ import apsw
 from sightlogd.directory import open_file
 from sightlogd.errors import EXIT_CONFIG, Stop
 
-from . import migrate, soundness, unlogged
+from . import log_marks, migrate, soundness
 from .opening import explained, reason_of
 from .schema import Schema
 from .view import View
@@ -161,7 +161,7 @@ def to_wal(path: Path, compare: bool) -> None:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
         with contextlib.closing(connection):
             if compare:
-                unlogged.clear_marks(connection)
+                log_marks.clear_marks(connection)
             connection.execute("PRAGMA journal_mode = WAL").fetchall()
 
 

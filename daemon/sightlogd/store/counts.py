@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import apsw
 
-from .days import TABLES
+from .by_day import TABLES
 
 
 def behind(connection: apsw.Connection, last_id: int) -> int:

@@ -25,7 +25,7 @@ from sightlog.writer import WRITER_BYTE
 from sightlogd import filesystem
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_TRY_AGAIN, Stop
 
-from .holders import Holder, holder_of
+from .wal_readers import Holder, holder_of
 
 log = structlog.get_logger()
 

@@ -11,7 +11,7 @@ import apsw
 from sightlogd.calendar import DayRange, Days
 from sightlogd.dayranges import place
 
-from .days import any_between
+from .by_day import any_between
 
 _COLUMNS: Final = "SELECT day, first, after, zone FROM days"
 _MINUTES_MAX: Final = 10_000

@@ -12,11 +12,11 @@ from sightlog.reader.reader import COLUMNS
 from sightlogd.calendar import Days
 from sightlogd.dayranges import Folder, of_folders
 
-from . import bulk, texts
-from .days import TABLES
+from . import statements, texts
+from .by_day import TABLES
+from .log_marks import EventRow
 from .opening import create, explained
 from .ranges import Ranges
-from .unlogged import EventRow
 
 
 class Pending(NamedTuple):
@@ -55,12 +55,12 @@ class Refill:
         return self._connection.execute(query, (row_id,)).get is not None
 
     def _insert(self, event: EventRow) -> None:
-        self._connection.execute(f"{bulk.EVENTS.one} ON CONFLICT (event_id) DO NOTHING", event.columns)
+        self._connection.execute(f"{statements.EVENTS.one} ON CONFLICT (event_id) DO NOTHING", event.columns)
         if not self._connection.changes():
             return
         row_id = self._connection.last_insert_rowid()
         self._connection.executemany(
-            bulk.DETECTIONS.one,
+            statements.DETECTIONS.one,
             [
                 (row_id, position, label, confidence, *(box or (None,) * 4))
                 for position, (label, confidence, box) in enumerate(event.detections)

@@ -10,16 +10,16 @@ import apsw
 
 from sightlog.ahead import ahead_from
 from sightlog.protocol.messages import DUPLICATE, REJECTED, STORED
-from sightlogd.changes import AmendmentKept, Change, EventsStored, ObservationStored, PersonStored, ThumbnailSet
 from sightlogd.protocol.decoder import AmendmentRecord, EventRecord, ObservationRecord, PersonRecord, Refusal
 from sightlogd.protocol.session import DeadLetter, Parcel
 
-from . import bulk, settled, texts, unlogged
+from . import log_marks, resolved, statements, texts
 from .amendments import Amendments, add_detections, json_text
-from .days import newest_clock_day
+from .by_day import newest_clock_day
 from .ranges import Ranges
 from .savepoint import alone
 from .texts import Face
+from .written import AmendmentKept, Change, EventsStored, ObservationStored, PersonStored, ThumbnailSet
 
 
 class Written(NamedTuple):
@@ -105,8 +105,8 @@ class Rows:
             self._connection.execute("INSERT OR IGNORE INTO clock_days VALUES (?, ?)", (self._clock_day, first_id))
         skipped = {parcel.session: parcel.session.missing for parcel in parcels}
         for parcel, exceptions in zip(parcels, written.exceptions, strict=True):
-            settled.count(self._connection, parcel, exceptions, skipped.pop(parcel.session, 0), now)
-        settled.bury(
+            resolved.count(self._connection, parcel, exceptions, skipped.pop(parcel.session, 0), now)
+        resolved.bury(
             self._connection,
             [(now, letter.producer_id, 0, 0, REJECTED, letter.reason, None, letter.message) for letter in dead_letters],
         )
@@ -160,8 +160,8 @@ class Rows:
         if not rows:
             return []
         if not self._one_by_one:
-            bulk.EVENTS.run(self._connection, values)
-            bulk.DETECTIONS.run(self._connection, detections)
+            statements.EVENTS.run(self._connection, values)
+            statements.DETECTIONS.run(self._connection, detections)
         moments = values[_RECORDED_AT :: len(rows[0])]
         self._latest = max(moments)
         written.changes.extend(self._days.cover(moments))
@@ -184,10 +184,10 @@ class Rows:
             index, offset, record, row = event_row
             try:
                 with alone(self._connection, self._one_by_one):
-                    bulk.EVENTS.run(self._connection, row)
+                    statements.EVENTS.run(self._connection, row)
                     detections: list[Any] = []
                     add_detections(detections, row[0], 0, record.detections)
-                    bulk.DETECTIONS.run(self._connection, detections)
+                    statements.DETECTIONS.run(self._connection, detections)
             except apsw.ConstraintError as error:
                 parcel = parcels[index]
                 seq = parcel.first.seq + offset
@@ -197,10 +197,10 @@ class Rows:
                 else:
                     status, reason = REJECTED, f"constraint: {error}"
                 written.exceptions[index].append((seq, status, reason))
-                letters.append(settled.letter(parcel, seq, status, reason, now))
+                letters.append(resolved.letter(parcel, seq, status, reason, now))
             else:
                 yield event_row
-        settled.bury(self._connection, letters)
+        resolved.bury(self._connection, letters)
 
     def _write_others(self, parcel: Parcel, now: str, exceptions: list[tuple[int, str, str]], written: Written) -> None:
         letters = []
@@ -220,8 +220,8 @@ class Rows:
             if reason is not None:
                 seq = parcel.first.seq + offset
                 exceptions.append((seq, status, reason))
-                letters.append(settled.letter(parcel, seq, status, reason, now))
-        settled.bury(self._connection, letters)
+                letters.append(resolved.letter(parcel, seq, status, reason, now))
+        resolved.bury(self._connection, letters)
         exceptions.sort()
 
     def _add_person(self, person: PersonRecord, now: str, changes: list[Change]) -> str | None:
@@ -273,14 +273,14 @@ class Rows:
     def mark_events_logged(self, up_to: int) -> None:
         """The day logs have the events up to there; those before them that were amended are still to be compared."""
         self._amendments.marked = up_to
-        unlogged.set_event_mark(self._connection, up_to)
+        log_marks.set_event_mark(self._connection, up_to)
 
     def forget_logged(self) -> None:
         """The day logs may lack anything."""
         self._amendments.marked = 0
-        unlogged.clear_marks(self._connection)
+        log_marks.clear_marks(self._connection)
 
     def mark_logged(self) -> None:
         """The day logs have everything up to here."""
         self._amendments.marked = self.last_id
-        unlogged.set_marks(self._connection, self._amendments.marked)
+        log_marks.set_marks(self._connection, self._amendments.marked)

@@ -23,20 +23,20 @@ from sightlog.protocol.accounts import Settled
 from sightlog.protocol.encoding import format_time
 from sightlog.protocol.messages import REJECTED, START, Position
 from sightlogd.calendar import DayRange, Days
-from sightlogd.changes import ThumbnailSet
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, STORAGE_FULL, Stop, WriteRefused
 from sightlogd.protocol.session import DeadLetter, Exceptions, Parcel
 
-from . import counts, days, lookups, migrate, ranges, unlogged, values
+from . import by_day, counts, log_marks, lookups, migrate, ranges, values
 from .guard import Identity, Wait, identity_of, refuse
-from .holders import Holder, hindrance, holders
+from .log_marks import EventRow
 from .migrate import RESTORE
 from .opening import BUSY_TIMEOUT_MS, DATABASE, Synchronous, damaged, explained, open_database, reason_of
 from .ranges import Ranges
 from .rescue import HeldWal
 from .room import no_room
 from .rows import Rows, Thumbnails, Written
-from .unlogged import EventRow
+from .wal_readers import Holder, hindrance, holders
+from .written import ThumbnailSet
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -193,7 +193,7 @@ class Store:
     def thumbnail_pages(self, day: str, limit: int) -> Iterator[list[str]]:
         """Paths that the day's events have, from so many events at once."""
         _, first, after, _ = self.range_of(day) or _NEVER
-        for site in self._read(days.sites):
+        for site in self._read(by_day.sites):
             reached = first, 0
             while page := self._read(lookups.thumbnails, site, reached, after, limit):
                 yield [path for _, _, path in page if path is not None]
@@ -228,20 +228,20 @@ class Store:
     def count_of(self, day: str) -> tuple[int, int]:
         """Its events and observations, of all sites."""
         _, first, after, _ = self.range_of(day) or _NEVER
-        return self._read(days.count, first, after)
+        return self._read(by_day.count, first, after)
 
     def last_id_of(self, day: str) -> int:
         """The largest id of what is of that day, 0 when there is nothing."""
         _, first, after, _ = self.range_of(day) or _NEVER
-        return self._read(days.last_id, first, after)
+        return self._read(by_day.last_id, first, after)
 
     def clock_days(self) -> list[int]:
         """For each day on which something was stored, by the daemon's clock: the id that its first event got."""
-        return self._read(days.clock_days)
+        return self._read(by_day.clock_days)
 
     def ahead_from(self) -> str:
         """What was recorded from this time on is more than a day ahead of the clock."""
-        return ahead_from(self._clock(), self._read(days.newest_clock_day))
+        return ahead_from(self._clock(), self._read(by_day.newest_clock_day))
 
     def last_id(self) -> int:
         return self._rows.last_id
@@ -253,7 +253,7 @@ class Store:
         """
         _, first, after, _ = self.range_of(day) or _NEVER
         with self._transaction():
-            deleted = days.delete(self._connection, first, after, up_to_id, limit)
+            deleted = by_day.delete(self._connection, first, after, up_to_id, limit)
             counts.removed(self._connection, deleted)
             self._days.drop(day, folders)
             return deleted
@@ -269,7 +269,7 @@ class Store:
         Raises WriteRefused, Stop.
         """
         with self._transaction():
-            more = days.merge_texts(self._connection, pages, begin=begin)
+            more = by_day.merge_texts(self._connection, pages, begin=begin)
             if not more:
                 counts.merged(self._connection)
             return more
@@ -277,8 +277,8 @@ class Store:
     def give_back(self, pages: int) -> int:
         """Shrink the file by at most so many free pages; returns how many are left. Raises WriteRefused, Stop."""
         with self._transaction():
-            days.give_back(self._connection, pages)
-        return self._read(days.free_pages)
+            by_day.give_back(self._connection, pages)
+        return self._read(by_day.free_pages)
 
     def uncounted(self) -> int:
         """How many ids are behind those that `counts` has."""
@@ -301,13 +301,13 @@ class Store:
     @property
     def bytes(self) -> int:
         """Of the database as of the last commit, without its WAL."""
-        return self._read(days.pages) * self._page_bytes
+        return self._read(by_day.pages) * self._page_bytes
 
     # -- day logs ----------------------------------------------------------------------------------------------------
 
     def log_marks(self) -> dict[str, int]:
         """By kind, the last id that the day logs are known to have."""
-        return self._read(unlogged.marks)
+        return self._read(log_marks.marks)
 
     def mark_logged(self) -> None:
         """The day logs have everything that is committed, durably. Raises WriteRefused, Stop."""
@@ -326,34 +326,34 @@ class Store:
 
     def amended_event_pages(self, limit: int) -> Iterator[list[EventRow]]:
         """Events up to the mark that were amended behind it."""
-        return self._pages(unlogged.amended_events, 0, limit, 2**63 - 1)
+        return self._pages(log_marks.amended_events, 0, limit, 2**63 - 1)
 
     def event_pages(self, after: int, up_to: int, limit: int) -> Iterator[list[EventRow]]:
         """Events with after < id <= up_to in commit order; a page is read when it is asked for."""
-        return self._pages(unlogged.event_ids, after, limit, up_to)
+        return self._pages(log_marks.event_ids, after, limit, up_to)
 
     def events(self, ids: Sequence[int]) -> list[EventRow]:
         """By id; those that are gone are left out."""
-        return self._read(unlogged.events, ids)
+        return self._read(log_marks.events, ids)
 
     def _pages(
         self, ids_of: Callable[[apsw.Connection, int, int, int], list[int]], after: int, limit: int, up_to: int
     ) -> Iterator[list[EventRow]]:
         while ids := self._read(ids_of, after, up_to, limit):
-            yield self._read(unlogged.events, ids)
+            yield self._read(log_marks.events, ids)
             after = ids[-1]
 
     def observation_pages(self, after: int, up_to: int, limit: int) -> Iterator[list[tuple[Any, ...]]]:
         """Rows with after < id <= up_to in commit order; a page is read when it is asked for."""
-        while page := self._read(unlogged.observations, after, up_to, limit):
+        while page := self._read(log_marks.observations, after, up_to, limit):
             yield page
             after = page[-1][0]
 
     def persons_since(self, after: int) -> list[tuple[Any, ...]]:
-        return self._read(unlogged.persons, after)
+        return self._read(log_marks.persons, after)
 
     def pending_amendments(self) -> list[tuple[Any, ...]]:
-        return self._read(unlogged.pending)
+        return self._read(log_marks.pending)
 
     def _read(self, query: Callable[Concatenate[apsw.Connection, P], T], *arguments: P.args, **named: P.kwargs) -> T:
         """Raises WriteRefused, Stop: a read that fails is told as a write that fails."""

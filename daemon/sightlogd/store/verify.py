@@ -14,8 +14,8 @@ from sightlogd.calendar import BEGINNING, END, DayRange
 from sightlogd.errors import EXIT_STORAGE_FULL, Stop
 from sightlogd.findings import FINDINGS_MAX
 
-from . import counts, migrate, ranges, soundness, unlogged, values
-from .days import any_between
+from . import counts, log_marks, migrate, ranges, soundness, values
+from .by_day import any_between
 from .opening import explained
 from .view import check_version, connect
 
@@ -64,7 +64,7 @@ def _references(connection: apsw.Connection) -> Iterator[str]:
 
 
 def _marks(connection: apsw.Connection) -> Iterator[str]:
-    for kind in sorted({"event", "person"} - unlogged.marks(connection).keys()):
+    for kind in sorted({"event", "person"} - log_marks.marks(connection).keys()):
         yield f"day_log_marks has no row {kind}: somebody changed it by hand"
 
 

@@ -15,10 +15,10 @@ from sightlog import writer
 from sightlogd.calendar import DayRange
 from sightlogd.errors import EXIT_CONFIG, EXIT_PERMISSION, EXIT_TRY_AGAIN, Stop, WriteRefused
 
-from . import days, lookups, migrate, ranges, soundness, unlogged, values
+from . import by_day, log_marks, lookups, migrate, ranges, soundness, values
+from .log_marks import EventRow
 from .opening import BUSY_TIMEOUT_MS
 from .schema import Schema
-from .unlogged import EventRow
 
 _CREATED: Final = "SELECT applied_at FROM schema_version ORDER BY version LIMIT 1"
 
@@ -118,7 +118,7 @@ class View:
 
     @property
     def bytes(self) -> int:
-        return days.pages(self.connection) * int(self._get("PRAGMA page_size"))
+        return by_day.pages(self.connection) * int(self._get("PRAGMA page_size"))
 
     def created(self) -> str:
         """When the database was made, by the daemon's clock: no two have the same, and it stays for good."""
@@ -142,7 +142,7 @@ class View:
 
     def marks(self) -> dict[str, int]:
         """See `unlogged`."""
-        found = unlogged.marks(self.connection)
+        found = log_marks.marks(self.connection)
         if not found.keys() >= {"event", "person"}:
             raise apsw.CorruptError("day_log_marks lacks rows: somebody changed it by hand")
         return found
@@ -161,7 +161,7 @@ class View:
     # -- what the day logs should have -------------------------------------------------------------------------------
 
     def sites(self) -> list[str]:
-        return days.sites(self.connection)
+        return by_day.sites(self.connection)
 
     def event_page(
         self, site: str, reached: tuple[str, int], after: str, limit: int
@@ -181,7 +181,7 @@ class View:
                 (text,),
             )
         ]
-        return unlogged.events(self.connection, found)
+        return log_marks.events(self.connection, found)
 
     def observation_page(self, site: str, reached: tuple[str, int], after: str, limit: int) -> list[tuple[Any, ...]]:
         """Rows behind (recorded_at, id) and before a time."""
@@ -205,7 +205,7 @@ class View:
         return any(
             self._get(query.format(table), site, first, after) is not None
             for site in self.sites()
-            for table in days.TABLES
+            for table in by_day.TABLES
         )
 
     def ranges(self) -> list[DayRange]:
@@ -218,4 +218,4 @@ class View:
     def logged_persons(self) -> list[tuple[Any, ...]]:
         """(id, site, name, display_name, created_at) of those up to the mark."""
         mark = self.marks()["person"]
-        return [row for row in unlogged.persons(self.connection, 0) if row[0] <= mark]
+        return [row for row in log_marks.persons(self.connection, 0) if row[0] <= mark]

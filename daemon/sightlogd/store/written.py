@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .calendar import DayRange
-from .protocol.decoder import AmendmentRecord, EventRecord, ObservationRecord, PersonRecord
+from sightlogd.calendar import DayRange
+from sightlogd.protocol.decoder import AmendmentRecord, EventRecord, ObservationRecord, PersonRecord
 
 
 class EventsStored(NamedTuple):
