@@ -19,7 +19,7 @@ from sightlogd.__main__ import main
 from sightlogd.backups import files
 from sightlogd.backups.manifest import Writer
 from sightlogd.directory import Directory
-from sightlogd.store import copying
+from sightlogd.store.tools import copying
 
 left = int(sys.argv[1])
 

@@ -19,7 +19,7 @@ try:
     from .config import Config
     from .errors import EXIT_IO_ERROR, Stop
     from .store import DATABASE
-    from .store.view import naming_odd_rows
+    from .store.tools.view import naming_odd_rows
 except ModuleNotFoundError as error:
     # The base install is the client alone, and brings this command all the same.
     print(f'sightlogd: the daemon needs {error.name}: pip install "sightlog[daemon]"', file=sys.stderr)

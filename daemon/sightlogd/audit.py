@@ -29,7 +29,7 @@ from .files.orphans import ON_ITS_WAY_SECONDS
 from .files.own import PICTURE, is_own
 from .findings import FINDINGS_MAX, Finding, Kind
 from .store.log_marks import EventRow
-from .store.view import View
+from .store.tools.view import View
 
 PAGE: Final = 500
 SUSPECTS_MAX: Final = 5_000

@@ -27,10 +27,11 @@ from .files.days import EVENTS, INCOMING, TRASH, folders, is_day
 from .files.lines import decode_line
 from .lock import LOCK
 from .storage import BALLAST
-from .store import DATABASE, kept
+from .store import DATABASE
 from .store.migrate import RESTORE
 from .store.opening import RESTORED, RESTORING, damaged
 from .store.signature import Owner, signature_of
+from .store.tools import upgrade_copy
 
 METRICS: Final = "metrics"
 _LINES_LOOKED_AT: Final = 100
@@ -61,8 +62,8 @@ _NAMES: Final = {
     "events.new-wal": _Name(stat.S_ISREG, "a file", leftovers.of_wal),
     "events.new-shm": _Name(stat.S_ISREG, "a file", leftovers.of_shm),
     "events.new-journal": _Name(stat.S_ISREG, "a file", leftovers.of_journal),
-    kept.KEPT: _Name(stat.S_ISREG, "a file", leftovers.of_database),
-    kept.UNFINISHED: _Name(stat.S_ISREG, "a file", leftovers.of_database),
+    upgrade_copy.KEPT: _Name(stat.S_ISREG, "a file", leftovers.of_database),
+    upgrade_copy.UNFINISHED: _Name(stat.S_ISREG, "a file", leftovers.of_database),
     LOCK: _Name(stat.S_ISREG, "a file", leftovers.of_lock),
     f"{LOCK}.new": _Name(stat.S_ISREG, "a file", leftovers.of_lock),
     FACTS: _Name(stat.S_ISREG, "a file", leftovers.of_facts),

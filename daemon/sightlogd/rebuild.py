@@ -38,8 +38,8 @@ from .files.lines import (
 from .files.loglines import lines_of
 from .findings import FINDINGS_MAX
 from .store.log_marks import EventRow
-from .store.refill import Pending, Refill, make
 from .store.texts import Face
+from .store.tools.refill import Pending, Refill, make
 
 ID_MAX: Final = 2**53
 """No database has as many events: a bit has flipped, and ids that follow have to have room."""

@@ -24,7 +24,7 @@ from .logs import Warnings
 from .notify import Notifier
 from .storage import Storage
 from .store import DATABASE, Store
-from .store.view import naming_odd_rows
+from .store.tools.view import naming_odd_rows
 from .watchdog import EXTEND_SECONDS, Watchdog
 
 log = structlog.get_logger()

@@ -21,8 +21,8 @@ from test_daylogs import publish_a_bit_of_everything
 from sightlog import Detection, Event, Observation
 from sightlogd.backups import source
 from sightlogd.backups.backup import Backup
-from sightlogd.store import copying
-from sightlogd.store.view import View
+from sightlogd.store.tools import copying
+from sightlogd.store.tools.view import View
 
 AT = datetime.now(UTC).replace(hour=12) - timedelta(days=2)
 

@@ -12,7 +12,7 @@ from folders import tree
 
 from sightlog import Event
 from sightlogd.errors import Stop
-from sightlogd.store.still import StillStore
+from sightlogd.store.tools.offline import StillStore
 
 NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
 DRY = ("purge", "--dry-run", "--force", "--before", f"{NOON + timedelta(days=1):%Y-%m-%d}")

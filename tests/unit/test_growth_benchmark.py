@@ -10,7 +10,7 @@ import results
 
 from sightlog import Reader
 from sightlogd.store import Store
-from sightlogd.store.verify import verify
+from sightlogd.store.tools.verify import verify
 
 
 def test_a_filled_database_is_as_the_daemon_would_have_left_it(tmp_path, monkeypatch):

@@ -21,9 +21,10 @@ from sightlogd.directory import Odd, open_file
 from sightlogd.errors import EXIT_IO_ERROR, EXIT_STORAGE_FULL, EXIT_TRY_AGAIN, Stop
 from sightlogd.files.days import EVENTS, folders
 from sightlogd.retention import gigabytes
-from sightlogd.store import DATABASE, copying
-from sightlogd.store.copying import Damaged
-from sightlogd.store.view import View
+from sightlogd.store import DATABASE
+from sightlogd.store.tools import copying
+from sightlogd.store.tools.copying import Damaged
+from sightlogd.store.tools.view import View
 
 from . import files, source
 from .copier import Copier, Report, Show

@@ -12,8 +12,9 @@ from sightlogd.directory import Directory, Odd
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_TRY_AGAIN, Stop
 from sightlogd.findings import Finding, Kind
 from sightlogd.retention import gigabytes
-from sightlogd.store import DATABASE, copying
-from sightlogd.store.copying import Damaged
+from sightlogd.store import DATABASE
+from sightlogd.store.tools import copying
+from sightlogd.store.tools.copying import Damaged
 
 from . import files, manifest
 from .files import Unreadable

@@ -15,7 +15,7 @@ from sightlogd.files.orphans import ON_ITS_WAY_SECONDS
 from sightlogd.files.own import PICTURE, event_of
 from sightlogd.files.tails import whole_size
 from sightlogd.store.schema import NOTHING_FOREIGN, Schema
-from sightlogd.store.view import View
+from sightlogd.store.tools.view import View
 
 from . import source
 from .files import Unreadable

@@ -26,11 +26,12 @@ from sightlogd.files.daylog import FILE_MODE as LOG_MODE
 from sightlogd.files.days import EVENTS, INCOMING, TRASH
 from sightlogd.lock import Lock
 from sightlogd.retention import gigabytes
-from sightlogd.store import DATABASE, copying
-from sightlogd.store.copying import Damaged
+from sightlogd.store import DATABASE
 from sightlogd.store.guard import Guard, made_by_another
 from sightlogd.store.opening import RESTORED, RESTORING
 from sightlogd.store.schema import NOTHING_FOREIGN
+from sightlogd.store.tools import copying
+from sightlogd.store.tools.copying import Damaged
 
 from . import files, manifest
 from .files import Unreadable

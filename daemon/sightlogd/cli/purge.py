@@ -20,7 +20,7 @@ from sightlogd.lock import Lock, is_held
 from sightlogd.purge import finish, kept_files, unfinished
 from sightlogd.storage import Storage
 from sightlogd.store import Store
-from sightlogd.store.still import StillStore
+from sightlogd.store.tools.offline import StillStore
 
 from .options import add_command, as_owner, check_user
 

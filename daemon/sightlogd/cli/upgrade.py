@@ -24,7 +24,8 @@ from sightlogd.config import Config
 from sightlogd.durable import UMASK
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_STORAGE_FULL, Stop
 from sightlogd.lock import Lock
-from sightlogd.store import DATABASE, kept
+from sightlogd.store import DATABASE
+from sightlogd.store.tools import upgrade_copy
 
 STORED_SINCE: Final = 3  # not 1: a Python that cannot load this ends with that
 # What the service imports, and what its decoder does in a process of its own.
@@ -38,7 +39,7 @@ def check(config: Config) -> int:
         except Exception as error:
             raise Stop(EXIT_CONFIG, f"this version cannot be loaded: {program}: {error!r}") from error
     database = config.data_dir / DATABASE
-    schema, newest = kept.schema_of(database), kept.newest_schema()
+    schema, newest = upgrade_copy.schema_of(database), upgrade_copy.newest_schema()
     if schema > newest:
         raise Stop(
             EXIT_CONFIG,
@@ -46,7 +47,7 @@ def check(config: Config) -> int:
             "newer version again, or restore a backup of this one",
         )
     if _migrates(config):
-        needed, disk = kept.bytes_needed(config.data_dir), os.statvfs(config.data_dir)
+        needed, disk = upgrade_copy.bytes_needed(config.data_dir), os.statvfs(config.data_dir)
         free = disk.f_bavail * disk.f_frsize
         if needed > free:
             raise Stop(
@@ -62,26 +63,26 @@ def check(config: Config) -> int:
 def keep(config: Config) -> int:
     if _migrates(config):
         with _locked(config):
-            kept.keep(config.data_dir)
+            upgrade_copy.keep(config.data_dir)
     return 0
 
 
 def forget(config: Config) -> int:
-    kept.forget(config.data_dir)
+    upgrade_copy.forget(config.data_dir)
     return 0
 
 
 def undo(config: Config) -> int:
-    if not (config.data_dir / kept.KEPT).exists():
+    if not (config.data_dir / upgrade_copy.KEPT).exists():
         return 0
     with _locked(config):
-        before = kept.schema_of(config.data_dir / kept.KEPT)
-        if kept.schema_of(config.data_dir / DATABASE) == before:
-            kept.forget(config.data_dir)  # the migration failed, and took back what it did
+        before = upgrade_copy.schema_of(config.data_dir / upgrade_copy.KEPT)
+        if upgrade_copy.schema_of(config.data_dir / DATABASE) == before:
+            upgrade_copy.forget(config.data_dir)  # the migration failed, and took back what it did
             return 0
-        if kept.was_stored_since(config.data_dir):
+        if upgrade_copy.was_stored_since(config.data_dir):
             return STORED_SINCE
-        kept.put_back(config.data_dir)
+        upgrade_copy.put_back(config.data_dir)
     print(f"the database is again as it was, with schema {before}: nothing was acked since")
     return 0
 
@@ -97,7 +98,7 @@ def _locked(config: Config) -> Iterator[None]:
 
 
 def _migrates(config: Config) -> bool:
-    return 0 < kept.schema_of(config.data_dir / DATABASE) < kept.newest_schema()
+    return 0 < upgrade_copy.schema_of(config.data_dir / DATABASE) < upgrade_copy.newest_schema()
 
 
 def _mb(count: int) -> str:

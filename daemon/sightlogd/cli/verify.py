@@ -15,8 +15,8 @@ from sightlogd.config import Config
 from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION, Stop
 from sightlogd.findings import FINDINGS_MAX, Finding, Kind
 from sightlogd.store import DATABASE
-from sightlogd.store.verify import foreign_objects, verify
-from sightlogd.store.view import View
+from sightlogd.store.tools.verify import foreign_objects, verify
+from sightlogd.store.tools.view import View
 
 from .options import add_command
 from .progress import Progress

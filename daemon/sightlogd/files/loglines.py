@@ -12,7 +12,7 @@ import msgspec
 
 from sightlogd.calendar import DayRange
 from sightlogd.directory import Odd, open_file
-from sightlogd.store.places import Place, Places
+from sightlogd.store.tools.line_offsets import Place, Places
 
 from .lines import DayLine, EventLine, Line, ObservationLine, PersonLine, Replay, decode_line
 from .tails import TAIL_BYTES, whole_lines, whole_size

@@ -11,12 +11,11 @@ import apsw
 from sightlog.reader.reader import COLUMNS
 from sightlogd.calendar import Days
 from sightlogd.dayranges import Folder, of_folders
-
-from . import statements, texts
-from .by_day import TABLES
-from .log_marks import EventRow
-from .opening import create, explained
-from .ranges import Ranges
+from sightlogd.store import statements, texts
+from sightlogd.store.by_day import TABLES
+from sightlogd.store.log_marks import EventRow
+from sightlogd.store.opening import create, explained
+from sightlogd.store.ranges import Ranges
 
 
 class Pending(NamedTuple):

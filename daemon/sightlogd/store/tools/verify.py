@@ -13,10 +13,10 @@ import apsw
 from sightlogd.calendar import BEGINNING, END, DayRange
 from sightlogd.errors import EXIT_STORAGE_FULL, Stop
 from sightlogd.findings import FINDINGS_MAX
+from sightlogd.store import counts, log_marks, migrate, ranges, soundness, values
+from sightlogd.store.by_day import any_between
+from sightlogd.store.opening import explained
 
-from . import counts, log_marks, migrate, ranges, soundness, values
-from .by_day import any_between
-from .opening import explained
 from .view import check_version, connect
 
 

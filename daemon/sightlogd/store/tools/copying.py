@@ -16,10 +16,10 @@ import apsw
 
 from sightlogd.directory import open_file
 from sightlogd.errors import EXIT_CONFIG, Stop
+from sightlogd.store import log_marks, migrate, soundness
+from sightlogd.store.opening import explained, reason_of
+from sightlogd.store.schema import Schema
 
-from . import log_marks, migrate, soundness
-from .opening import explained, reason_of
-from .schema import Schema
 from .view import View
 
 PAGES_A_STEP: Final = 1_000

@@ -14,11 +14,10 @@ import apsw
 from sightlog import writer
 from sightlogd.calendar import DayRange
 from sightlogd.errors import EXIT_CONFIG, EXIT_PERMISSION, EXIT_TRY_AGAIN, Stop, WriteRefused
-
-from . import by_day, log_marks, lookups, migrate, ranges, soundness, values
-from .log_marks import EventRow
-from .opening import BUSY_TIMEOUT_MS
-from .schema import Schema
+from sightlogd.store import by_day, log_marks, lookups, migrate, ranges, soundness, values
+from sightlogd.store.log_marks import EventRow
+from sightlogd.store.opening import BUSY_TIMEOUT_MS
+from sightlogd.store.schema import Schema
 
 _CREATED: Final = "SELECT applied_at FROM schema_version ORDER BY version LIMIT 1"
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from sightlogd.calendar import Days
 from sightlogd.errors import EXIT_TRY_AGAIN, Stop
+from sightlogd.store import signature
+from sightlogd.store.opening import DATABASE, explained
+from sightlogd.store.ranges import Ranges
+from sightlogd.store.store import Store
 
-from . import signature
-from .opening import DATABASE, explained
-from .ranges import Ranges
-from .store import Store
 from .view import check_version
 
 

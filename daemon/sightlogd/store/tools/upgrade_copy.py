@@ -16,10 +16,9 @@ import apsw
 
 from sightlogd import durable
 from sightlogd.errors import EXIT_IO_ERROR, Stop
-
-from . import migrate
-from .guard import Guard
-from .opening import BUSY_TIMEOUT_MS, DATABASE, explained
+from sightlogd.store import migrate
+from sightlogd.store.guard import Guard
+from sightlogd.store.opening import BUSY_TIMEOUT_MS, DATABASE, explained
 
 KEPT: Final = "events.before-upgrade.db"
 UNFINISHED: Final = "events.before-upgrade.new"
