@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from . import purge
+from .daylogs.days import EVENTS, HeldFolder, folders
+from .daylogs.index import LogLines, numbered, read_lines
+from .daylogs.lines import DayLine, EventLine, ObservationLine, PersonLine, Replay, fault_of
+from .daylogs.own import PICTURE, is_own
+from .daylogs.reconcile import line_of_observation, line_of_row
+from .daylogs.writer import JSON_NAME
 from .directory import Odd, open_file
 from .files import jpeg
-from .files.catchup import line_of_observation, line_of_row
-from .files.daylog import JSON_NAME
-from .files.days import EVENTS, HeldFolder, folders
-from .files.lines import DayLine, EventLine, ObservationLine, PersonLine, Replay, fault_of
-from .files.loglines import LogLines, numbered, read_lines
 from .files.orphans import ON_ITS_WAY_SECONDS
-from .files.own import PICTURE, is_own
 from .findings import FINDINGS_MAX, Finding, Kind
 from .store.log_marks import EventRow
 from .store.tools.view import View

@@ -14,10 +14,10 @@ import structlog
 from . import purge, retention
 from .config import Config
 from .config import Storage as Limits
+from .daylogs.days import EVENTS
+from .daylogs.writer import DayLogs
 from .errors import EXIT_STORAGE_FULL, STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
 from .files import orphans
-from .files.daylog import DayLogs
-from .files.days import EVENTS
 from .logs import RateLimit
 from .retention import Day, Level, Plan, Rules, StorageStats
 from .storage import Storage

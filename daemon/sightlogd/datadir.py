@@ -20,11 +20,11 @@ from sightlog.layout import BACKUP
 from sightlog.writer import FACTS
 
 from . import control, leftovers
+from .daylogs.days import EVENTS, INCOMING, TRASH, folders, is_day
+from .daylogs.lines import decode_line
+from .daylogs.writer import JSON_NAME, TEXT_NAME
 from .directory import open_file
 from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
-from .files.daylog import JSON_NAME, TEXT_NAME
-from .files.days import EVENTS, INCOMING, TRASH, folders, is_day
-from .files.lines import decode_line
 from .lock import LOCK
 from .storage import BALLAST
 from .store import DATABASE

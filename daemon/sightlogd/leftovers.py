@@ -17,8 +17,8 @@ from typing import Final
 from sightlog.layout import APPLICATION_ID
 from sightlog.writer import FACTS_BYTES
 
+from .daylogs.days import INCOMING, TRASH, is_day
 from .directory import Odd, open_file
-from .files.days import INCOMING, TRASH, is_day
 from .purge import leaving_of
 from .storage import BALLAST_BYTES
 

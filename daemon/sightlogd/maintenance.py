@@ -16,10 +16,10 @@ from . import purge_command
 from .budget import Budget
 from .config import Config
 from .control import Client, PurgeRequest
+from .daylogs import reconcile
+from .daylogs.days import prepare
+from .daylogs.writer import DayLogs
 from .errors import EXIT_IO_ERROR, EXIT_TRY_AGAIN, STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
-from .files import catchup
-from .files.daylog import DayLogs
-from .files.days import prepare
 from .files.jpeg import PictureLimits
 from .files.thumbnails import Thumbnails
 from .logs import Warnings
@@ -79,7 +79,7 @@ class Maintenance:
             log.warning("cut off torn lines of day logs", days=torn)
         self._metrics.schema = store.schema
         self._round_at = time.monotonic() + ROUND_SECONDS
-        self._catching_up: Iterator[int] | None = catchup.catch_up(store, self.logs)
+        self._catching_up: Iterator[int] | None = reconcile.catch_up(store, self.logs)
         self._caught_up = 0
 
     def _forget_logged(self) -> None:
@@ -150,9 +150,9 @@ class Maintenance:
             self._round_at = now + ROUND_SECONDS
             self.budget.look_around(now)
             if not self.logs.behind and self.logs.unmarked and not self._catching_up:
-                self._attempt(lambda: catchup.mark(self._store, self.logs))
+                self._attempt(lambda: reconcile.mark(self._store, self.logs))
             if self.logs.behind and not self._catching_up and self.logs.can_catch_up:
-                self._catching_up = catchup.catch_up(self._store, self.logs)
+                self._catching_up = reconcile.catch_up(self._store, self.logs)
         if self._catching_up and not self.budget.removing:
             self._attempt(self._catch_up)
         self.budget.may_remove = self._catching_up is None
@@ -226,7 +226,7 @@ class Maintenance:
         """At a clean stop, behind the last commit."""
         self.logs.write_all()
         if self.logs.unmarked and not self._catching_up:
-            self._attempt(lambda: catchup.mark(self._store, self.logs))
+            self._attempt(lambda: reconcile.mark(self._store, self.logs))
         self._look()
         self._reporter.report()
 

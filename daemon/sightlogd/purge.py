@@ -23,11 +23,11 @@ from typing import Final, NamedTuple
 import structlog
 
 from . import durable
+from .daylogs.days import EVENTS, TRASH, folders, is_day, make_folder
+from .daylogs.own import event_of, is_own
+from .daylogs.writer import DayLogs
 from .directory import Directory
 from .errors import WriteRefused
-from .files.daylog import DayLogs
-from .files.days import EVENTS, TRASH, folders, is_day, make_folder
-from .files.own import event_of, is_own
 from .store import Store
 
 log = structlog.get_logger()

@@ -20,11 +20,9 @@ from sightlog.reader.reader import COLUMNS
 from sightlog.records import now_utc
 
 from .calendar import Days
-from .dayranges import Folder
-from .directory import Directory, Odd
-from .files.daylog import JSON_NAME
-from .files.days import EVENTS, folders
-from .files.lines import (
+from .daylogs.days import EVENTS, folders
+from .daylogs.index import lines_of
+from .daylogs.lines import (
     AMENDABLE,
     AmendmentLine,
     EventLine,
@@ -35,7 +33,9 @@ from .files.lines import (
     decode_line,
     fault_of,
 )
-from .files.loglines import lines_of
+from .daylogs.writer import JSON_NAME
+from .dayranges import Folder
+from .directory import Directory, Odd
 from .findings import FINDINGS_MAX
 from .store.log_marks import EventRow
 from .store.texts import Face

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Final
 
 from .config import Storage as Limits
+from .daylogs.days import EVENTS, folders, is_day
+from .daylogs.own import is_own
 from .directory import open_file
 from .durable import FILE_MODE, allocated
-from .files.days import EVENTS, folders, is_day
-from .files.own import is_own
 from .retention import GB, StorageStats, measured
 from .store import DATABASE, WAL_BYTES_KEPT
 

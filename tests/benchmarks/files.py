@@ -17,7 +17,7 @@ import results
 
 from sightlog import Event, Publisher
 from sightlogd.calendar import Days
-from sightlogd.files.daylog import DayLogs
+from sightlogd.daylogs.writer import DayLogs
 
 BATCHES = (1, 10, 100, 1_000)
 ROUNDS = 30

@@ -17,7 +17,7 @@ import bench
 from sightlog import Event
 from sightlog.protocol.encoding import format_time
 from sightlogd.calendar import Days
-from sightlogd.files.daylog import DayLogs
+from sightlogd.daylogs.writer import DayLogs
 from sightlogd.store.opening import create
 
 A_DAY = 10_000

@@ -20,8 +20,8 @@ from sightlog import Event
 from sightlog.protocol import messages
 from sightlog.protocol.encoding import encode_record
 from sightlog.protocol.messages import START, Position
+from sightlogd.daylogs.writer import DayLogs
 from sightlogd.files import incoming
-from sightlogd.files.daylog import DayLogs
 from sightlogd.files.jpeg import PictureLimits, check
 from sightlogd.files.reencode import MEMORY_BYTES_MAX
 from sightlogd.files.thumbnails import Thumbnails

@@ -18,8 +18,8 @@ from sightlog.protocol.messages import START, Position
 from sightlogd import retention
 from sightlogd.budget import Budget
 from sightlogd.config import Config
-from sightlogd.files import catchup
-from sightlogd.files.daylog import DayLogs
+from sightlogd.daylogs import reconcile
+from sightlogd.daylogs.writer import DayLogs
 from sightlogd.protocol.decoder import decode_record
 from sightlogd.protocol.session import Parcel, Session
 from sightlogd.storage import Storage
@@ -149,7 +149,7 @@ class House:
         self.budget = Budget(config, self.store, self.logs, storage)
         while self.budget.busy:
             self.budget.step()
-        for _ in catchup.catch_up(self.store, self.logs):
+        for _ in reconcile.catch_up(self.store, self.logs):
             pass
         self._durable = self._sizes()
 

@@ -22,8 +22,9 @@ from sightlog.protocol.messages import START, Position
 from sightlogd import durable, purge
 from sightlogd.config import Config, Storage, StoreConfig
 from sightlogd.config import Ingest as IngestConfig
+from sightlogd.daylogs import reconcile
 from sightlogd.errors import EXIT_IO_ERROR, Stop
-from sightlogd.files import catchup, reencode
+from sightlogd.files import reencode
 from sightlogd.files.child import Answer, Outcome
 from sightlogd.files.jpeg import PictureLimits
 from sightlogd.files.thumbnails import RETRY_SECONDS
@@ -262,7 +263,7 @@ class House:
             self.thumbnails.collect(self._now)
 
     def catch_up(self) -> None:
-        for _ in catchup.catch_up(self.store, self.logs):
+        for _ in reconcile.catch_up(self.store, self.logs):
             pass
 
     def look_after_the_logs(self) -> None:
@@ -276,7 +277,7 @@ class House:
             self.mark()
 
     def mark(self) -> None:
-        catchup.mark(self.store, self.logs)
+        reconcile.mark(self.store, self.logs)
 
     def purge(self) -> None:
         """A day goes, and records come meanwhile."""

@@ -21,12 +21,13 @@ from medium import Log, Mark, Medium, materialise
 from sightlog.protocol import messages
 from sightlog.protocol.messages import START, Position
 from sightlogd import purge
+from sightlogd.daylogs import reconcile
+from sightlogd.daylogs.days import folders
+from sightlogd.daylogs.lines import Replay
+from sightlogd.daylogs.writer import DayLogs
 from sightlogd.errors import Stop
-from sightlogd.files import catchup, jpeg
-from sightlogd.files.daylog import DayLogs
-from sightlogd.files.days import folders
+from sightlogd.files import jpeg
 from sightlogd.files.jpeg import NotAcceptable
-from sightlogd.files.lines import Replay
 from sightlogd.lock import Lock
 from sightlogd.protocol.session import Sessions
 from sightlogd.purge import unfinished
@@ -165,7 +166,7 @@ class Judge:
         for leaving in unfinished(image):
             for _ in purge.finish(leaving, store):
                 pass
-        for _ in catchup.catch_up(store, logs):
+        for _ in reconcile.catch_up(store, logs):
             pass
         assert not logs.behind
         logs.close_all()
@@ -210,9 +211,9 @@ def check_rebuilt(image: Path, store: Store) -> None:
 
 def check_logs(store: Store, logs: DayLogs) -> None:
     """Each row is what its day's lines add up to, and no line knows an event that is not there."""
-    rows = [catchup.line_of_row(row) for page in store.event_pages(0, 2**62, 1_000) for row in page]
+    rows = [reconcile.line_of_row(row) for page in store.event_pages(0, 2**62, 1_000) for row in page]
     observations = [
-        catchup.line_of_observation(row) for page in store.observation_pages(0, 2**62, 1_000) for row in page
+        reconcile.line_of_observation(row) for page in store.observation_pages(0, 2**62, 1_000) for row in page
     ]
     lines: dict[str, Replay] = {}
     for line in (*rows, *observations):

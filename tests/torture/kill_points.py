@@ -12,15 +12,15 @@ START: Final = {
     "new database": ("sightlogd.store.opening:create", 40),
     "WAL recovery": ("sightlogd.store.opening:_rewrite", 3),
     "opening": ("sightlogd.store.opening:_set_up", 6),
-    "torn lines": ("sightlogd.files.daylog:DayLogs.repair", 2),
+    "torn lines": ("sightlogd.daylogs.writer:DayLogs.repair", 2),
 }
 MIGRATION: Final = ("sightlogd.store.migrate:migrate", 150)
 RUNNING: Final = {
     "commit": ("sightlogd.store.store:Store.write", 120),
     "checkpoint": ("sightlogd.store.store:Store._checkpoint", 60),
-    "log append": ("sightlogd.files.daylog:DayLogs._write_lines", 30),
+    "log append": ("sightlogd.daylogs.writer:DayLogs._write_lines", 30),
     "catch-up": ("sightlogd.maintenance:Maintenance._catch_up", 12),
-    "mark": ("sightlogd.files.catchup:mark", 12),
+    "mark": ("sightlogd.daylogs.reconcile:mark", 12),
     "thumbnail": ("sightlogd.files.thumbnails:Thumbnails.save", 40),
     "between batches": ("sightlogd.maintenance:Maintenance.step", 40),
     "any operation": ("", 300),

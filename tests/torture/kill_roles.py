@@ -25,7 +25,7 @@ from sightlog.reader import rows
 from sightlogd import maintenance, purge
 from sightlogd.__main__ import main
 from sightlogd.backups import files
-from sightlogd.files import catchup
+from sightlogd.daylogs import reconcile
 from sightlogd.files.thumbnails import Thumbnails
 from sightlogd.store import store
 
@@ -38,8 +38,8 @@ def _make_things_happen_often() -> None:
     """What is rare in a house happens in each short life: by sizes and periods, not by other code."""
     store.WAL_PAGES_CHECKPOINT = 40
     maintenance.ROUND_SECONDS = 0.04
-    catchup.PAGE_EVENTS = 20
-    catchup.MARK_EVENTS = 30
+    reconcile.PAGE_EVENTS = 20
+    reconcile.MARK_EVENTS = 30
     sightlog.spool.spool.SEGMENT_REUSE_BYTES = 4_096
     sightlog.reader.reader._PAGE_ROWS = 50
     files.sync = lambda _directory: (

@@ -10,7 +10,7 @@ from typing import Any
 from sightlog import Publisher
 from sightlog.protocol import messages
 from sightlog.reader.database import Database
-from sightlogd.files import catchup
+from sightlogd.daylogs import reconcile
 from sightlogd.ingest import Ingest
 from sightlogd.store import lookups
 
@@ -71,10 +71,10 @@ def _no_catching_up() -> None:
 
     def nothing(store: Any, logs: Any) -> Iterator[int]:
         logs.behind = False
-        catchup.mark(store, logs)
+        reconcile.mark(store, logs)
         yield 0
 
-    catchup.catch_up = nothing
+    reconcile.catch_up = nothing
 
 
 def _no_snapshot() -> None:

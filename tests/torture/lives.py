@@ -87,10 +87,10 @@ def _forgets_pictures_that_failed() -> None:
 
 
 def _leaves_torn_lines() -> None:
-    from sightlogd.files import catchup, daylog
+    from sightlogd.daylogs import reconcile, writer
 
-    daylog.DayLogs._missed = lambda *_: None  # type: ignore[method-assign]
-    catchup.catch_up = lambda *_: iter(())
+    writer.DayLogs._missed = lambda *_: None  # type: ignore[method-assign]
+    reconcile.catch_up = lambda *_: iter(())
 
 
 CONTROLS: Final = {

@@ -12,7 +12,7 @@ from lab import often
 from overload import Crowd, Disk, Peaks, check, ending, milliseconds, resident, watching
 
 from sightlog import Event
-from sightlogd.files import backlog
+from sightlogd.daylogs import backlog
 from sightlogd.store import WAL_BYTES_KEPT
 
 SECONDS = often(3, 120)

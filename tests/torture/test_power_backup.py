@@ -21,9 +21,9 @@ from sightlogd.backups.backup import Backup
 from sightlogd.backups.check import check, is_backup
 from sightlogd.backups.manifest import Manifest, Unusable
 from sightlogd.backups.restore import Restore
+from sightlogd.daylogs import reconcile
+from sightlogd.daylogs.writer import DayLogs
 from sightlogd.directory import Directory
-from sightlogd.files import catchup
-from sightlogd.files.daylog import DayLogs
 from sightlogd.store import DATABASE, Store
 
 DEST = "stick"
@@ -110,7 +110,7 @@ def look_at(data_dir: Path, possible: list[dict[str, Position]]) -> None:
         for leaving in purge.unfinished(data_dir):
             for _ in purge.finish(leaving, store):
                 pass
-        for _ in catchup.catch_up(store, logs):
+        for _ in reconcile.catch_up(store, logs):
             pass
         logs.close_all()
         check_logs(store, logs)

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from sightlog.text import is_harmful
-from sightlogd.files import prose
-from sightlogd.files.lines import AmendmentLine, Box, EventLine, PersonLine, Replay, decode_line, encode_lines
-from sightlogd.files.tails import repair, whole_entries, whole_lines
+from sightlogd.daylogs import text
+from sightlogd.daylogs.lines import AmendmentLine, Box, EventLine, PersonLine, Replay, decode_line, encode_lines
+from sightlogd.daylogs.tails import repair, whole_entries, whole_lines
 
 EVENT = EventLine(7, "e", "default", "front_door", "2025-11-08T13:32:15.000Z", "motion")
 LINE = encode_lines([EVENT])
-ENTRY = prose.entry(EVENT, "2025-11-08 14:32:15").encode()
+ENTRY = text.entry(EVENT, "2025-11-08 14:32:15").encode()
 
 
 def repaired(path, data: bytes, whole) -> bytes:
@@ -60,7 +60,7 @@ def test_a_torn_entry_is_cut_off_and_whole_ones_stay(tmp_path, torn, count):
 
 
 def test_a_tail_longer_than_what_is_read_at_once_is_cut_off(tmp_path, monkeypatch):
-    monkeypatch.setattr("sightlogd.files.tails.TAIL_BYTES", 1000)
+    monkeypatch.setattr("sightlogd.daylogs.tails.TAIL_BYTES", 1000)
     assert repaired(tmp_path / "f", LINE * 50 + b"x" * 5500, whole_lines) == LINE * 50
 
 
@@ -93,7 +93,7 @@ def test_a_line_is_one_line_and_reads_back_as_it_was(event):
 @settings(derandomize=True, max_examples=300, deadline=None)
 @given(events, st.booleans())
 def test_an_entry_is_one_entry_whatever_is_in_it(event, debug):
-    entry = prose.entry(event, "2025-11-08 14:32:15", debug=debug)
+    entry = text.entry(event, "2025-11-08 14:32:15", debug=debug)
     assert entry.endswith("\n\n")
     assert "\n\n" not in entry[:-1]
     assert not any(unicodedata.category(character) == "Cc" for character in entry.replace("\n", ""))
@@ -128,4 +128,4 @@ def test_an_amendment_before_its_event_is_part_of_it():
 
 def test_a_description_with_breaks_and_terminal_codes_is_one_line_without_them():
     event = EventLine(1, "e", "default", "door", "t", "motion", llm_description="a\n\nb\x1b[2J\x9bc\r\td ")
-    assert "  - Description: a b [2J c d\n" in prose.entry(event, "now")
+    assert "  - Description: a b [2J c d\n" in text.entry(event, "now")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sightlog.protocol.encoding import format_time
 from sightlogd.calendar import Days
-from sightlogd.files.days import HeldFolder
+from sightlogd.daylogs.days import HeldFolder
 
 ZONES = [
     "UTC",

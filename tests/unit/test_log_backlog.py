@@ -11,9 +11,9 @@ from sightlog import Event
 from sightlog.protocol.encoding import encode_record
 from sightlog.protocol.messages import START, Position
 from sightlogd import purge
-from sightlogd.files import backlog
-from sightlogd.files.backlog import Backlog
-from sightlogd.files.daylog import DayLogs
+from sightlogd.daylogs import backlog
+from sightlogd.daylogs.backlog import Backlog
+from sightlogd.daylogs.writer import DayLogs
 from sightlogd.protocol.decoder import AmendmentRecord, DetectionRecord, EventRecord, decode_record
 from sightlogd.protocol.session import Parcel, Session
 from sightlogd.store import Store

@@ -13,8 +13,8 @@ from sightlog import Amendment, Detection, Event, InvalidRecord, Observation, Pe
 from sightlog.cli.render.objects import csv_lines
 from sightlog.protocol.encoding import encode_record
 from sightlog.text import cell_safe, is_harmful, json_safe, lines_safe, printable
-from sightlogd.files.lines import EventLine, decode_line, encode_lines
-from sightlogd.files.prose import entry
+from sightlogd.daylogs.lines import EventLine, decode_line, encode_lines
+from sightlogd.daylogs.text import entry
 from sightlogd.protocol.decoder import Malformed, Refusal, decode_header, decode_record
 
 HARMFUL = [

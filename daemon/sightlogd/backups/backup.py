@@ -17,9 +17,9 @@ from typing import Final
 from sightlog.protocol.encoding import format_time
 from sightlog.records import now_utc
 from sightlogd import lock, purge
+from sightlogd.daylogs.days import EVENTS, folders
 from sightlogd.directory import Odd, open_file
 from sightlogd.errors import EXIT_IO_ERROR, EXIT_STORAGE_FULL, EXIT_TRY_AGAIN, Stop
-from sightlogd.files.days import EVENTS, folders
 from sightlogd.retention import gigabytes
 from sightlogd.store import DATABASE
 from sightlogd.store.tools import copying

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from sightlogd.daylogs.days import EVENTS, INCOMING
+from sightlogd.daylogs.own import PICTURE, event_of
+from sightlogd.daylogs.tails import whole_size
 from sightlogd.directory import Directory, Odd
-from sightlogd.files.days import EVENTS, INCOMING
 from sightlogd.files.orphans import ON_ITS_WAY_SECONDS
-from sightlogd.files.own import PICTURE, event_of
-from sightlogd.files.tails import whole_size
 from sightlogd.store.schema import NOTHING_FOREIGN, Schema
 from sightlogd.store.tools.view import View
 

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Final
 
 from sightlogd import durable
+from sightlogd.daylogs.days import EVENTS, INCOMING, TRASH
+from sightlogd.daylogs.writer import FILE_MODE as LOG_MODE
 from sightlogd.directory import DIRECTORY_MODE, Directory
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop
-from sightlogd.files.daylog import FILE_MODE as LOG_MODE
-from sightlogd.files.days import EVENTS, INCOMING, TRASH
 from sightlogd.lock import Lock
 from sightlogd.retention import gigabytes
 from sightlogd.store import DATABASE

@@ -12,13 +12,13 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from sightlogd.daylogs.days import EVENTS, HeldFolder, folders
+from sightlogd.daylogs.index import lines_of
+from sightlogd.daylogs.lines import DayLine, PersonLine, decode_line
+from sightlogd.daylogs.tails import whole_entries, whole_lines, whole_size
+from sightlogd.daylogs.writer import JSON_NAME, TEXT_NAME
 from sightlogd.directory import Directory, open_file
 from sightlogd.errors import EXIT_TRY_AGAIN, Stop
-from sightlogd.files.daylog import JSON_NAME, TEXT_NAME
-from sightlogd.files.days import EVENTS, HeldFolder, folders
-from sightlogd.files.lines import DayLine, PersonLine, decode_line
-from sightlogd.files.loglines import lines_of
-from sightlogd.files.tails import whole_entries, whole_lines, whole_size
 
 LOGS: Final[dict[str, Callable[[bytes], int]]] = {JSON_NAME: whole_lines, TEXT_NAME: whole_entries}
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import sightlog
+from sightlogd.daylogs.days import EVENTS, INCOMING, folders
+from sightlogd.daylogs.writer import JSON_NAME, TEXT_NAME
 from sightlogd.directory import DIRECTORY_MODE, Directory, user_for
 from sightlogd.errors import EXIT_CONFIG, EXIT_TRY_AGAIN, Stop
-from sightlogd.files.daylog import JSON_NAME, TEXT_NAME
-from sightlogd.files.days import EVENTS, INCOMING, folders
 from sightlogd.store import DATABASE
 
 from . import files, manifest

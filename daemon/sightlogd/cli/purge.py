@@ -13,9 +13,9 @@ from sightlogd import control, datadir, logs, purge_command
 from sightlogd.budget import Budget
 from sightlogd.config import Config
 from sightlogd.control import PurgeRequest
+from sightlogd.daylogs.writer import DayLogs
 from sightlogd.durable import UMASK
 from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_TRY_AGAIN, Stop, WriteRefused
-from sightlogd.files.daylog import DayLogs
 from sightlogd.lock import Lock, is_held
 from sightlogd.purge import finish, kept_files, unfinished
 from sightlogd.storage import Storage

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from sightlogd import datadir
 from sightlogd.config import Config
+from sightlogd.daylogs.days import EVENTS, folders
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, Stop
-from sightlogd.files.days import EVENTS, folders
 from sightlogd.lock import Lock
 from sightlogd.rebuild import Rebuilt, rebuild_from_logs
 from sightlogd.store import DATABASE

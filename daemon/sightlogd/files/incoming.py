@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from sightlogd import durable
+from sightlogd.daylogs.days import INCOMING, check_folder, make_folder
+from sightlogd.daylogs.own import is_event_id
 from sightlogd.directory import Odd
-
-from .days import INCOMING, check_folder, make_folder
-from .own import is_event_id
 
 INCOMING_MAX: Final = 256
 INCOMING_BYTES_MAX: Final = 64 * 1024 * 1024

@@ -10,12 +10,11 @@ from typing import Final
 
 import structlog
 
+from sightlogd.daylogs.days import EVENTS
+from sightlogd.daylogs.own import PICTURE, event_of
+from sightlogd.daylogs.writer import DayLogs
 from sightlogd.directory import Directory, Odd
 from sightlogd.store import Store
-
-from .daylog import DayLogs
-from .days import EVENTS
-from .own import PICTURE, event_of
 
 log = structlog.get_logger()
 

@@ -26,6 +26,9 @@ import structlog
 
 from sightlog.records import IMAGE_BYTES_MAX
 from sightlogd import durable
+from sightlogd.daylogs.days import EVENTS, INCOMING, make_folder
+from sightlogd.daylogs.own import PICTURE
+from sightlogd.daylogs.writer import DayLogs
 from sightlogd.directory import Odd, open_file
 from sightlogd.errors import STORAGE_FULL, WriteRefused
 from sightlogd.logs import Warnings
@@ -37,11 +40,8 @@ from sightlogd.store import Store
 
 from . import formats, jpeg
 from .child import Answer, Child, Outcome
-from .daylog import DayLogs
-from .days import EVENTS, INCOMING, make_folder
 from .incoming import Incoming, check_free
 from .jpeg import NotAcceptable, PictureLimits
-from .own import PICTURE
 
 log = structlog.get_logger()
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from sightlog.records import ID_PATTERN
 
-from .daylog import JSON_NAME, TEXT_NAME
+from .writer import JSON_NAME, TEXT_NAME
 
 PICTURE: Final = ".jpg"
 is_event_id = re.compile(ID_PATTERN).fullmatch

@@ -32,9 +32,10 @@ from sightlogd.store.written import (
     ThumbnailSet,
 )
 
-from . import prose
+from . import text as prose
 from .backlog import Backlog
 from .days import EVENTS, folders, make_folder
+from .index import read_lines
 from .lines import (
     AmendmentLine,
     DayLine,
@@ -48,7 +49,6 @@ from .lines import (
     line_of,
     unstored_line,
 )
-from .loglines import read_lines
 from .tails import repair, whole_entries, whole_lines
 
 JSON_NAME: Final = "events.json"

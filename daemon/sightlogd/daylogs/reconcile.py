@@ -16,8 +16,8 @@ from sightlogd.store import Store
 from sightlogd.store.log_marks import EventRow
 from sightlogd.store.written import AmendmentKept
 
-from .daylog import DayLogs
 from .lines import AmendmentLine, Box, EventLine, Line, ObservationLine, PersonLine, RecordLine, Replay, waiting_line
+from .writer import DayLogs
 
 PAGE_EVENTS: Final = 500
 MARK_EVENTS: Final = 5_000
