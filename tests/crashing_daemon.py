@@ -17,10 +17,10 @@ from collections.abc import Callable
 from typing import Any
 
 from sightlogd.__main__ import main
-from sightlogd.files.incoming import Incoming
 from sightlogd.store import migrate
 from sightlogd.store.rows import Rows
 from sightlogd.store.store import Store
+from sightlogd.thumbnails.queue import Incoming
 
 left = 0
 

@@ -11,12 +11,12 @@ import sys
 from functools import partialmethod
 
 from sightlogd.__main__ import main
-from sightlogd.files import thumbnails
+from sightlogd.thumbnails import pipeline
 
 if __name__ == "__main__":
-    Thumbnails = thumbnails.Thumbnails
+    Thumbnails = pipeline.Thumbnails
     Thumbnails.__init__ = partialmethod(
         Thumbnails.__init__, image_seconds=float(sys.argv[1]), command=sys.argv[2].split()
     )
-    thumbnails.RETRY_SECONDS = 0.5
+    pipeline.RETRY_SECONDS = 0.5
     sys.exit(main(sys.argv[3:]))

@@ -25,11 +25,11 @@ from .daylogs.own import PICTURE, is_own
 from .daylogs.reconcile import line_of_observation, line_of_row
 from .daylogs.writer import JSON_NAME
 from .directory import Odd, open_file
-from .files import jpeg
 from .files.orphans import ON_ITS_WAY_SECONDS
 from .findings import FINDINGS_MAX, Finding, Kind
 from .store.log_marks import EventRow
 from .store.tools.view import View
+from .thumbnails import formats
 
 PAGE: Final = 500
 SUSPECTS_MAX: Final = 5_000
@@ -250,7 +250,7 @@ class Audit:
             return str(error.strerror)
         try:
             size = os.fstat(fd).st_size
-            is_whole = jpeg.has_ends(os.pread(fd, 2, 0), os.pread(fd, 2, max(0, size - 2)))
+            is_whole = formats.has_ends(os.pread(fd, 2, 0), os.pread(fd, 2, max(0, size - 2)))
             return None if is_whole else "the file is no whole JPEG"
         finally:
             os.close(fd)

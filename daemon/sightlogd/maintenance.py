@@ -20,8 +20,6 @@ from .daylogs import reconcile
 from .daylogs.days import prepare
 from .daylogs.writer import DayLogs
 from .errors import EXIT_IO_ERROR, EXIT_TRY_AGAIN, STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
-from .files.jpeg import PictureLimits
-from .files.thumbnails import Thumbnails
 from .logs import Warnings
 from .metrics import PRODUCERS_MAX, Metrics
 from .protocol.session import Parcel
@@ -29,6 +27,8 @@ from .report import Reporter
 from .storage import Storage
 from .store import Store
 from .store.written import Changes, EventsStored, ObservationStored
+from .thumbnails.formats import PictureLimits
+from .thumbnails.pipeline import Thumbnails
 
 log = structlog.get_logger()
 

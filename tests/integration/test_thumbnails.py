@@ -21,14 +21,14 @@ from sightlog.protocol import messages
 from sightlog.protocol.encoding import encode_record
 from sightlog.protocol.messages import START, Position
 from sightlogd.daylogs.writer import DayLogs
-from sightlogd.files import incoming
-from sightlogd.files.jpeg import PictureLimits, check
-from sightlogd.files.reencode import MEMORY_BYTES_MAX
-from sightlogd.files.thumbnails import Thumbnails
 from sightlogd.metrics import PictureCounts
 from sightlogd.protocol.decoder import decode_record
 from sightlogd.protocol.session import Parcel, Session
 from sightlogd.store import Store
+from sightlogd.thumbnails import queue
+from sightlogd.thumbnails.formats import PictureLimits, check
+from sightlogd.thumbnails.pipeline import Thumbnails
+from sightlogd.thumbnails.reencode import MEMORY_BYTES_MAX
 
 LIMITS = PictureLimits(640, 131_072)
 CRASHING = str(Path(__file__).parents[1] / "crashing_daemon.py")
@@ -397,10 +397,10 @@ def test_more_pictures_than_may_wait_are_dropped_and_their_events_are_stored(idl
     daemon = idle_daemon.start()
     pid = idle_decoder(daemon)
     os.kill(pid, signal.SIGSTOP)
-    events = [Event("front_door", thumbnail=png()) for _ in range(incoming.INCOMING_MAX + 10)]
+    events = [Event("front_door", thumbnail=png()) for _ in range(queue.INCOMING_MAX + 10)]
     with daemon.publisher() as publisher:
         assert publisher.insert_events(events).stored == len(events)
-    assert len(waiting(daemon)) == incoming.INCOMING_MAX
+    assert len(waiting(daemon)) == queue.INCOMING_MAX
     os.kill(pid, signal.SIGCONT)
     wait_for(lambda: waiting(daemon) == [], "all are re-encoded", timeout=60)
     paths = [path_of(daemon, event) for event in events]

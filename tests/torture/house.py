@@ -24,15 +24,15 @@ from sightlogd.config import Config, Storage, StoreConfig
 from sightlogd.config import Ingest as IngestConfig
 from sightlogd.daylogs import reconcile
 from sightlogd.errors import EXIT_IO_ERROR, Stop
-from sightlogd.files import reencode
-from sightlogd.files.child import Answer, Outcome
-from sightlogd.files.jpeg import PictureLimits
-from sightlogd.files.thumbnails import RETRY_SECONDS
 from sightlogd.ingest import Ingest
 from sightlogd.lock import Lock
 from sightlogd.protocol.batch import Reason
 from sightlogd.store import Store
 from sightlogd.store.opening import Synchronous
+from sightlogd.thumbnails import reencode
+from sightlogd.thumbnails.formats import PictureLimits
+from sightlogd.thumbnails.pipeline import RETRY_SECONDS
+from sightlogd.thumbnails.worker import Answer, Outcome
 
 PLACE = "lib/sightlog"
 """The data directory, below what is there before it."""

@@ -26,13 +26,13 @@ from sightlogd.daylogs.days import folders
 from sightlogd.daylogs.lines import Replay
 from sightlogd.daylogs.writer import DayLogs
 from sightlogd.errors import Stop
-from sightlogd.files import jpeg
-from sightlogd.files.jpeg import NotAcceptable
 from sightlogd.lock import Lock
 from sightlogd.protocol.session import Sessions
 from sightlogd.purge import unfinished
 from sightlogd.rebuild import rebuild_from_logs
 from sightlogd.store import Store
+from sightlogd.thumbnails import formats
+from sightlogd.thumbnails.formats import NotAcceptable
 
 LOSSES = (AssertionError, OSError, Stop, NotAcceptable, apsw.Error)
 """How an image shows that something is missing."""
@@ -152,7 +152,7 @@ class Judge:
                 continue
             if path is not None:
                 data = (image / path).read_bytes()
-                jpeg.check(data, LIMITS)
+                formats.check(data, LIMITS)
                 assert picture[:2] != b"\xff\xd8" or data == picture, f"{path} is not what was sent"
             elif picture[:2] != b"\xff\xd8":
                 assert (image / "events" / "incoming" / event_id).read_bytes() == picture, (

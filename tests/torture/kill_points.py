@@ -21,14 +21,14 @@ RUNNING: Final = {
     "log append": ("sightlogd.daylogs.writer:DayLogs._write_lines", 30),
     "catch-up": ("sightlogd.maintenance:Maintenance._catch_up", 12),
     "mark": ("sightlogd.daylogs.reconcile:mark", 12),
-    "thumbnail": ("sightlogd.files.thumbnails:Thumbnails.save", 40),
+    "thumbnail": ("sightlogd.thumbnails.pipeline:Thumbnails.save", 40),
     "between batches": ("sightlogd.maintenance:Maintenance.step", 40),
     "any operation": ("", 300),
 }
 ENCODING: Final = {
-    "re-encoded": ("sightlogd.files.thumbnails:Thumbnails._publish", 10),
-    "incoming": ("sightlogd.files.incoming:Incoming.put", 12),
-    "collect": ("sightlogd.files.thumbnails:Thumbnails.collect", 8),
+    "re-encoded": ("sightlogd.thumbnails.pipeline:Thumbnails._publish", 10),
+    "incoming": ("sightlogd.thumbnails.queue:Incoming.put", 12),
+    "collect": ("sightlogd.thumbnails.pipeline:Thumbnails.collect", 8),
 }
 PURGING: Final = {
     "purge begins": ("sightlogd.purge:begin", 8),

@@ -26,8 +26,8 @@ from sightlogd import maintenance, purge
 from sightlogd.__main__ import main
 from sightlogd.backups import files
 from sightlogd.daylogs import reconcile
-from sightlogd.files.thumbnails import Thumbnails
 from sightlogd.store import store
+from sightlogd.thumbnails.pipeline import Thumbnails
 
 AHEAD_MAX = 30
 """Events published and not acked."""

@@ -32,11 +32,11 @@ from sightlogd import config as configuration
 from sightlogd.backups.backup import Backup
 from sightlogd.backups.restore import Restore
 from sightlogd.errors import Stop
-from sightlogd.files import thumbnails
 from sightlogd.logs import set_up
 from sightlogd.store import resolved as settled
 from sightlogd.store import store
 from sightlogd.store.rows import Written
+from sightlogd.thumbnails import pipeline
 
 STEPS_MAX: Final = 600
 IDLE_STEPS: Final = 12
@@ -79,11 +79,11 @@ def _goes_on_after_a_failed_fsync() -> None:
 
 
 def _forgets_pictures_that_failed() -> None:
-    def careless(self: thumbnails.Thumbnails, _reason: str, _now: float, event_id: str = "") -> None:
+    def careless(self: pipeline.Thumbnails, _reason: str, _now: float, event_id: str = "") -> None:
         if event_id:
             self._forget(event_id)
 
-    thumbnails.Thumbnails._fail = careless  # type: ignore[method-assign]
+    pipeline.Thumbnails._fail = careless  # type: ignore[method-assign]
 
 
 def _leaves_torn_lines() -> None:
@@ -107,10 +107,10 @@ CONTROLS: Final = {
 
 def _hurry() -> None:
     """Everything that is tried again after some seconds is tried again at once."""
-    ingest.RETRY_SECONDS = ingest.RETRY_SECONDS_MAX = thumbnails.RETRY_SECONDS = budget.RETRY_SECONDS = 0.0
+    ingest.RETRY_SECONDS = ingest.RETRY_SECONDS_MAX = pipeline.RETRY_SECONDS = budget.RETRY_SECONDS = 0.0
     ingest.Ingest._wait_ms = lambda *_: 0  # type: ignore[method-assign,assignment]
     ingest.Doors = Street  # type: ignore[misc,assignment]
-    thumbnails.Child = Decoder  # type: ignore[misc,assignment]
+    pipeline.Child = Decoder  # type: ignore[misc,assignment]
 
 
 def _forbid(nth: int) -> None:

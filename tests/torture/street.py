@@ -16,7 +16,7 @@ from sightlog.protocol import messages
 from sightlog.protocol.encoding import encode_record
 from sightlog.protocol.messages import START, Ack, Busy, Position, Resync, Welcome
 from sightlog.records import now_utc
-from sightlogd.files import child
+from sightlogd.thumbnails import worker
 
 EPOCH: Final = 1_700_000_000_000
 NAMES: Final = ("camera", "detector")
@@ -148,7 +148,7 @@ class Decoder:
 
     def __init__(self, command: list[str], _seconds: float) -> None:
         self._target = Path(command[5])
-        self._answer: child.Answer | None = None
+        self._answer: worker.Answer | None = None
         self._pipe = os.pipe()[0]
 
     def fileno(self) -> int:
@@ -161,11 +161,11 @@ class Decoder:
                 file.write(pictures.jpeg(7))
                 file.flush()
                 os.fsync(fd)
-            self._answer = child.Answer(child.Outcome.DONE, "")
+            self._answer = worker.Answer(worker.Outcome.DONE, "")
         except OSError as error:
-            self._answer = child.Answer(child.Outcome.FAILED, str(error))
+            self._answer = worker.Answer(worker.Outcome.FAILED, str(error))
 
-    def step(self, _now: float) -> child.Answer | None:
+    def step(self, _now: float) -> worker.Answer | None:
         answer, self._answer = self._answer, None
         return answer
 

@@ -17,7 +17,7 @@ from PIL import Image
 from test_hostile_socket import resident
 
 from sightlog import Event
-from sightlogd.files.reencode import MEMORY_BYTES_MAX
+from sightlogd.thumbnails.reencode import MEMORY_BYTES_MAX
 
 PICTURES = often(90, 1_000)
 WAITING_MAX = 100

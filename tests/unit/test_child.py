@@ -6,8 +6,8 @@ import select
 import sys
 import time
 
-from sightlogd.files import child
-from sightlogd.files.child import Answer, Child, Outcome
+from sightlogd.thumbnails import worker
+from sightlogd.thumbnails.worker import Answer, Child, Outcome
 
 SPINS = """
 import time
@@ -39,7 +39,7 @@ def answer_of(program: str, image_seconds: float) -> Answer:
 
 
 def test_a_decoder_that_wants_to_go_on_is_given_time(monkeypatch):
-    monkeypatch.setattr(child, "STARVED_TIMES", 1_000)  # however busy this machine is
+    monkeypatch.setattr(worker, "STARVED_TIMES", 1_000)  # however busy this machine is
     assert answer_of(SPINS.format(0.5), 0.05) == Answer(Outcome.DONE, "")
 
 
@@ -48,5 +48,5 @@ def test_a_decoder_that_sleeps_is_killed():
 
 
 def test_a_decoder_that_runs_for_ever_is_killed_in_the_end(monkeypatch):
-    monkeypatch.setattr(child, "STARVED_TIMES", 3)
+    monkeypatch.setattr(worker, "STARVED_TIMES", 3)
     assert answer_of(SPINS.format(3600), 0.1) == Answer(Outcome.BROKEN, "the decoder took longer than 0.1 s")

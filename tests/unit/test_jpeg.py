@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pictures import encoded, jpeg, jpeg_of, noise, opened
 from PIL import Image
 
-from sightlogd.files.jpeg import NotAcceptable, PictureLimits, check, size_of
+from sightlogd.thumbnails.formats import NotAcceptable, PictureLimits, check, size_of
 
 GREY_FRAME = b"\x08\0\x08\0\x08\x01\x01\x11\0"
 """8 bit, 8 x 8 pixels, one component."""

@@ -10,8 +10,8 @@ import pytest
 from pictures import BLUE, RED, bomb, encoded, is_near, jpeg, noise, opened, png
 from PIL import Image
 
-from sightlogd.files.jpeg import PictureLimits, check
-from sightlogd.files.reencode import reencode
+from sightlogd.thumbnails.formats import PictureLimits, check
+from sightlogd.thumbnails.reencode import reencode
 
 WHITE = (255, 255, 255)
 
@@ -122,7 +122,7 @@ def test_of_an_animation_the_first_frame_is_kept():
 def test_broken_and_hostile_pictures_raise(data, monkeypatch):
     import warnings
 
-    from sightlogd.files import reencode as module
+    from sightlogd.thumbnails import reencode as module
 
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", module.PIXELS_DECODED_MAX)
     with warnings.catch_warnings():

@@ -38,10 +38,11 @@ from sightlogd.protocol.session import Parcel
 from sightlogd.room import ran_out
 from sightlogd.store import Store
 
-from . import formats, jpeg
-from .child import Answer, Child, Outcome
-from .incoming import Incoming, check_free
-from .jpeg import NotAcceptable, PictureLimits
+from . import formats as jpeg
+from . import formats_old
+from .formats import NotAcceptable, PictureLimits
+from .queue import Incoming, check_free
+from .worker import Answer, Child, Outcome
 
 log = structlog.get_logger()
 
@@ -95,7 +96,7 @@ class Thumbnails:
     def _decoder(self) -> list[str]:
         limits = self._limits
         # -P: whoever can write to the working directory must not have his code run.
-        command = [sys.executable, "-P", "-m", "sightlogd.files.reencode"]
+        command = [sys.executable, "-P", "-m", "sightlogd.thumbnails.reencode"]
         return [
             *command, str(self._incoming.directory), str(self._incoming.encoded), str(limits.pixels_max),
             str(limits.bytes_max),
@@ -222,8 +223,8 @@ class Thumbnails:
                 self._forget(event_id)
 
     def _check_worth_decoding(self, image: bytes, why: NotAcceptable) -> None:
-        if not formats.looks_like_one(image):
-            raise NotAcceptable(f"not a picture ({', '.join(formats.FORMATS)})")
+        if not formats_old.looks_like_one(image):
+            raise NotAcceptable(f"not a picture ({', '.join(formats_old.FORMATS)})")
         if not self._incoming.has_room(len(image)):
             raise NotAcceptable(f"{why}, and {len(self._incoming)} others wait to be re-encoded already")
 

@@ -1,6 +1,6 @@
 """The process that decodes: pictures from strangers in, JPEGs out. The daemon starts it; nothing imports it.
 
-    python -m sightlogd.files.reencode INCOMING TARGET PIXELS_MAX BYTES_MAX
+    python -m sightlogd.thumbnails.reencode INCOMING TARGET PIXELS_MAX BYTES_MAX
 
 It says `ready`, then answers each line (the name of a file in INCOMING) with one line: `ok` when TARGET is that picture
 as a JPEG, durable but for its name; `no REASON` when the picture cannot be decoded; `io REASON` when a file could not
@@ -25,7 +25,7 @@ from typing import Final
 # By name: Pillow would load the plugins of all formats when it misses one.
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401
 
-from .formats import FORMATS
+from .formats_old import FORMATS
 
 QUALITY: Final = 85
 PIXELS_DECODED_MAX: Final = 24_000_000
