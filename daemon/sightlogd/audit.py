@@ -17,7 +17,6 @@ from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, Final
 
-from . import purge
 from .daylogs.days import EVENTS, HeldFolder, folders
 from .daylogs.index import LogLines, numbered, read_lines
 from .daylogs.lines import DayLine, EventLine, ObservationLine, PersonLine, Replay, fault_of
@@ -25,8 +24,9 @@ from .daylogs.own import PICTURE, is_own
 from .daylogs.reconcile import line_of_observation, line_of_row
 from .daylogs.writer import JSON_NAME
 from .directory import Odd, open_file
-from .files.orphans import ON_ITS_WAY_SECONDS
 from .findings import FINDINGS_MAX, Finding, Kind
+from .retention import purge
+from .retention.orphans import ON_ITS_WAY_SECONDS
 from .store.log_marks import EventRow
 from .store.tools.view import View
 from .thumbnails import formats

@@ -26,7 +26,7 @@ from .daylogs.writer import JSON_NAME, TEXT_NAME
 from .directory import open_file
 from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
 from .lock import LOCK
-from .storage import BALLAST
+from .retention.usage import BALLAST
 from .store import DATABASE
 from .store.migrate import RESTORE
 from .store.opening import RESTORED, RESTORING, damaged

@@ -19,8 +19,8 @@ from sightlog.writer import FACTS_BYTES
 
 from .daylogs.days import INCOMING, TRASH, is_day
 from .directory import Odd, open_file
-from .purge import leaving_of
-from .storage import BALLAST_BYTES
+from .retention.purge import leaving_of
+from .retention.usage import BALLAST_BYTES
 
 LINE_BYTES: Final = 1 << 20
 METRICS_FILES: Final = ("metrics.json", "metrics.json.1", "latest.json", "sightlog.prom", "sightlog.prom.tmp")

@@ -13,7 +13,6 @@ import structlog
 from sightlog import volatile
 
 from . import purge_command
-from .budget import Budget
 from .config import Config
 from .control import Client, PurgeRequest
 from .daylogs import reconcile
@@ -24,7 +23,8 @@ from .logs import Warnings
 from .metrics import PRODUCERS_MAX, Metrics
 from .protocol.session import Parcel
 from .report import Reporter
-from .storage import Storage
+from .retention.budget import Budget
+from .retention.usage import Storage
 from .store import Store
 from .store.written import Changes, EventsStored, ObservationStored
 from .thumbnails.formats import PictureLimits

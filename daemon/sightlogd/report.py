@@ -28,7 +28,7 @@ from .durable import FILE_MODE
 from .errors import WriteRefused
 from .logs import RateLimit
 from .metrics import Metrics, MetricsSnapshot
-from .retention import StorageStats
+from .retention.policy import StorageStats
 from .usage import usage
 
 log = structlog.get_logger()

@@ -22,7 +22,7 @@ from .ingest import Ingest
 from .lock import Lock
 from .logs import Warnings
 from .notify import Notifier
-from .storage import Storage
+from .retention.usage import Storage
 from .store import DATABASE, Store
 from .store.tools.view import naming_odd_rows
 from .watchdog import EXTEND_SECONDS, Watchdog

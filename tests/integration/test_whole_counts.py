@@ -12,7 +12,7 @@ from conftest import wait_for
 from test_verify import change, verify
 
 from sightlog import Event, Observation, Reader
-from sightlogd.budget import COUNT_ROWS
+from sightlogd.retention.budget import COUNT_ROWS
 from sightlogd.store import Store
 
 SITES = ("home", "shed", "cabin")

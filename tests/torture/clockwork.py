@@ -15,14 +15,14 @@ import msgspec
 from sightlog import Event, Observation
 from sightlog.protocol.encoding import encode_record
 from sightlog.protocol.messages import START, Position
-from sightlogd import retention
-from sightlogd.budget import Budget
 from sightlogd.config import Config
 from sightlogd.daylogs import reconcile
 from sightlogd.daylogs.writer import DayLogs
 from sightlogd.protocol.decoder import decode_record
 from sightlogd.protocol.session import Parcel, Session
-from sightlogd.storage import Storage
+from sightlogd.retention import policy
+from sightlogd.retention.budget import Budget
+from sightlogd.retention.usage import Storage
 from sightlogd.store import Store
 
 TRUTH: Final = datetime(2027, 3, 1, 9, tzinfo=UTC)
@@ -185,9 +185,9 @@ class House:
         self.logs.add(written.changes, 0)
         self.logs.write_all()
 
-    def may_go(self) -> Iterator[retention.Day]:
+    def may_go(self) -> Iterator[policy.Day]:
         return self.budget.old_days()
 
-    def remove(self, days: list[retention.Day]) -> None:
+    def remove(self, days: list[policy.Day]) -> None:
         for _ in self.budget.purge(days):
             pass

@@ -19,7 +19,7 @@ from recorder import Killed, Recorder
 from sightlog import Amendment, Detection, Event, Observation, Person
 from sightlog.protocol import encoding, messages
 from sightlog.protocol.messages import START, Position
-from sightlogd import durable, purge
+from sightlogd import durable
 from sightlogd.config import Config, Storage, StoreConfig
 from sightlogd.config import Ingest as IngestConfig
 from sightlogd.daylogs import reconcile
@@ -27,6 +27,7 @@ from sightlogd.errors import EXIT_IO_ERROR, Stop
 from sightlogd.ingest import Ingest
 from sightlogd.lock import Lock
 from sightlogd.protocol.batch import Reason
+from sightlogd.retention import purge
 from sightlogd.store import Store
 from sightlogd.store.opening import Synchronous
 from sightlogd.thumbnails import reencode

@@ -20,7 +20,6 @@ from medium import Log, Mark, Medium, materialise
 
 from sightlog.protocol import messages
 from sightlog.protocol.messages import START, Position
-from sightlogd import purge
 from sightlogd.daylogs import reconcile
 from sightlogd.daylogs.days import folders
 from sightlogd.daylogs.lines import Replay
@@ -28,8 +27,9 @@ from sightlogd.daylogs.writer import DayLogs
 from sightlogd.errors import Stop
 from sightlogd.lock import Lock
 from sightlogd.protocol.session import Sessions
-from sightlogd.purge import unfinished
 from sightlogd.rebuild import rebuild_from_logs
+from sightlogd.retention import purge
+from sightlogd.retention.purge import unfinished
 from sightlogd.store import Store
 from sightlogd.thumbnails import formats
 from sightlogd.thumbnails.formats import NotAcceptable

@@ -31,8 +31,8 @@ ENCODING: Final = {
     "collect": ("sightlogd.thumbnails.pipeline:Thumbnails.collect", 8),
 }
 PURGING: Final = {
-    "purge begins": ("sightlogd.purge:begin", 8),
-    "purge": ("sightlogd.budget:Budget.step", 80),
+    "purge begins": ("sightlogd.retention.purge:begin", 8),
+    "purge": ("sightlogd.retention.budget:Budget.step", 80),
     "purged rows": ("sightlogd.store.store:Store.delete_of", 40),
     "purged pages": ("sightlogd.store.store:Store.give_back", 20),
     "purged texts": ("sightlogd.store.store:Store.merge_texts", 20),

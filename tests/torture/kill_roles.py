@@ -22,10 +22,11 @@ from kill_books import RECORDS, Cursor, Lives, event_id, group, picture
 import sightlog.spool.spool
 from sightlog import Amendment, Detection, Event, Observation, Publisher, Reader
 from sightlog.reader import rows
-from sightlogd import maintenance, purge
+from sightlogd import maintenance
 from sightlogd.__main__ import main
 from sightlogd.backups import files
 from sightlogd.daylogs import reconcile
+from sightlogd.retention import purge
 from sightlogd.store import store
 from sightlogd.thumbnails.pipeline import Thumbnails
 

@@ -21,9 +21,9 @@ from lab import often
 
 from sightlog import Event, Observation
 from sightlog.protocol.encoding import format_time
-from sightlogd import budget, retention
 from sightlogd.calendar import Days
 from sightlogd.rebuild import rebuild_from_logs
+from sightlogd.retention import budget, policy
 
 WALKS = often(25, 200)
 STEPS = 40
@@ -218,13 +218,13 @@ def test_a_moment_is_within_its_own_day_in_every_zone_whatever_its_clocks_do(att
 
 def without_clock_days(monkeypatch) -> None:
     monkeypatch.setattr(
-        retention, "may_go", lambda day, today, last, _clock_days, rules: retention.is_old(day.name, today, last, rules)
+        policy, "may_go", lambda day, today, last, _clock_days, rules: policy.is_old(day.name, today, last, rules)
     )
 
 
 def without_today(monkeypatch) -> None:
-    as_it_is = retention.is_past
-    monkeypatch.setattr(retention, "is_past", lambda name, today, rules: name == today or as_it_is(name, today, rules))
+    as_it_is = policy.is_past
+    monkeypatch.setattr(policy, "is_past", lambda name, today, rules: name == today or as_it_is(name, today, rules))
     monkeypatch.setattr(budget.Budget, "today", property(lambda self: self._store.now()[:10]))
 
 

@@ -16,7 +16,6 @@ from medium import Log, SyncAll
 from recorder import Recorder
 
 from sightlog.protocol.messages import Position
-from sightlogd import purge
 from sightlogd.backups.backup import Backup
 from sightlogd.backups.check import check, is_backup
 from sightlogd.backups.manifest import Manifest, Unusable
@@ -24,6 +23,7 @@ from sightlogd.backups.restore import Restore
 from sightlogd.daylogs import reconcile
 from sightlogd.daylogs.writer import DayLogs
 from sightlogd.directory import Directory
+from sightlogd.retention import purge
 from sightlogd.store import DATABASE, Store
 
 DEST = "stick"

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from sightlog import Event
 from sightlog.protocol.encoding import encode_record
 from sightlog.protocol.messages import START, Position
-from sightlogd import purge
 from sightlogd.daylogs import backlog
 from sightlogd.daylogs.backlog import Backlog
 from sightlogd.daylogs.writer import DayLogs
 from sightlogd.protocol.decoder import AmendmentRecord, DetectionRecord, EventRecord, decode_record
 from sightlogd.protocol.session import Parcel, Session
+from sightlogd.retention import purge
 from sightlogd.store import Store
 from sightlogd.store.written import AmendmentKept, EventAmended, EventsStored, Subject
 

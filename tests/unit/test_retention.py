@@ -6,7 +6,7 @@ from datetime import date, timedelta
 
 import pytest
 
-from sightlogd.retention import (
+from sightlogd.retention.policy import (
     Day,
     Level,
     Plan,

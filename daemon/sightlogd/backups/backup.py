@@ -16,11 +16,12 @@ from typing import Final
 
 from sightlog.protocol.encoding import format_time
 from sightlog.records import now_utc
-from sightlogd import lock, purge
+from sightlogd import lock
 from sightlogd.daylogs.days import EVENTS, folders
 from sightlogd.directory import Odd, open_file
 from sightlogd.errors import EXIT_IO_ERROR, EXIT_STORAGE_FULL, EXIT_TRY_AGAIN, Stop
-from sightlogd.retention import gigabytes
+from sightlogd.retention import purge
+from sightlogd.retention.policy import gigabytes
 from sightlogd.store import DATABASE
 from sightlogd.store.tools import copying
 from sightlogd.store.tools.copying import Damaged

@@ -11,7 +11,7 @@ from pathlib import Path
 from sightlogd.directory import Directory, Odd
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_TRY_AGAIN, Stop
 from sightlogd.findings import Finding, Kind
-from sightlogd.retention import gigabytes
+from sightlogd.retention.policy import gigabytes
 from sightlogd.store import DATABASE
 from sightlogd.store.tools import copying
 from sightlogd.store.tools.copying import Damaged

@@ -13,7 +13,7 @@ from sightlogd.daylogs.days import EVENTS, INCOMING
 from sightlogd.daylogs.own import PICTURE, event_of
 from sightlogd.daylogs.tails import whole_size
 from sightlogd.directory import Directory, Odd
-from sightlogd.files.orphans import ON_ITS_WAY_SECONDS
+from sightlogd.retention.orphans import ON_ITS_WAY_SECONDS
 from sightlogd.store.schema import NOTHING_FOREIGN, Schema
 from sightlogd.store.tools.view import View
 

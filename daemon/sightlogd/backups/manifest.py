@@ -20,7 +20,7 @@ from sightlogd.daylogs.own import is_event_id
 from sightlogd.directory import Directory, Odd
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR
 from sightlogd.protocol.decoder import DECODE_ERRORS
-from sightlogd.purge import leaving_of
+from sightlogd.retention.purge import leaving_of
 from sightlogd.store import DATABASE
 
 NAME: Final = "backup.json"

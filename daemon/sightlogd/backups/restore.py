@@ -25,7 +25,7 @@ from sightlogd.daylogs.writer import FILE_MODE as LOG_MODE
 from sightlogd.directory import DIRECTORY_MODE, Directory
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop
 from sightlogd.lock import Lock
-from sightlogd.retention import gigabytes
+from sightlogd.retention.policy import gigabytes
 from sightlogd.store import DATABASE
 from sightlogd.store.guard import Guard, made_by_another
 from sightlogd.store.opening import RESTORED, RESTORING

@@ -14,7 +14,7 @@ from sightlogd.backups.copier import Report
 from sightlogd.config import Config
 from sightlogd.durable import UMASK
 from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION
-from sightlogd.retention import gigabytes
+from sightlogd.retention.policy import gigabytes
 from sightlogd.store import DATABASE
 
 from .options import add_command

@@ -10,15 +10,15 @@ from datetime import date
 from typing import TYPE_CHECKING, Final
 
 from sightlogd import control, datadir, logs, purge_command
-from sightlogd.budget import Budget
 from sightlogd.config import Config
 from sightlogd.control import PurgeRequest
 from sightlogd.daylogs.writer import DayLogs
 from sightlogd.durable import UMASK
 from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_TRY_AGAIN, Stop, WriteRefused
 from sightlogd.lock import Lock, is_held
-from sightlogd.purge import finish, kept_files, unfinished
-from sightlogd.storage import Storage
+from sightlogd.retention.budget import Budget
+from sightlogd.retention.purge import finish, kept_files, unfinished
+from sightlogd.retention.usage import Storage
 from sightlogd.store import Store
 from sightlogd.store.tools.offline import StillStore
 

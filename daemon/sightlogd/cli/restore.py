@@ -12,7 +12,7 @@ from sightlogd.backups.restore import Restore
 from sightlogd.config import Config
 from sightlogd.durable import UMASK
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, Stop
-from sightlogd.retention import gigabytes
+from sightlogd.retention.policy import gigabytes
 from sightlogd.store import DATABASE
 
 from .options import add_command, as_owner, check_user

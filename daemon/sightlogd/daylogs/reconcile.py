@@ -10,8 +10,8 @@ import json
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Final
 
-from sightlogd import purge
 from sightlogd.protocol.decoder import WHOLE_BYTES_MAX, AmendmentRecord, decode_record
+from sightlogd.retention import purge
 from sightlogd.store import Store
 from sightlogd.store.log_marks import EventRow
 from sightlogd.store.written import AmendmentKept

@@ -11,17 +11,17 @@ from typing import Final
 
 import structlog
 
-from . import purge, retention
-from .config import Config
-from .config import Storage as Limits
-from .daylogs.days import EVENTS
-from .daylogs.writer import DayLogs
-from .errors import EXIT_STORAGE_FULL, STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
-from .files import orphans
-from .logs import RateLimit
-from .retention import Day, Level, Plan, Rules, StorageStats
-from .storage import Storage
-from .store import Store
+from sightlogd.config import Config
+from sightlogd.config import Storage as Limits
+from sightlogd.daylogs.days import EVENTS
+from sightlogd.daylogs.writer import DayLogs
+from sightlogd.errors import EXIT_STORAGE_FULL, STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
+from sightlogd.logs import RateLimit
+from sightlogd.store import Store
+
+from . import orphans, policy, purge
+from .policy import Day, Level, Plan, Rules, StorageStats
+from .usage import Storage
 
 log = structlog.get_logger()
 
@@ -189,7 +189,7 @@ class Budget:
             self.removing = False
             self._storage.forget(day.name)
             yield from self._count_rows()
-            text = f"removed {day.name}: {retention.gigabytes(day.bytes)} freed, {day.contents}"
+            text = f"removed {day.name}: {policy.gigabytes(day.bytes)} freed, {day.contents}"
             if kept:
                 text += f"; {purge.kept_files(kept, day.name)}"
                 yield from self._storage.recount_day(day.name)
@@ -231,8 +231,8 @@ class Budget:
     def old_days(self, wanted: Callable[[str], bool] = lambda _: True, *, force: bool = False) -> Iterator[Day]:
         """Of the wanted days those that may go, in the order in which they do; with `force` all but today."""
         today, last_day, clock_days = self.today, self._last_day(), self._store.clock_days()
-        for name in retention.in_order(self._days(), last_day):
-            is_old = force or retention.is_old(name, today, last_day, self._rules)
+        for name in policy.in_order(self._days(), last_day):
+            is_old = force or policy.is_old(name, today, last_day, self._rules)
             if name == today or not is_old or not wanted(name):
                 continue
             day = self._day(name)
@@ -240,7 +240,7 @@ class Budget:
                 day.events or day.observations
             ):
                 continue
-            if force or retention.may_go(day, today, last_day, clock_days, self._rules):
+            if force or policy.may_go(day, today, last_day, clock_days, self._rules):
                 yield day
 
     def _day(self, name: str) -> Day:
@@ -256,17 +256,17 @@ class Budget:
         # A reader that holds up the checkpoint makes the WAL grow: no day has to go for that.
         stats = self.measure()
         stats = replace(stats, total_bytes=stats.total_bytes - self._storage.wal_excess)
-        if retention.level_of(stats) is Level.FINE:
+        if policy.level_of(stats) is Level.FINE:
             return Plan()
         rules = self._rules._replace(share_max=1.0) if force else self._rules
-        return retention.plan(self.old_days(lambda name: name not in self._stuck, force=force), stats, rules)
+        return policy.plan(self.old_days(lambda name: name not in self._stuck, force=force), stats, rules)
 
     def nothing_may_go(self) -> str:
         """Why the plan is empty."""
         last_day = self._last_day()
         ahead = sorted(name for name in self._days() if name > last_day)
         future = (
-            f" {len(ahead)} are ahead of the clock, {retention.span(ahead)}: a sensor's clock is wrong. They go first, "
+            f" {len(ahead)} are ahead of the clock, {policy.span(ahead)}: a sensor's clock is wrong. They go first, "
             "once they are not written to any more; `sightlogd purge --day DAY --force` removes one now."
             if ahead
             else ""
@@ -297,13 +297,13 @@ class Budget:
             return
         try:
             stats = self.measure()
-            if retention.level_of(stats) is Level.OVER and self._storage.wal_excess:
+            if policy.level_of(stats) is Level.OVER and self._storage.wal_excess:
                 self._store.cut_wal()  # the reader that held it up may be gone, and no commit would find that out
                 stats = self.measure()
         except (OSError, WriteRefused) as error:
             self._warn(f"cannot measure the storage: {error}")
             return
-        level = retention.level_of(stats)
+        level = policy.level_of(stats)
         if level is not self._level:
             self._level, self._told = level, RateLimit(REPEAT_SECONDS)
         if level is Level.WARN:
@@ -323,7 +323,7 @@ class Budget:
     def _begin_to_make_room(self, stats: StorageStats) -> None:
         plan = self.plan()
         if plan.days:
-            going = retention.span([day.name for day in plan.days])
+            going = policy.span([day.name for day in plan.days])
             self._warn(f"Storage at {self._described(stats)}, removing {going}")
             self._rotating = True
             self._do_now(self._rotate())
@@ -349,7 +349,7 @@ class Budget:
 
     def _is_own_limit(self, stats: StorageStats) -> bool:
         """And not what the disk has left."""
-        return stats.limit_bytes >= int(self._limits.max_storage_gb * retention.GB)
+        return stats.limit_bytes >= int(self._limits.max_storage_gb * policy.GB)
 
     def _way_out(self, stats: StorageStats) -> str:
         if stats.is_short_of_files:
@@ -362,7 +362,7 @@ class Budget:
             return f"{stats}, and {self._storage.free_files:,} inodes are left"
         if self._is_own_limit(stats):
             return str(stats)
-        used, free = map(retention.gigabytes, (stats.total_bytes, self._storage.free_bytes))
+        used, free = map(policy.gigabytes, (stats.total_bytes, self._storage.free_bytes))
         return f"{used}, and the disk has {free} free where keep_free_gb is {limits.keep_free_gb:g}"
 
     def _warn(self, text: str) -> None:

@@ -22,13 +22,13 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from . import durable
-from .daylogs.days import EVENTS, TRASH, folders, is_day, make_folder
-from .daylogs.own import event_of, is_own
-from .daylogs.writer import DayLogs
-from .directory import Directory
-from .errors import WriteRefused
-from .store import Store
+from sightlogd import durable
+from sightlogd.daylogs.days import EVENTS, TRASH, folders, is_day, make_folder
+from sightlogd.daylogs.own import event_of, is_own
+from sightlogd.daylogs.writer import DayLogs
+from sightlogd.directory import Directory
+from sightlogd.errors import WriteRefused
+from sightlogd.store import Store
 
 log = structlog.get_logger()
 

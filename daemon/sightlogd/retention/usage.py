@@ -9,13 +9,14 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Final
 
-from .config import Storage as Limits
-from .daylogs.days import EVENTS, folders, is_day
-from .daylogs.own import is_own
-from .directory import open_file
-from .durable import FILE_MODE, allocated
-from .retention import GB, StorageStats, measured
-from .store import DATABASE, WAL_BYTES_KEPT
+from sightlogd.config import Storage as Limits
+from sightlogd.daylogs.days import EVENTS, folders, is_day
+from sightlogd.daylogs.own import is_own
+from sightlogd.directory import open_file
+from sightlogd.durable import FILE_MODE, allocated
+from sightlogd.store import DATABASE, WAL_BYTES_KEPT
+
+from .policy import GB, StorageStats, measured
 
 BALLAST: Final = "ballast"
 BALLAST_BYTES: Final = 8 * 1024 * 1024
