@@ -28,14 +28,14 @@ from .control import Client, Control, PurgeRequest, Request
 from .errors import EXIT_STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
 from .logs import WARNING_SECONDS, RateLimit, Warnings
 from .maintenance import Maintenance
-from .metrics import Metrics
+from .metrics.metrics import Metrics
+from .metrics.process import give_back, resident_bytes
 from .protocol.batch import Batch, BatchLimits, Reason
 from .protocol.session import Session, Sessions
 from .store import FilesGone, Store, Written
 from .transport.local import Listener
 from .transport.remote import open_remote
 from .transport.sockets import Doors
-from .usage import give_back, resident_bytes
 from .watchdog import STOPS, Watchdog
 
 log = structlog.get_logger()

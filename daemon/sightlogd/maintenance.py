@@ -20,9 +20,9 @@ from .daylogs.days import prepare
 from .daylogs.writer import DayLogs
 from .errors import EXIT_IO_ERROR, EXIT_TRY_AGAIN, STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
 from .logs import Warnings
-from .metrics import PRODUCERS_MAX, Metrics
+from .metrics.metrics import PRODUCERS_MAX, Metrics
+from .metrics.report import Reporter
 from .protocol.session import Parcel
-from .report import Reporter
 from .retention.budget import Budget
 from .retention.usage import Storage
 from .store import Store

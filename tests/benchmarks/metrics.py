@@ -28,8 +28,8 @@ FLUSH_SECONDS = 10.0
 def run_timed(file: Path, arguments: list[str]) -> int:
     """sightlogd that writes to `file` at its end how long its metrics and everything took, in CPU seconds."""
     from sightlogd.__main__ import main as sightlogd
-    from sightlogd.metrics import Metrics
-    from sightlogd.report import Reporter
+    from sightlogd.metrics.metrics import Metrics
+    from sightlogd.metrics.report import Reporter
 
     taken = {"report": 0.0, "committed": 0.0, "told": 0.0}
     calls = dict.fromkeys(taken, 0)

@@ -21,7 +21,7 @@ from sightlog.protocol import messages
 from sightlog.protocol.encoding import encode_record
 from sightlog.protocol.messages import START, Position
 from sightlogd.daylogs.writer import DayLogs
-from sightlogd.metrics import PictureCounts
+from sightlogd.metrics.metrics import PictureCounts
 from sightlogd.protocol.decoder import decode_record
 from sightlogd.protocol.session import Parcel, Session
 from sightlogd.store import Store

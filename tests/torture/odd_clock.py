@@ -14,8 +14,9 @@ from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Self
 
-from sightlogd import clock, ingest, report
+from sightlogd import clock, ingest
 from sightlogd.__main__ import main
+from sightlogd.metrics import report
 from sightlogd.store import store
 
 off = Path(sys.argv[1])

@@ -17,7 +17,7 @@ from mutations import Mutator
 
 from sightlog.protocol import messages as wire
 from sightlog.protocol.messages import Limits, Position
-from sightlogd.metrics import Metrics
+from sightlogd.metrics.metrics import Metrics
 from sightlogd.protocol.batch import Batch, BatchLimits, Reason
 from sightlogd.protocol.decoder import Refusal
 from sightlogd.protocol.session import Answer, Sessions

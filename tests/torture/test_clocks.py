@@ -258,7 +258,7 @@ MAY_READ_THE_WALL_CLOCK = {
     "clients/sightlog/reader/reader.py",  # what is ahead of it
     "clients/sightlog/cli/commands/demo.py", "clients/sightlog/cli/times.py", "clients/sightlog/cli/commands/events.py",
     "clients/sightlog/cli/commands/status.py", "daemon/sightlogd/audit.py", "daemon/sightlogd/ingest.py",
-    "daemon/sightlogd/report.py", "daemon/sightlogd/store/tools/offline.py", "daemon/sightlogd/store/store.py",
+    "daemon/sightlogd/metrics/report.py", "daemon/sightlogd/store/tools/offline.py", "daemon/sightlogd/store/store.py",
 }  # fmt: skip
 reads_it = re.compile(
     r"\b(time\.time(_ns)?\(|datetime\.(now|today|utcnow)\(|date\.today\(|localtime\(\)|gmtime\(\))"

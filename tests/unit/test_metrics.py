@@ -12,11 +12,11 @@ from sightlog import Event
 from sightlog.protocol import encoding
 from sightlog.protocol.accounts import Settled
 from sightlog.protocol.messages import START, Position
-from sightlogd import prometheus
-from sightlogd.metrics import INFERENCES_MAX, WINDOW_VALUES_MAX, Metrics, MetricsSnapshot, Usage, Window
+from sightlogd.metrics import prometheus
+from sightlogd.metrics.metrics import INFERENCES_MAX, WINDOW_VALUES_MAX, Metrics, MetricsSnapshot, Usage, Window
+from sightlogd.metrics.report import status_line
 from sightlogd.protocol.decoder import Telemetry, decode_record
 from sightlogd.protocol.session import Parcel, Session, Told
-from sightlogd.report import status_line
 
 START_AT = datetime(2026, 11, 20, 10, tzinfo=UTC)
 EPOCH = int(START_AT.timestamp() * 1000) + 5

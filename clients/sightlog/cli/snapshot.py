@@ -18,7 +18,7 @@ TAIL_BYTES: Final = 256 * 1024
 _TRIES: Final = 3
 
 Snapshot = Mapping[str, Any]
-"""See sightlogd.metrics.MetricsSnapshot."""
+"""See sightlogd.metrics.metrics.MetricsSnapshot."""
 
 
 def last_snapshot(data_dir: Path) -> Snapshot | None:

@@ -32,7 +32,7 @@ from sightlogd.daylogs.writer import DayLogs
 from sightlogd.directory import Odd, open_file
 from sightlogd.errors import STORAGE_FULL, WriteRefused
 from sightlogd.logs import Warnings
-from sightlogd.metrics import PictureCounts
+from sightlogd.metrics.metrics import PictureCounts
 from sightlogd.protocol.decoder import EventRecord
 from sightlogd.protocol.session import Parcel
 from sightlogd.room import ran_out

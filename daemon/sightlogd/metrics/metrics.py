@@ -20,10 +20,9 @@ from sightlog.protocol import messages
 from sightlog.protocol.accounts import Settled, account
 from sightlog.protocol.messages import DUPLICATE, REJECTED, Position
 from sightlog.publisher.telemetry import COUNTERS
-
-from .protocol.decoder import EventRecord
-from .protocol.session import SESSIONS_MAX, Parcel, Told
-from .store.schema import NOTHING_FOREIGN, Schema
+from sightlogd.protocol.decoder import EventRecord
+from sightlogd.protocol.session import SESSIONS_MAX, Parcel, Told
+from sightlogd.store.schema import NOTHING_FOREIGN, Schema
 
 WINDOW_VALUES_MAX: Final = 1_000
 LATENCIES_A_BATCH_MAX: Final = 10

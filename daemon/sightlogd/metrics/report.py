@@ -21,15 +21,16 @@ import structlog
 
 from sightlog.protocol.accounts import Settled
 from sightlog.protocol.encoding import format_time
+from sightlogd import durable
+from sightlogd.directory import open_file
+from sightlogd.durable import FILE_MODE
+from sightlogd.errors import WriteRefused
+from sightlogd.logs import RateLimit
+from sightlogd.retention.policy import StorageStats
 
-from . import durable, prometheus
-from .directory import open_file
-from .durable import FILE_MODE
-from .errors import WriteRefused
-from .logs import RateLimit
+from . import prometheus
 from .metrics import Metrics, MetricsSnapshot
-from .retention.policy import StorageStats
-from .usage import usage
+from .process import usage
 
 log = structlog.get_logger()
 

@@ -7,7 +7,8 @@ import os
 import time
 from pathlib import Path
 
-from . import descriptors
+from sightlogd import descriptors
+
 from .metrics import Usage
 
 _PROC = Path("/proc/self")

@@ -1,1 +1,0 @@
-"""What an event leaves in its day's folder."""

@@ -1,0 +1,1 @@
+"""What the daemon counts and measures, and where that is written."""
