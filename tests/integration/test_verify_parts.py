@@ -17,10 +17,10 @@ from conftest import wait_for
 from pictures import jpeg
 
 from sightlog import Detection, Event, Observation
-from sightlogd import audit
 from sightlogd.__main__ import main
 from sightlogd.daylogs.lines import DayLine, encode_lines
 from sightlogd.daylogs.reconcile import line_of_observation, line_of_row
+from sightlogd.recovery import audit
 from sightlogd.store import log_marks, ranges
 
 AT = datetime.now(UTC).replace(hour=12) - timedelta(days=2)

@@ -27,7 +27,7 @@ from sightlogd.daylogs.writer import DayLogs
 from sightlogd.errors import Stop
 from sightlogd.lock import Lock
 from sightlogd.protocol.session import Sessions
-from sightlogd.rebuild import rebuild_from_logs
+from sightlogd.recovery.rebuild import rebuild_from_logs
 from sightlogd.retention import purge
 from sightlogd.retention.purge import unfinished
 from sightlogd.store import Store

@@ -28,11 +28,12 @@ from sightlog.errors import SpoolDamaged, SpoolFull
 from sightlog.protocol.messages import START, Position
 from sightlog.spool.spool import Spool
 from sightlogd import config as configuration
-from sightlogd import ingest, maintenance, rebuild, service
+from sightlogd import ingest, maintenance, service
 from sightlogd.backups.backup import Backup
 from sightlogd.backups.restore import Restore
 from sightlogd.errors import Stop
 from sightlogd.logs import set_up
+from sightlogd.recovery import rebuild
 from sightlogd.retention import budget
 from sightlogd.store import resolved as settled
 from sightlogd.store import store

@@ -22,7 +22,7 @@ from lab import often
 from sightlog import Event, Observation
 from sightlog.protocol.encoding import format_time
 from sightlogd.calendar import Days
-from sightlogd.rebuild import rebuild_from_logs
+from sightlogd.recovery.rebuild import rebuild_from_logs
 from sightlogd.retention import budget, policy
 
 WALKS = often(25, 200)
@@ -257,7 +257,7 @@ MAY_READ_THE_WALL_CLOCK = {
     "clients/sightlog/protocol/encoding.py",  # in a message, as advice
     "clients/sightlog/reader/reader.py",  # what is ahead of it
     "clients/sightlog/cli/commands/demo.py", "clients/sightlog/cli/times.py", "clients/sightlog/cli/commands/events.py",
-    "clients/sightlog/cli/commands/status.py", "daemon/sightlogd/audit.py", "daemon/sightlogd/ingest.py",
+    "clients/sightlog/cli/commands/status.py", "daemon/sightlogd/recovery/audit.py", "daemon/sightlogd/ingest.py",
     "daemon/sightlogd/metrics/report.py", "daemon/sightlogd/store/tools/offline.py", "daemon/sightlogd/store/store.py",
 }  # fmt: skip
 reads_it = re.compile(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sightlogd.directory import Directory, Odd
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_TRY_AGAIN, Stop
-from sightlogd.findings import Finding, Kind
+from sightlogd.recovery.findings import Finding, Kind
 from sightlogd.retention.policy import gigabytes
 from sightlogd.store import DATABASE
 from sightlogd.store.tools import copying

@@ -14,7 +14,7 @@ from sightlogd.config import Config
 from sightlogd.daylogs.days import EVENTS, folders
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, Stop
 from sightlogd.lock import Lock
-from sightlogd.rebuild import Rebuilt, rebuild_from_logs
+from sightlogd.recovery.rebuild import Rebuilt, rebuild_from_logs
 from sightlogd.store import DATABASE
 
 from .options import add_command, as_owner, check_user

@@ -18,11 +18,10 @@ import msgspec
 from sightlog.protocol.encoding import format_time
 from sightlog.reader.reader import COLUMNS
 from sightlog.records import now_utc
-
-from .calendar import Days
-from .daylogs.days import EVENTS, folders
-from .daylogs.index import lines_of
-from .daylogs.lines import (
+from sightlogd.calendar import Days
+from sightlogd.daylogs.days import EVENTS, folders
+from sightlogd.daylogs.index import lines_of
+from sightlogd.daylogs.lines import (
     AMENDABLE,
     AmendmentLine,
     EventLine,
@@ -33,13 +32,14 @@ from .daylogs.lines import (
     decode_line,
     fault_of,
 )
-from .daylogs.writer import JSON_NAME
-from .dayranges import Folder
-from .directory import Directory, Odd
+from sightlogd.daylogs.writer import JSON_NAME
+from sightlogd.dayranges import Folder
+from sightlogd.directory import Directory, Odd
+from sightlogd.store.log_marks import EventRow
+from sightlogd.store.texts import Face
+from sightlogd.store.tools.refill import Pending, Refill, make
+
 from .findings import FINDINGS_MAX
-from .store.log_marks import EventRow
-from .store.texts import Face
-from .store.tools.refill import Pending, Refill, make
 
 ID_MAX: Final = 2**53
 """No database has as many events: a bit has flipped, and ids that follow have to have room."""

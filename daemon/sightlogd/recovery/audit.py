@@ -17,19 +17,20 @@ from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, Final
 
-from .daylogs.days import EVENTS, HeldFolder, folders
-from .daylogs.index import LogLines, numbered, read_lines
-from .daylogs.lines import DayLine, EventLine, ObservationLine, PersonLine, Replay, fault_of
-from .daylogs.own import PICTURE, is_own
-from .daylogs.reconcile import line_of_observation, line_of_row
-from .daylogs.writer import JSON_NAME
-from .directory import Odd, open_file
+from sightlogd.daylogs.days import EVENTS, HeldFolder, folders
+from sightlogd.daylogs.index import LogLines, numbered, read_lines
+from sightlogd.daylogs.lines import DayLine, EventLine, ObservationLine, PersonLine, Replay, fault_of
+from sightlogd.daylogs.own import PICTURE, is_own
+from sightlogd.daylogs.reconcile import line_of_observation, line_of_row
+from sightlogd.daylogs.writer import JSON_NAME
+from sightlogd.directory import Odd, open_file
+from sightlogd.retention import purge
+from sightlogd.retention.orphans import ON_ITS_WAY_SECONDS
+from sightlogd.store.log_marks import EventRow
+from sightlogd.store.tools.view import View
+from sightlogd.thumbnails import formats
+
 from .findings import FINDINGS_MAX, Finding, Kind
-from .retention import purge
-from .retention.orphans import ON_ITS_WAY_SECONDS
-from .store.log_marks import EventRow
-from .store.tools.view import View
-from .thumbnails import formats
 
 PAGE: Final = 500
 SUSPECTS_MAX: Final = 5_000

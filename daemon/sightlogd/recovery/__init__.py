@@ -1,0 +1,1 @@
+"""Comparing the day folders with the database, and making a database of day folders."""
