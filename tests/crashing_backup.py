@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sightlogd.__main__ import main
-from sightlogd.backups import files
+from sightlogd.backups import io
 from sightlogd.backups.manifest import Writer
 from sightlogd.directory import Directory
 from sightlogd.store.tools import copying
@@ -45,13 +45,13 @@ def half_then_die(fd: int, data: bytes) -> None:
     write_all(fd, data)
 
 
-write_all = files.write_all
+write_all = io.write_all
 
 if __name__ == "__main__":
     for module, names in (
         (os, ("replace", "rename", "ftruncate", "rmdir")),
         (Directory, ("create", "remove")),
-        (files, ("sync",)),
+        (io, ("sync",)),
         (copying, ("copy", "finish", "to_wal")),
         (Writer, ("add", "end", "close")),
         (shutil, ("rmtree",)),
@@ -59,5 +59,5 @@ if __name__ == "__main__":
     ):
         for name in names:
             setattr(module, name, or_die(getattr(module, name)))
-    files.write_all = half_then_die
+    io.write_all = half_then_die
     sys.exit(main(sys.argv[2:]))

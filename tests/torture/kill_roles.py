@@ -24,7 +24,7 @@ from sightlog import Amendment, Detection, Event, Observation, Publisher, Reader
 from sightlog.reader import rows
 from sightlogd import maintenance
 from sightlogd.__main__ import main
-from sightlogd.backups import files
+from sightlogd.backups import io
 from sightlogd.daylogs import reconcile
 from sightlogd.retention import purge
 from sightlogd.store import store
@@ -43,9 +43,7 @@ def _make_things_happen_often() -> None:
     reconcile.MARK_EVENTS = 30
     sightlog.spool.spool.SEGMENT_REUSE_BYTES = 4_096
     sightlog.reader.reader._PAGE_ROWS = 50
-    files.sync = lambda _directory: (
-        None
-    )  # syncfs waits for whatever else the machine writes; SIGKILL does not ask for it
+    io.sync = lambda _directory: None  # syncfs waits for whatever else the machine writes; SIGKILL does not ask for it
 
     decoder = Thumbnails._decoder
 

@@ -17,7 +17,7 @@ from unittest import mock
 import apsw
 from medium import ROOT, Cut, Entry, Log, Mark, Names, Sync, SyncAll, SyncFailed, SyncNames, Write
 
-from sightlogd.backups import files
+from sightlogd.backups import io as files
 
 VFS = "recorder"
 

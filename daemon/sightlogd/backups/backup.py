@@ -27,7 +27,7 @@ from sightlogd.store.tools import copying
 from sightlogd.store.tools.copying import Damaged
 from sightlogd.store.tools.view import View
 
-from . import files, source
+from . import io, source
 from .copier import Copier, Report, Show
 from .manifest import MODE, End, Entry, Former
 from .target import KEPT, Target
@@ -76,7 +76,7 @@ class Backup:
     def _target(self, created: str, now: str) -> Iterator[Target]:
         target = Target(self._directory, self._data_dir, created, now)
         try:
-            with files.explained(self._directory, KEPT):
+            with io.explained(self._directory, KEPT):
                 yield target
         finally:
             target.close()
@@ -96,7 +96,7 @@ class Backup:
                     if entry is None or (file.size, file.mtime_ns) != (entry.size, entry.mtime_ns):
                         there = entry.size if entry and file.name in source.LOGS else 0
                         need += -(-max(0, file.size - there) // block) * block
-        free = files.free_bytes(self._directory)
+        free = io.free_bytes(self._directory)
         if need > free:
             raise Stop(
                 EXIT_STORAGE_FULL,
@@ -170,7 +170,7 @@ class Backup:
     def _entry_of(self, target: Target) -> Entry:
         try:
             entry = target.entry_of_database()
-        except files.Unreadable as error:
+        except io.Unreadable as error:
             raise Stop(
                 EXIT_IO_ERROR, f"cannot read {self._directory / DATABASE}: {error}. {KEPT}. Look at that disk"
             ) from error
@@ -197,7 +197,7 @@ class Backup:
             report.aside = self._directory / target.aside
             for name in (DATABASE, f"{DATABASE}-wal"):
                 self._copy_raw(name, target, f"{target.aside}/{name}")
-        files.sync(target.held)
+        io.sync(target.held)
 
     def _copy_raw(self, name: str, target: Target, path: str) -> None:
         try:
@@ -210,10 +210,8 @@ class Backup:
         try:
             to = target.held.create(path, MODE)
             try:
-                size = files.read_into(
-                    fd, os.fstat(fd).st_size, hashlib.sha256(), lambda data: files.write_all(to, data)
-                )
-            except files.Unreadable as error:
+                size = io.read_into(fd, os.fstat(fd).st_size, hashlib.sha256(), lambda data: io.write_all(to, data))
+            except io.Unreadable as error:
                 self._report.unreadable.append(f"{name}: {error}")
                 size = os.fstat(to).st_size
             finally:

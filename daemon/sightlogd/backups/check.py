@@ -16,8 +16,8 @@ from sightlogd.store import DATABASE
 from sightlogd.store.tools import copying
 from sightlogd.store.tools.copying import Damaged
 
-from . import files, manifest
-from .files import Unreadable
+from . import io, manifest
+from .io import Unreadable
 from .manifest import Manifest, Unusable
 
 
@@ -47,11 +47,11 @@ def _compare(directory: Directory, backup: Manifest, show: Callable[[str], None]
     database = None
     for entry in backup.entries():
         show(f"{gigabytes(done)} of {gigabytes(end.bytes)}")
-        stored = files.stored_name(entry.path)
+        stored = io.stored_name(entry.path)
         said = "is not there"
-        for place in files.places(stored, replaced=entry.replaced):
+        for place in io.places(stored, replaced=entry.replaced):
             try:
-                digest = files.hash_of(directory, place, entry.size)
+                digest = io.hash_of(directory, place, entry.size)
             except (Odd, Unreadable) as error:
                 said = f"cannot be read: {error}"
                 continue

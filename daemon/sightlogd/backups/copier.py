@@ -18,7 +18,7 @@ from sightlogd.store.schema import NOTHING_FOREIGN, Schema
 from sightlogd.store.tools.view import View
 
 from . import source
-from .files import Unreadable
+from .io import Unreadable
 from .manifest import Entry, is_expected
 from .source import LOGS, NotedDay, SourceFile
 from .target import Target

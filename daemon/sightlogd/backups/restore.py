@@ -33,8 +33,8 @@ from sightlogd.store.schema import NOTHING_FOREIGN
 from sightlogd.store.tools import copying
 from sightlogd.store.tools.copying import Damaged
 
-from . import files, manifest
-from .files import Unreadable
+from . import io, manifest
+from .io import Unreadable
 from .manifest import End, Entry, Manifest, Unusable
 from .source import LOGS
 
@@ -75,25 +75,25 @@ class Restore:
             there = data.lstat(RESTORED)
             if there is not None and stat.S_ISDIR(there.st_mode):
                 self._check_only_restored()
-                with files.explained(self._data_dir, "The rest is done when this is run again"):
+                with io.explained(self._data_dir, "The rest is done when this is run again"):
                     self._put_in_place(data)
                 return None
             self._check_empty()
             source, backup, end = self._opened(held)
             try:
-                with files.explained(self._data_dir, KEPT):
+                with io.explained(self._data_dir, KEPT):
                     shutil.rmtree(RESTORING, ignore_errors=True, dir_fd=data.fd)
                     self._check_room(end)
                     os.mkdir(RESTORING, DIRECTORY_MODE, dir_fd=data.fd)
                     with data.folder(RESTORING) as restoring:
                         self._copy(source, backup, end, restoring)
                         self._check(end, restoring)
-                    files.sync(data)
+                    io.sync(data)
                     data.rename(RESTORING, RESTORED)
-                    files.sync(data)
+                    io.sync(data)
             finally:
                 shutil.rmtree(RESTORING, ignore_errors=True, dir_fd=data.fd)
-            with files.explained(self._data_dir, "Run this again: all is copied and has only to be put in place"):
+            with io.explained(self._data_dir, "Run this again: all is copied and has only to be put in place"):
                 self._put_in_place(data)
             return end
 
@@ -164,7 +164,7 @@ class Restore:
 
     def _unreadable(self, path: str, reason: str) -> Stop:
         """Of what nothing goes without."""
-        return Stop(EXIT_IO_ERROR, f"cannot read {self._source / files.stored_name(path)}: {reason}. {self._else()}")
+        return Stop(EXIT_IO_ERROR, f"cannot read {self._source / io.stored_name(path)}: {reason}. {self._else()}")
 
     def _denied(self, path: Path) -> Stop:
         return Stop(
@@ -174,7 +174,7 @@ class Restore:
         )
 
     def _check_room(self, end: End) -> None:
-        free = files.free_bytes(self._data_dir)
+        free = io.free_bytes(self._data_dir)
         if end.bytes > free:
             raise Stop(
                 EXIT_STORAGE_FULL,
@@ -197,9 +197,9 @@ class Restore:
             restoring.make_folder(f"{TRASH}/{name}").close()
 
     def _copy_file(self, source: Directory, entry: Entry, restoring: Directory) -> None:
-        stored = files.stored_name(entry.path)
+        stored = io.stored_name(entry.path)
         said = "it is not there"
-        for place in files.places(stored, replaced=entry.replaced):
+        for place in io.places(stored, replaced=entry.replaced):
             try:
                 if self._copied(source, place, entry, restoring):
                     return
@@ -231,7 +231,7 @@ class Restore:
                 return False
             to = restoring.create(entry.path, manifest.MODE)
             try:
-                size = files.read_into(fd, entry.size, digest, lambda data: files.write_all(to, data))
+                size = io.read_into(fd, entry.size, digest, lambda data: io.write_all(to, data))
                 if entry.path.rpartition("/")[2] in LOGS:
                     os.fchmod(to, LOG_MODE)
                 # The next backup of this store to the same place has not to copy it again.
@@ -269,7 +269,7 @@ class Restore:
                 with contextlib.suppress(FileNotFoundError):
                     os.rmdir(name, dir_fd=data.fd)  # empty, or this is not ours to touch
             data.rename(f"{RESTORED}/{EVENTS}", EVENTS)
-            files.sync(data)
+            io.sync(data)
         database = self._data_dir / RESTORED / DATABASE
         if data.lstat(f"{RESTORED}/{DATABASE}") is not None:
             # Guarded before it has its name, and never in the place of one that a daemon made meanwhile.
@@ -278,9 +278,9 @@ class Restore:
                     durable.put(database, self._data_dir / DATABASE)
                 except FileExistsError as error:
                     raise made_by_another(self._data_dir / DATABASE) from error
-            files.sync(data)
+            io.sync(data)
         os.rmdir(RESTORED, dir_fd=data.fd)
-        files.sync(data)
+        io.sync(data)
 
 
 def _is_free(events: Path) -> bool:

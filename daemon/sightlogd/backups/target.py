@@ -23,8 +23,8 @@ from sightlogd.directory import DIRECTORY_MODE, Directory, user_for
 from sightlogd.errors import EXIT_CONFIG, EXIT_TRY_AGAIN, Stop
 from sightlogd.store import DATABASE
 
-from . import files, manifest
-from .files import Unreadable
+from . import io, manifest
+from .io import Unreadable
 from .manifest import End, Entry, Header, Manifest, Unusable, Writer
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Target:
         self._header = Header(manifest.FORMAT, sightlog.__version__, str(source.resolve()), created, now)
         # Root's files would be in the way of the next backup by the daemon's user.
         self._user = user_for(source)
-        with contextlib.ExitStack() as held, files.explained(directory, KEPT):
+        with contextlib.ExitStack() as held, io.explained(directory, KEPT):
             if not directory.is_dir():
                 directory.mkdir(mode=DIRECTORY_MODE)
             self.held = held.enter_context(Directory(directory, self._user))
@@ -113,24 +113,24 @@ class Target:
     def _write_header(self) -> None:
         writer = Writer(self.held, self._header)
         writer.close()
-        files.sync(self.held)
+        io.sync(self.held)
         self.held.rename(manifest.UNFINISHED, manifest.NAME)
-        files.sync(self.held)
+        io.sync(self.held)
 
     def _finish_replacing(self) -> None:
         """What a backup that was cut off at its very end left under the new names."""
         for entry in self.former.entries() if self.former.end else ():
             new = _new(entry.path)
-            if entry.replaced and self.held.file(new) and files.hash_of(self.held, new, entry.size) == entry.sha256:
+            if entry.replaced and self.held.file(new) and io.hash_of(self.held, new, entry.size) == entry.sha256:
                 self._replace(entry.path, self.former.header.begun_at)
         self.held.remove(_new(DATABASE))  # of one that was killed: it takes much room
-        files.sync(self.held)
+        io.sync(self.held)
 
     # -- files -------------------------------------------------------------------------------------------------------
 
     def has(self, entry: Entry) -> bool:
         """Whether it is there, as far as its size says: its bytes are read when it is restored."""
-        there = self.held.file(files.stored_name(entry.path))
+        there = self.held.file(io.stored_name(entry.path))
         return there is not None and there.st_size >= entry.size
 
     def days(self) -> list[str]:
@@ -143,7 +143,7 @@ class Target:
         Raises Unreadable, OSError.
         """
         mtime_ns = os.fstat(source).st_mtime_ns
-        stored = files.stored_name(path)
+        stored = io.stored_name(path)
         digest = hashlib.sha256()
         found = self._beginning(path, source, size, former, digest)
         replaced = False
@@ -161,7 +161,7 @@ class Target:
                 os.ftruncate(fd, found)
                 os.lseek(fd, 0, os.SEEK_END)
             try:
-                found += files.read_into(source, size - found, digest, lambda data: files.write_all(fd, data))
+                found += io.read_into(source, size - found, digest, lambda data: io.write_all(fd, data))
             finally:
                 os.close(fd)
         except Unreadable:
@@ -178,23 +178,23 @@ class Target:
         """
         if former and path.rpartition("/")[2] not in _GROWS:
             return None
-        name = files.stored_name(path)
+        name = io.stored_name(path)
         found = self.held.file(name)
         if found is None or found.st_nlink > 1:  # it may have another name elsewhere
             return None
         try:
             # Without a former, one of a backup that was cut off, or of a day that was removed and comes again.
             there = former.size if former else found.st_size
-            if there > size or (stored := files.hash_of(self.held, name, there)) is None:
+            if there > size or (stored := io.hash_of(self.held, name, there)) is None:
                 return None
         except Unreadable:
             return None  # a bad sector of the backup's disk: copied anew
-        files.read_into(source, there, digest, lambda _: None)
+        io.read_into(source, there, digest, lambda _: None)
         return there if digest.hexdigest() == stored else None
 
     def _replacement(self, path: str) -> str:
         if self.aside is not None:
-            return f"{self.aside}/{files.stored_name(path)}"
+            return f"{self.aside}/{io.stored_name(path)}"
         self._replaced.append(path)
         return _new(path)
 
@@ -208,7 +208,7 @@ class Target:
         try:
             there = os.fstat(fd)
             digest = hashlib.sha256()
-            files.read_into(fd, there.st_size, digest, lambda _: None)
+            io.read_into(fd, there.st_size, digest, lambda _: None)
             if self._user:
                 self._user.gets(fd)
         finally:
@@ -224,19 +224,19 @@ class Target:
         """From here on it is the backup. Raises OSError."""
         writer.end(end)
         writer.close()
-        files.sync(self.held)
+        io.sync(self.held)
         # Whatever fails from here on, they may be the backup's already: nothing of them is to be abandoned.
         replaced, self._replaced = self._replaced, []
         self.held.rename(manifest.UNFINISHED, manifest.NAME)
-        with files.explained(self.directory, "The new backup is complete; the next one gives its files their names"):
-            files.sync(self.held)
+        with io.explained(self.directory, "The new backup is complete; the next one gives its files their names"):
+            io.sync(self.held)
             for path in replaced:
                 self._replace(path, self._header.begun_at)
-            files.sync(self.held)
+            io.sync(self.held)
 
     def _replace(self, path: str, at: str) -> None:
         """The new file takes its name. What a day's file said, and what is no file, is kept. Raises OSError."""
-        new, stored = _new(path), files.stored_name(path)
+        new, stored = _new(path), io.stored_name(path)
         if (there := self.held.lstat(stored)) is not None and not self._may_be_replaced(path, new, there):
             folder, _, name = f"{self.directory.name}/{stored}".rpartition("/")
             kept = f"{KEPT_FILES}/{folder.rpartition('/')[2]}.{''.join(filter(str.isalnum, at)).lower()}/{name}"
@@ -250,8 +250,8 @@ class Target:
         if path.startswith(f"{INCOMING}/") or not path.startswith(f"{EVENTS}/"):
             return True
         try:  # where it goes on from there, nothing is lost
-            digest = files.hash_of(self.held, files.stored_name(path), there.st_size)
-            return digest is not None and digest == files.hash_of(self.held, new, there.st_size)
+            digest = io.hash_of(self.held, io.stored_name(path), there.st_size)
+            return digest is not None and digest == io.hash_of(self.held, new, there.st_size)
         except Unreadable:
             return False
 
@@ -267,7 +267,7 @@ class Target:
 
 def _new(path: str) -> str:
     """The name that a file is written under which is to replace another one."""
-    return f"{files.stored_name(path)}{files.NEW}"
+    return f"{io.stored_name(path)}{io.NEW}"
 
 
 def _continues(former: Manifest, source: Path) -> bool:
@@ -281,6 +281,6 @@ def _continues(former: Manifest, source: Path) -> bool:
 
 def _has(store: Directory, entry: Entry) -> bool:
     try:
-        return files.hash_of(store, entry.path, entry.size) == entry.sha256
+        return io.hash_of(store, entry.path, entry.size) == entry.sha256
     except (OSError, Unreadable):
         return False
