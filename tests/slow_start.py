@@ -10,8 +10,8 @@ import sys
 import time
 from typing import Any
 
-from sightlogd import service, watchdog
 from sightlogd.__main__ import main
+from sightlogd.service import run, watchdog
 
 
 def slowly(*arguments: Any) -> Any:
@@ -23,5 +23,5 @@ def slowly(*arguments: Any) -> Any:
 
 if __name__ == "__main__":
     watchdog.LOOK_SECONDS = float(sys.argv[1]) / 10
-    open_store, service._open_store = service._open_store, slowly
+    open_store, run._open_store = run._open_store, slowly
     sys.exit(main(sys.argv[2:]))

@@ -13,11 +13,12 @@ from sightlog.text import printable
 
 try:
     from . import config as configuration
-    from . import logs, service
+    from . import logs
     from .cli import backup, check_config, keys, purge, rebuild, restore, verify
     from .cli.options import add_command, add_endpoint
     from .config import Config
     from .errors import EXIT_IO_ERROR, Stop
+    from .service import run
     from .store import DATABASE
     from .store.tools.view import naming_odd_rows
 except ModuleNotFoundError as error:
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(config: Config, options: argparse.Namespace) -> int:
-    return service.run(config, lambda: _load(options))
+    return run.run(config, lambda: _load(options))
 
 
 def _load(options: argparse.Namespace) -> Config:

@@ -19,7 +19,7 @@ import msgspec
 from sightlog.layout import BACKUP
 from sightlog.writer import FACTS
 
-from . import control, leftovers
+from . import leftovers
 from .daylogs.days import EVENTS, INCOMING, TRASH, folders, is_day
 from .daylogs.lines import decode_line
 from .daylogs.writer import JSON_NAME, TEXT_NAME
@@ -27,6 +27,7 @@ from .directory import open_file
 from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
 from .lock import LOCK
 from .retention.usage import BALLAST
+from .service import control
 from .store import DATABASE
 from .store.migrate import RESTORE
 from .store.opening import RESTORED, RESTORING, damaged

@@ -20,8 +20,9 @@ from managed_daemon import Manager
 
 from sightlog import DatabaseWriteError, Event, writer
 from sightlog.writer import FACTS, WRITER_BYTE
-from sightlogd import control, filesystem
-from sightlogd.control import PurgeRequest
+from sightlogd import filesystem
+from sightlogd.service import control
+from sightlogd.service.control import PurgeRequest
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="to read as another user needs root")
 

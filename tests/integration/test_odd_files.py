@@ -16,7 +16,7 @@ from conftest import NOBODY, wait_for
 from pictures import jpeg, png
 
 from sightlog import Event
-from sightlogd import control
+from sightlogd.service import control
 
 NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
 AT = NOON - timedelta(days=2)

@@ -119,8 +119,8 @@ def current(machine: Machine) -> str:
 def runs(machine: Machine, version: str) -> None:
     """This version, with what was sent, and with nothing of an install left over."""
     assert current(machine) == version
-    assert machine.systemctl("is-active", "sightlogd.service", "sightlogd.socket") == "active\nactive"
-    assert machine.systemctl("is-enabled", "sightlogd.service", "sightlogd.socket") == "enabled\nenabled"
+    assert machine.systemctl("is-active", "sightlogd.service.run", "sightlogd.socket") == "active\nactive"
+    assert machine.systemctl("is-enabled", "sightlogd.service.run", "sightlogd.socket") == "enabled\nenabled"
     left = {path.name for path in (machine.root / "opt/sightlog").iterdir()}
     assert left == {"current", "releases", "lock"}
     assert list((machine.root / "var/lib/sightlog").glob("events.before-upgrade*")) == []
@@ -216,13 +216,13 @@ def test_an_upgrade_keeps_what_is_the_owners(machine):
 @pytest.mark.parametrize(
     ("edits", "said"),
     [
-        ({"daemon/sightlogd/ingest.py": ("import structlog\n", "import structlog\nimport nowhere\n")}, "nowhere"),
+        ({"daemon/sightlogd/service/loop.py": ("import structlog\n", "import structlog\nimport nowhere\n")}, "nowhere"),
         (
             {f"{MIGRATIONS}/002_bad.sql": ("", "CREATE TABLE t (x); INSERT INTO nowhere VALUES (1);")},
             "migration 002_bad.sql failed",
         ),
         (
-            {**GOOD_MIGRATIONS, "daemon/sightlogd/service.py": (STARTS, '        raise Stop(74, "not today")\n')},
+            {**GOOD_MIGRATIONS, "daemon/sightlogd/service/run.py": (STARTS, '        raise Stop(74, "not today")\n')},
             "not today",
         ),
     ],
@@ -240,7 +240,7 @@ def test_a_version_that_does_not_work_is_taken_back(machine, edits, said, reques
 
 
 def test_an_install_that_was_killed_in_the_middle_is_mended_by_the_next_one(machine):
-    hangs = {**GOOD_MIGRATIONS, "daemon/sightlogd/service.py": (STARTS, "        __import__('time').sleep(900)\n")}
+    hangs = {**GOOD_MIGRATIONS, "daemon/sightlogd/service/run.py": (STARTS, "        __import__('time').sleep(900)\n")}
     checkout = edited(machine, "0.4.0", hangs)
     command = [*machine.enter(), "make", "-s", "-C", str(checkout), *INSTALL]
     killed = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -293,7 +293,10 @@ def test_removed_it_leaves_data_and_configuration_and_installed_again_it_finds_t
     done = make(machine, Path("/srv/sightlog"), *INSTALL)
     assert done.returncode
     assert "0 bytes" in done.stdout + done.stderr
-    assert machine.systemctl("is-enabled", "sightlogd.service", "sightlogd.socket", check=False) == "disabled\ndisabled"
+    assert (
+        machine.systemctl("is-enabled", "sightlogd.service.run", "sightlogd.socket", check=False)
+        == "disabled\ndisabled"
+    )
     hidden.rename(machine.database)
     done = make(machine, edited(machine, "0.6.0", {}), *INSTALL)
     assert done.returncode == 0, done

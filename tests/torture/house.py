@@ -24,10 +24,10 @@ from sightlogd.config import Config, Storage, StoreConfig
 from sightlogd.config import Ingest as IngestConfig
 from sightlogd.daylogs import reconcile
 from sightlogd.errors import EXIT_IO_ERROR, Stop
-from sightlogd.ingest import Ingest
 from sightlogd.lock import Lock
 from sightlogd.protocol.batch import Reason
 from sightlogd.retention import purge
+from sightlogd.service.loop import Ingest
 from sightlogd.store import Store
 from sightlogd.store.opening import Synchronous
 from sightlogd.thumbnails import reencode

@@ -8,7 +8,7 @@ from typing import Final
 from fuses import AFTER, BEFORE, ENTERED, HALF, RETURNED, Fuse
 
 START: Final = {
-    "start": ("sightlogd.service:_open_store", 12),
+    "start": ("sightlogd.service.run:_open_store", 12),
     "new database": ("sightlogd.store.opening:create", 40),
     "WAL recovery": ("sightlogd.store.opening:_rewrite", 3),
     "opening": ("sightlogd.store.opening:_set_up", 6),
@@ -19,10 +19,10 @@ RUNNING: Final = {
     "commit": ("sightlogd.store.store:Store.write", 120),
     "checkpoint": ("sightlogd.store.store:Store._checkpoint", 60),
     "log append": ("sightlogd.daylogs.writer:DayLogs._write_lines", 30),
-    "catch-up": ("sightlogd.maintenance:Maintenance._catch_up", 12),
+    "catch-up": ("sightlogd.service.background:Maintenance._catch_up", 12),
     "mark": ("sightlogd.daylogs.reconcile:mark", 12),
     "thumbnail": ("sightlogd.thumbnails.pipeline:Thumbnails.save", 40),
-    "between batches": ("sightlogd.maintenance:Maintenance.step", 40),
+    "between batches": ("sightlogd.service.background:Maintenance.step", 40),
     "any operation": ("", 300),
 }
 ENCODING: Final = {
@@ -38,10 +38,10 @@ PURGING: Final = {
     "purged texts": ("sightlogd.store.store:Store.merge_texts", 20),
 }
 CALLS: Final = {
-    "ack": ("sightlogd.ingest:Ingest._send", 60),
+    "ack": ("sightlogd.service.loop:Ingest._send", 60),
     "in the transaction": ("sightlogd.store.rows:Rows.write", 20),
     "after the commit": ("sightlogd.store.store:Store.write", 20),
-    "before the logs": ("sightlogd.maintenance:Maintenance.stored", 20),
+    "before the logs": ("sightlogd.service.background:Maintenance.stored", 20),
     "schema checked": ("sightlogd.store.migrate:check_schema", 1),
 }
 PRODUCER: Final = {

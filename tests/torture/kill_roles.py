@@ -22,11 +22,11 @@ from kill_books import RECORDS, Cursor, Lives, event_id, group, picture
 import sightlog.spool.spool
 from sightlog import Amendment, Detection, Event, Observation, Publisher, Reader
 from sightlog.reader import rows
-from sightlogd import maintenance
 from sightlogd.__main__ import main
 from sightlogd.backups import io
 from sightlogd.daylogs import reconcile
 from sightlogd.retention import purge
+from sightlogd.service import background
 from sightlogd.store import store
 from sightlogd.thumbnails.pipeline import Thumbnails
 
@@ -38,7 +38,7 @@ IN_A_HURRY = "import os; os.nice = lambda _: 0; from sightlogd.files import reen
 def _make_things_happen_often() -> None:
     """What is rare in a house happens in each short life: by sizes and periods, not by other code."""
     store.WAL_PAGES_CHECKPOINT = 40
-    maintenance.ROUND_SECONDS = 0.04
+    background.ROUND_SECONDS = 0.04
     reconcile.PAGE_EVENTS = 20
     reconcile.MARK_EVENTS = 30
     sightlog.spool.spool.SEGMENT_REUSE_BYTES = 4_096

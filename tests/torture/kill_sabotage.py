@@ -11,7 +11,7 @@ from sightlog import Publisher
 from sightlog.protocol import messages
 from sightlog.reader.database import Database
 from sightlogd.daylogs import reconcile
-from sightlogd.ingest import Ingest
+from sightlogd.service.loop import Ingest
 from sightlogd.store import lookups
 
 

@@ -28,13 +28,13 @@ from sightlog.errors import SpoolDamaged, SpoolFull
 from sightlog.protocol.messages import START, Position
 from sightlog.spool.spool import Spool
 from sightlogd import config as configuration
-from sightlogd import ingest, maintenance, service
 from sightlogd.backups.backup import Backup
 from sightlogd.backups.restore import Restore
 from sightlogd.errors import Stop
 from sightlogd.logs import set_up
 from sightlogd.recovery import rebuild
 from sightlogd.retention import budget
+from sightlogd.service import background, loop, run
 from sightlogd.store import resolved as settled
 from sightlogd.store import store
 from sightlogd.store.rows import Written
@@ -59,7 +59,7 @@ def _acks_although_writing_failed() -> None:
     def careless(self: store.Store, parcels: Any, *rest: Any) -> Written:
         try:
             return write(self, parcels, *rest)
-        except (ingest.WriteRefused, Stop):
+        except (loop.WriteRefused, Stop):
             return Written([[] for _ in parcels], [], [], [], [])
 
     store.Store.write = careless  # type: ignore[method-assign]
@@ -75,7 +75,7 @@ def _goes_on_after_a_failed_fsync() -> None:
 
     def careless(self: store.Store, error: Any) -> Any:
         outcome = classified(self, error)
-        return ingest.WriteRefused("io", str(error)) if isinstance(outcome, Stop) else outcome
+        return loop.WriteRefused("io", str(error)) if isinstance(outcome, Stop) else outcome
 
     store.Store._classified = careless  # type: ignore[method-assign]
 
@@ -109,9 +109,9 @@ CONTROLS: Final = {
 
 def _hurry() -> None:
     """Everything that is tried again after some seconds is tried again at once."""
-    ingest.RETRY_SECONDS = ingest.RETRY_SECONDS_MAX = pipeline.RETRY_SECONDS = budget.RETRY_SECONDS = 0.0
-    ingest.Ingest._wait_ms = lambda *_: 0  # type: ignore[method-assign,assignment]
-    ingest.Doors = Street  # type: ignore[misc,assignment]
+    loop.RETRY_SECONDS = loop.RETRY_SECONDS_MAX = pipeline.RETRY_SECONDS = budget.RETRY_SECONDS = 0.0
+    loop.Ingest._wait_ms = lambda *_: 0  # type: ignore[method-assign,assignment]
+    loop.Doors = Street  # type: ignore[misc,assignment]
     pipeline.Child = Decoder  # type: ignore[misc,assignment]
 
 
@@ -140,8 +140,8 @@ def live(request: dict[str, Any], fault: faults.Fault) -> dict[str, Any]:
     if request.get("forbidden"):
         _forbid(request["forbidden"])
     if request.get("die"):  # before it found the day logs to be complete
-        maintenance.catchup.catch_up = lambda *_: iter(())  # type: ignore[assignment]
-        maintenance.catchup.mark = lambda *_: None
+        background.catchup.catch_up = lambda *_: iter(())  # type: ignore[assignment]
+        background.catchup.mark = lambda *_: None
     producers = tuple(Producer(home, name, request["events"], with_bad=bool(request.get("bad"))) for name in NAMES)
     Street.producers = producers
     result: dict[str, Any] = {"acked_after_failed_fsync": False, "ready": False}
@@ -150,11 +150,11 @@ def live(request: dict[str, Any], fault: faults.Fault) -> dict[str, Any]:
         result["acked_after_failed_fsync"] |= fault.synced_in_vain
 
     Street.on_ack = staticmethod(acked)
-    step = ingest.Ingest.step
+    step = loop.Ingest.step
     turns = {"all": 0, "idle": 0}
     purged: dict[str, Any] = {"day": request.get("purge")}
 
-    def one(self: ingest.Ingest) -> bool:
+    def one(self: loop.Ingest) -> bool:
         result["ready"] = True
         if request.get("killed"):
             KEPT[0] = self._store  # so that nobody closes it, and what a COMMIT that failed wrote stays in the WAL
@@ -178,7 +178,7 @@ def live(request: dict[str, Any], fault: faults.Fault) -> dict[str, Any]:
             self._stopped_by = signal.SIGTERM
         return step(self)
 
-    ingest.Ingest.step = one  # type: ignore[method-assign]
+    loop.Ingest.step = one  # type: ignore[method-assign]
     endpoint = f"ipc://{request['sockets']}/{os.getpid()}"
     config = configuration.load(None, {}, data_dir=str(data_dir), endpoint=endpoint)
     config = configuration.msgspec.structs.replace(
@@ -186,7 +186,7 @@ def live(request: dict[str, Any], fault: faults.Fault) -> dict[str, Any]:
         storage=configuration.Storage(keep_free_gb=0.0, min_retention_days=7, purge_share_max=1.0),
         log=configuration.Log(slow_commit_ms=60_000),
     )
-    result["code"] = service.run(config, lambda: config)
+    result["code"] = run.run(config, lambda: config)
     result["acked"] = all(producer.done for producer in producers)
     result["busy"] = sum(producer.busy for producer in producers)
     result["turns"] = turns["all"]

@@ -14,9 +14,9 @@ from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Self
 
-from sightlogd import clock, ingest
 from sightlogd.__main__ import main
 from sightlogd.metrics import report
+from sightlogd.service import clock, loop
 from sightlogd.store import store
 
 off = Path(sys.argv[1])
@@ -30,10 +30,10 @@ class OddClock(datetime):
 
 
 if __name__ == "__main__":
-    for module in (ingest, report, store):
+    for module in (loop, report, store):
         module.datetime = OddClock
     time.time = lambda: time_as_it_is() + float(off.read_text())
-    ingest.CHORES_SECONDS = 0.1
+    loop.CHORES_SECONDS = 0.1
     clock.AFTER_START = timedelta(0)
     if sys.argv[2] == "believing":
         clock.Waiting.look = lambda *_: None

@@ -21,9 +21,9 @@ import apsw
 import zmq
 
 from sightlog.protocol import messages
-from sightlogd import ingest, watchdog
 from sightlogd.__main__ import main
 from sightlogd.protocol import session
+from sightlogd.service import loop, watchdog
 from sightlogd.transport import local
 
 BOUNDLESS = messages.Limits(window_records=10**9, window_bytes=10**12)
@@ -60,7 +60,7 @@ class SlowFile(apsw.VFSFile):
         super().xSync(flags)
 
 
-def ack_first(self: ingest.Ingest, reason: Any) -> None:
+def ack_first(self: loop.Ingest, reason: Any) -> None:
     for parcel in self._batch.parcels:
         self._send(parcel.session.route, messages.ack(parcel.last, []))
     commit(self, reason)
@@ -77,12 +77,12 @@ if __name__ == "__main__":
     if sys.argv[1] != "-":
         disk = SlowDisk(Path(sys.argv[1]))
     without = sys.argv[2]
-    commit, make_router = ingest.Ingest._commit, local.make_router
+    commit, make_router = loop.Ingest._commit, local.make_router
     if without == "limits":
-        ingest.Limits = lambda **_: BOUNDLESS
+        loop.Limits = lambda **_: BOUNDLESS
         local.RECEIVE_QUEUE_MESSAGES = 0
     elif without == "commit":
-        ingest.Ingest._commit = ack_first
+        loop.Ingest._commit = ack_first
     elif without == "shares":
         session.WHOLE_WINDOWS = 10**6
         local.RECEIVE_QUEUE_MESSAGES = 0

@@ -257,7 +257,7 @@ MAY_READ_THE_WALL_CLOCK = {
     "clients/sightlog/protocol/encoding.py",  # in a message, as advice
     "clients/sightlog/reader/reader.py",  # what is ahead of it
     "clients/sightlog/cli/commands/demo.py", "clients/sightlog/cli/times.py", "clients/sightlog/cli/commands/events.py",
-    "clients/sightlog/cli/commands/status.py", "daemon/sightlogd/recovery/audit.py", "daemon/sightlogd/ingest.py",
+    "clients/sightlog/cli/commands/status.py", "daemon/sightlogd/recovery/audit.py", "daemon/sightlogd/service/loop.py",
     "daemon/sightlogd/metrics/report.py", "daemon/sightlogd/store/tools/offline.py", "daemon/sightlogd/store/store.py",
 }  # fmt: skip
 reads_it = re.compile(

@@ -9,9 +9,9 @@ import pytest
 from sightlog import Amendment
 from sightlog.protocol.encoding import encode_record
 from sightlog.protocol.messages import START, Position
-from sightlogd.clock import Outside, Waiting
 from sightlogd.protocol.decoder import decode_record
 from sightlogd.protocol.session import Parcel, Session
+from sightlogd.service.clock import Outside, Waiting
 from sightlogd.store import Store
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)

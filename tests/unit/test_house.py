@@ -26,7 +26,7 @@ ONLY_IN = {
     "zmq": (
         "clients/sightlog/publisher/connection.py",
         "daemon/sightlogd/transport/sockets.py",
-        "daemon/sightlogd/ingest.py",
+        "daemon/sightlogd/service/loop.py",
         "daemon/sightlogd/transport/local.py",
         "daemon/sightlogd/transport/remote.py",
         "daemon/sightlogd/transport/zap.py",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sightlogd.watchdog import Phase, Seen, makes_progress, seen
+from sightlogd.service.watchdog import Phase, Seen, makes_progress, seen
 
 BEFORE = Seen(beats=10, state="S", ticks=500)
 

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from datetime import date
 from typing import TYPE_CHECKING, Final
 
-from sightlogd import control, datadir, logs, purge_command
+from sightlogd import datadir, logs
 from sightlogd.config import Config
-from sightlogd.control import PurgeRequest
 from sightlogd.daylogs.writer import DayLogs
 from sightlogd.durable import UMASK
 from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_TRY_AGAIN, Stop, WriteRefused
@@ -19,6 +18,8 @@ from sightlogd.lock import Lock, is_held
 from sightlogd.retention.budget import Budget
 from sightlogd.retention.purge import finish, kept_files, unfinished
 from sightlogd.retention.usage import Storage
+from sightlogd.service import control, purge_request
+from sightlogd.service.control import PurgeRequest
 from sightlogd.store import Store
 from sightlogd.store.tools.offline import StillStore
 
@@ -134,7 +135,7 @@ def _purge(config: Config, request: PurgeRequest, terminal: _Terminal, lock: Loc
     for _ in budget.recount():
         pass
     with contextlib.suppress(OSError, WriteRefused):  # told by then
-        for _ in purge_command.purge(request, budget, terminal):
+        for _ in purge_request.purge(request, budget, terminal):
             pass
     store.close()
 
@@ -156,7 +157,7 @@ def _show(config: Config, request: PurgeRequest) -> int:
         try:
             for _ in budget.recount():
                 pass
-            for _ in purge_command.purge(request, budget, asked):
+            for _ in purge_request.purge(request, budget, asked):
                 pass
         except (OSError, WriteRefused) as error:
             raise Stop(EXIT_IO_ERROR, f"cannot tell what would go: {error}. Look at the disk") from error

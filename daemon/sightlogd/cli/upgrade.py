@@ -29,7 +29,7 @@ from sightlogd.store.tools import upgrade_copy
 
 STORED_SINCE: Final = 3  # not 1: a Python that cannot load this ends with that
 # What the service imports, and what its decoder does in a process of its own.
-_PROGRAMS: Final = ("sightlogd.__main__", "sightlogd.service", "sightlogd.thumbnails.reencode")
+_PROGRAMS: Final = ("sightlogd.__main__", "sightlogd.service.run", "sightlogd.thumbnails.reencode")
 
 
 def check(config: Config) -> int:

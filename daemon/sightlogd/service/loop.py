@@ -21,21 +21,21 @@ import zmq
 
 from sightlog.protocol import messages
 from sightlog.protocol.messages import Limits
+from sightlogd.config import Config, changed_keys
+from sightlogd.errors import EXIT_STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
+from sightlogd.logs import WARNING_SECONDS, RateLimit, Warnings
+from sightlogd.metrics.metrics import Metrics
+from sightlogd.metrics.process import give_back, resident_bytes
+from sightlogd.protocol.batch import Batch, BatchLimits, Reason
+from sightlogd.protocol.session import Session, Sessions
+from sightlogd.store import FilesGone, Store, Written
+from sightlogd.transport.local import Listener
+from sightlogd.transport.remote import open_remote
+from sightlogd.transport.sockets import Doors
 
+from .background import Maintenance
 from .clock import Waiting
-from .config import Config, changed_keys
 from .control import Client, Control, PurgeRequest, Request
-from .errors import EXIT_STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
-from .logs import WARNING_SECONDS, RateLimit, Warnings
-from .maintenance import Maintenance
-from .metrics.metrics import Metrics
-from .metrics.process import give_back, resident_bytes
-from .protocol.batch import Batch, BatchLimits, Reason
-from .protocol.session import Session, Sessions
-from .store import FilesGone, Store, Written
-from .transport.local import Listener
-from .transport.remote import open_remote
-from .transport.sockets import Doors
 from .watchdog import STOPS, Watchdog
 
 log = structlog.get_logger()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from sightlogd.errors import EXIT_IO_ERROR, EXIT_STORAGE_FULL, WriteRefused
+from sightlogd.retention.budget import Budget
+from sightlogd.retention.policy import Day, Level, gigabytes, level_of
+
 from .control import PurgeRequest
-from .errors import EXIT_IO_ERROR, EXIT_STORAGE_FULL, WriteRefused
-from .retention.budget import Budget
-from .retention.policy import Day, Level, gigabytes, level_of
 
 REFUSED = 1
 """Exit code: something should go, and may not."""

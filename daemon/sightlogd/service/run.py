@@ -14,17 +14,19 @@ from typing import Final
 
 import structlog
 
-from . import datadir, logs, notify
-from .config import Config
-from .durable import UMASK
-from .errors import EXIT_IO_ERROR, EXIT_STORAGE_FULL, Stop
-from .ingest import Ingest
-from .lock import Lock
-from .logs import Warnings
-from .notify import Notifier
-from .retention.usage import Storage
-from .store import DATABASE, Store
-from .store.tools.view import naming_odd_rows
+from sightlogd import datadir, logs
+from sightlogd.config import Config
+from sightlogd.durable import UMASK
+from sightlogd.errors import EXIT_IO_ERROR, EXIT_STORAGE_FULL, Stop
+from sightlogd.lock import Lock
+from sightlogd.logs import Warnings
+from sightlogd.retention.usage import Storage
+from sightlogd.store import DATABASE, Store
+from sightlogd.store.tools.view import naming_odd_rows
+
+from . import sd_notify
+from .loop import Ingest
+from .sd_notify import Notifier
 from .watchdog import EXTEND_SECONDS, Watchdog
 
 log = structlog.get_logger()
@@ -96,7 +98,7 @@ def run(config: Config, load: Callable[[], Config]) -> int:
 
 
 def _run(config: Config, load: Callable[[], Config], notifier: Notifier, watchdog: Watchdog) -> int:
-    handed = notify.handed_over(os.environ)
+    handed = sd_notify.handed_over(os.environ)
     datadir.check_start(config.data_dir)
     lock = Lock(config.data_dir)
     try:

@@ -7,7 +7,7 @@ import socket
 from collections.abc import MutableMapping
 from typing import Final
 
-from .errors import EXIT_CONFIG, Stop
+from sightlogd.errors import EXIT_CONFIG, Stop
 
 SEND_SECONDS: Final = 1.0
 """The manager's queue is short, and it may be busy."""

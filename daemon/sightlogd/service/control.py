@@ -18,9 +18,9 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from .errors import EXIT_IO_ERROR
-from .protocol.decoder import DECODE_ERRORS
-from .store.guard import Identity, identity_of
+from sightlogd.errors import EXIT_IO_ERROR
+from sightlogd.protocol.decoder import DECODE_ERRORS
+from sightlogd.store.guard import Identity, identity_of
 
 log = structlog.get_logger()
 

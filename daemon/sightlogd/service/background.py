@@ -11,24 +11,24 @@ from typing import Final
 import structlog
 
 from sightlog import volatile
+from sightlogd.config import Config
+from sightlogd.daylogs import reconcile
+from sightlogd.daylogs.days import prepare
+from sightlogd.daylogs.writer import DayLogs
+from sightlogd.errors import EXIT_IO_ERROR, EXIT_TRY_AGAIN, STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
+from sightlogd.logs import Warnings
+from sightlogd.metrics.metrics import PRODUCERS_MAX, Metrics
+from sightlogd.metrics.report import Reporter
+from sightlogd.protocol.session import Parcel
+from sightlogd.retention.budget import Budget
+from sightlogd.retention.usage import Storage
+from sightlogd.store import Store
+from sightlogd.store.written import Changes, EventsStored, ObservationStored
+from sightlogd.thumbnails.formats import PictureLimits
+from sightlogd.thumbnails.pipeline import Thumbnails
 
-from . import purge_command
-from .config import Config
+from . import purge_request
 from .control import Client, PurgeRequest
-from .daylogs import reconcile
-from .daylogs.days import prepare
-from .daylogs.writer import DayLogs
-from .errors import EXIT_IO_ERROR, EXIT_TRY_AGAIN, STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
-from .logs import Warnings
-from .metrics.metrics import PRODUCERS_MAX, Metrics
-from .metrics.report import Reporter
-from .protocol.session import Parcel
-from .retention.budget import Budget
-from .retention.usage import Storage
-from .store import Store
-from .store.written import Changes, EventsStored, ObservationStored
-from .thumbnails.formats import PictureLimits
-from .thumbnails.pipeline import Thumbnails
 
 log = structlog.get_logger()
 
@@ -202,7 +202,7 @@ class Maintenance:
 
     def answer(self, request: PurgeRequest, client: Client) -> None:
         """Somebody asked, by the control socket."""
-        if not self.budget.do(purge_command.purge(request, self.budget, client)):
+        if not self.budget.do(purge_request.purge(request, self.budget, client)):
             client.tell("the daemon has too much to do already; try again later")
             client.end(EXIT_TRY_AGAIN)
 

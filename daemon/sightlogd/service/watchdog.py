@@ -10,7 +10,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Final, NamedTuple
 
-from .notify import Notifier
+from .sd_notify import Notifier
 
 LOOK_SECONDS: Final = 5.0
 """Between two looks while it starts or stops."""

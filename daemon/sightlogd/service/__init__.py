@@ -1,0 +1,1 @@
+"""The daemon at work: the loop, what is done between batches, systemd, the control socket."""
