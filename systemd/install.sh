@@ -10,8 +10,8 @@ PYTHON=${PYTHON:-python3}
 ROOT=/opt/sightlog
 CURRENT=$ROOT/current
 CONFIG=/etc/sightlog/config.toml
-UNITS=(sightlogd.service.run sightlogd.socket sightlog-sensor@.service)
-SERVICE=(sightlogd.service.run sightlogd.socket)
+UNITS=(sightlogd.service sightlogd.socket sightlog-sensor@.service)
+SERVICE=(sightlogd.service sightlogd.socket)
 COMMANDS=(sightlog sightlogd)
 COMPLETION=/usr/local/share/bash-completion/completions/sightlog
 FREE_MB=250 # a release takes 45, building it some 60 more
@@ -117,12 +117,12 @@ stop_service() {
 
 start_service() {
     systemctl reset-failed "${SERVICE[@]}" 2>/dev/null || true
-    systemctl start sightlogd.socket sightlogd.service.run 9>&- # ready when it returns: Type=notify
+    systemctl start sightlogd.socket sightlogd.service 9>&- # ready when it returns: Type=notify
 }
 
 why() {
     local id
-    id=$(systemctl show -p InvocationID --value sightlogd.service.run)
+    id=$(systemctl show -p InvocationID --value sightlogd.service)
     journalctl -q -o cat -n 5 "_SYSTEMD_INVOCATION_ID=$id" 2>/dev/null | sed 's/^/  /' || true
 }
 
@@ -148,7 +148,7 @@ install_it() {
     put_config "$release"
     old=$(readlink "$CURRENT" || true)
     # A first install that failed is nothing to go back to; unless its owner has mended it since.
-    [ -e "$old/started" ] || systemctl -q is-active sightlogd.service.run || old=''
+    [ -e "$old/started" ] || systemctl -q is-active sightlogd.service || old=''
     data "$release" check || refuse "$old"
     switch_over "$old"
     say "sightlog runs: $("$release/bin/sightlogd" --version | cut -d ' ' -f 2), in $release"
@@ -188,7 +188,7 @@ switch_over() {
     start_service || exit 1
     if_it_ends=''
     it_runs "$release"
-    systemctl -q enable sightlogd.service.run
+    systemctl -q enable sightlogd.service
     remove_old_releases "$release" "${old:-$release}"
 }
 
@@ -257,7 +257,7 @@ repair() {
     { read -r old && read -r new; } <"$SWITCHING" || old='' new=''
     if [ -z "$new" ]; then # cut off while it was written: nothing was changed yet
         rm "$SWITCHING"
-    elif [ "$(readlink "$CURRENT")" = "$new" ] && systemctl -q is-active sightlogd.service.run; then
+    elif [ "$(readlink "$CURRENT")" = "$new" ] && systemctl -q is-active sightlogd.service; then
         it_runs "$new"
     else
         set +e

@@ -239,8 +239,8 @@ def test_one_log_that_cannot_be_written_keeps_nothing_from_the_other(stopped, br
 
 
 def test_a_log_that_can_be_written_again_gets_what_it_missed_while_the_daemon_runs(stopped):
-    program = "import sys; from sightlogd import __main__, maintenance; maintenance.ROUND_SECONDS = 0.2; "
-    program += "sys.exit(__main__.main(sys.argv[1:]))"
+    program = "import sys; from sightlogd import __main__; from sightlogd.service import background; "
+    program += "background.ROUND_SECONDS = 0.2; sys.exit(__main__.main(sys.argv[1:]))"
     folder = stopped.data_dir / "events" / f"{TODAY:%Y-%m-%d}"
     (folder / "events.log").mkdir(parents=True)
     daemon = stopped.start(config=UTC_DAYS, program=["-c", program])

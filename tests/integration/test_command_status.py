@@ -154,7 +154,7 @@ def test_figures_that_a_start_or_an_error_made_untrue_are_shown_as_what_they_are
 
 # -- a daemon that is down -------------------------------------------------------------------------------------------
 
-FAULTY = "import sys; from sightlogd import ingest; ingest.Ingest.serve = lambda _: {}[1]; "
+FAULTY = "import sys; from sightlogd.service import loop; loop.Ingest.serve = lambda _: {}[1]; "
 MAIN = "from sightlogd.__main__ import main; sys.exit(main(sys.argv[1:]))"
 
 

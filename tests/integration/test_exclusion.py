@@ -243,7 +243,7 @@ def test_what_the_status_says_lives_and_ends_with_the_daemon(daemon):
 def test_a_reader_of_the_group_sees_the_daemon_and_a_stranger_is_told_why_not(open_daemon):
     daemon = open_daemon.start()
     code = f"""
-import importlib.readers, importlib.resources, os, sys, sightlog.cli.status, sightlog.writer
+import importlib.readers, importlib.resources, os, sys, sightlog.cli.commands.status, sightlog.writer
 os.setgroups([]); os.setgid(int(sys.argv[1])); os.setuid({NOBODY})
 try:
     seen = sightlog.cli.commands.status.daemon_of(sightlog.writer.Path({str(daemon.data_dir)!r}))

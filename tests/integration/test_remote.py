@@ -13,13 +13,13 @@ import threading
 import time
 
 import pytest
-import sightlogd.listener
-import sightlogd.remote
 import zmq
 from conftest import wait_for
 from pictures import jpeg
 from remote import Remote
 
+import sightlogd.transport.local
+import sightlogd.transport.remote
 from sightlog import AccessDenied, Event, Publisher, UsageError
 from sightlog.protocol import keyfile, messages
 from sightlogd.logs import Warnings

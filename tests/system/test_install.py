@@ -119,8 +119,8 @@ def current(machine: Machine) -> str:
 def runs(machine: Machine, version: str) -> None:
     """This version, with what was sent, and with nothing of an install left over."""
     assert current(machine) == version
-    assert machine.systemctl("is-active", "sightlogd.service.run", "sightlogd.socket") == "active\nactive"
-    assert machine.systemctl("is-enabled", "sightlogd.service.run", "sightlogd.socket") == "enabled\nenabled"
+    assert machine.systemctl("is-active", "sightlogd.service", "sightlogd.socket") == "active\nactive"
+    assert machine.systemctl("is-enabled", "sightlogd.service", "sightlogd.socket") == "enabled\nenabled"
     left = {path.name for path in (machine.root / "opt/sightlog").iterdir()}
     assert left == {"current", "releases", "lock"}
     assert list((machine.root / "var/lib/sightlog").glob("events.before-upgrade*")) == []
@@ -293,10 +293,7 @@ def test_removed_it_leaves_data_and_configuration_and_installed_again_it_finds_t
     done = make(machine, Path("/srv/sightlog"), *INSTALL)
     assert done.returncode
     assert "0 bytes" in done.stdout + done.stderr
-    assert (
-        machine.systemctl("is-enabled", "sightlogd.service.run", "sightlogd.socket", check=False)
-        == "disabled\ndisabled"
-    )
+    assert machine.systemctl("is-enabled", "sightlogd.service", "sightlogd.socket", check=False) == "disabled\ndisabled"
     hidden.rename(machine.database)
     done = make(machine, edited(machine, "0.6.0", {}), *INSTALL)
     assert done.returncode == 0, done

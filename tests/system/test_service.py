@@ -296,7 +296,7 @@ def test_cameras_elsewhere_come_in_by_their_keys_and_the_rest_stays_closed(servi
         service.sh(f"chown cam /srv/shared/{name}.key_secret")
     assert service.sh("stat -c '%a %U' /etc/sightlog/keys/server.key_secret") == "600 root\n"
     assert service.run("systemctl", "restart", "sightlogd", check=False).returncode
-    assert "sightlogd.service.run.d/tcp.conf" in service.show("sightlogd", "StatusText")
+    assert "sightlogd.service.d/tcp.conf" in service.show("sightlogd", "StatusText")
     credential = "server.key_secret:/etc/sightlog/keys/server.key_secret"
     service.drop_in(f"[Service]\nLoadCredential={credential}\n")
     assert service.run("systemctl", "restart", "sightlogd", check=False).returncode

@@ -24,7 +24,7 @@ TEXT_CHARS = 500
 PAUSE_MS = 10
 STALL_SECONDS = 180.0 if LONG else 3.0
 WATCHDOG_SECONDS = 60.0 if LONG else 1.0
-"""In the long run as in sightlogd.service.run."""
+"""In the long run as in sightlogd.service."""
 IMPATIENT_SECONDS = 0.4
 
 

@@ -7,7 +7,7 @@ import resource
 
 import pytest
 
-from sightlogd import descriptors
+from sightlogd.transport import descriptors
 
 
 def test_what_is_opened_is_counted():

@@ -114,7 +114,7 @@ def test_of_another_container_it_is_known_that_there_is_somebody(database, read)
     look = f"""
 import apsw
 from pathlib import Path
-from sightlogd.store.holders import holders
+from sightlogd.store.wal_readers import holders
 connection = apsw.Connection({database.filename!r})
 connection.execute("SELECT count(*) FROM t").get
 print(*holders(Path({database.filename!r} + "-shm")))
@@ -137,7 +137,7 @@ def test_where_proc_shows_nobody_else_the_process_is_named_all_the_same(database
     look = f"""
 import apsw, os
 from pathlib import Path
-from sightlogd.store.holders import holders
+from sightlogd.store.wal_readers import holders
 os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
 connection = apsw.Connection({database.filename!r})
 connection.execute("SELECT count(*) FROM t").get

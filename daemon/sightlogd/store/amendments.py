@@ -15,7 +15,7 @@ from sightlogd.protocol.decoder import WHOLE_BYTES_MAX, AmendmentRecord, Decoded
 from sightlogd.protocol.session import Parcel
 
 from . import resolved, statements, texts
-from .savepoint import alone
+from .statements import alone
 from .texts import Face
 from .written import AmendmentKept, Change, EventAmended, Subject, ThumbnailSet
 

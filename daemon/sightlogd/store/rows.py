@@ -17,7 +17,7 @@ from . import log_marks, resolved, statements, texts
 from .amendments import Amendments, add_detections, json_text
 from .by_day import newest_clock_day
 from .ranges import Ranges
-from .savepoint import alone
+from .statements import alone
 from .texts import Face
 from .written import AmendmentKept, Change, EventsStored, ObservationStored, PersonStored, ThumbnailSet
 

@@ -7,7 +7,8 @@ the text no longer fits apsw's cache.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import apsw
@@ -36,3 +37,22 @@ class Insert:
 
 EVENTS: Final = Insert("events", 19, 200, 20)
 DETECTIONS: Final = Insert("detections", 8, 500, 50)
+
+
+@contextmanager
+def alone(connection: apsw.Connection, wanted: bool) -> Iterator[None]:
+    """What is done within is undone by itself when it breaks a constraint, where that is `wanted`.
+
+    Savepoints make SQLite keep a copy of every page that is changed.
+    """
+    if not wanted:
+        yield
+        return
+    connection.execute("SAVEPOINT one_record")
+    try:
+        yield
+    except apsw.ConstraintError:
+        connection.execute("ROLLBACK TO one_record")
+        raise
+    finally:
+        connection.execute("RELEASE one_record")

@@ -1,6 +1,9 @@
-"""Which JPEG is kept as it was sent, found out without decoding it. No I/O.
+"""Which pictures are taken, and which JPEG is kept as it was sent, found out without decoding it. No I/O.
 
-The markers are those of ITU-T T.81, annex B.
+Every decoder is code that reads what a stranger sent. TIFF and the camera makers' raw formats have the worst record,
+GIF is for animations; nobody needs them to report an event.
+
+The markers of a JPEG are those of ITU-T T.81, annex B.
 """
 
 from __future__ import annotations
@@ -8,6 +11,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Final
+
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP")
+"""What cameras and the libraries beside them write, by Pillow's names."""
 
 SEGMENTS_MAX: Final = 1_000
 """A progressive picture has some dozen. Without a bound, a stranger's empty segments would keep the writer busy."""
@@ -31,6 +37,13 @@ class PictureLimits:
     pixels_max: int
     """Of the longer side."""
     bytes_max: int
+
+
+def looks_like_one(data: bytes) -> bool:
+    """By its first bytes only: what is no picture at all need not be written down to find that out."""
+    return data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM")) or (
+        data.startswith(b"RIFF") and data[8:12] == b"WEBP"
+    )
 
 
 def check(data: bytes, limits: PictureLimits) -> None:

@@ -39,8 +39,7 @@ from sightlogd.room import ran_out
 from sightlogd.store import Store
 
 from . import formats as jpeg
-from . import formats_old
-from .formats import NotAcceptable, PictureLimits
+from .formats import FORMATS, NotAcceptable, PictureLimits, looks_like_one
 from .queue import Incoming, check_free
 from .worker import Answer, Child, Outcome
 
@@ -223,8 +222,8 @@ class Thumbnails:
                 self._forget(event_id)
 
     def _check_worth_decoding(self, image: bytes, why: NotAcceptable) -> None:
-        if not formats_old.looks_like_one(image):
-            raise NotAcceptable(f"not a picture ({', '.join(formats_old.FORMATS)})")
+        if not looks_like_one(image):
+            raise NotAcceptable(f"not a picture ({', '.join(FORMATS)})")
         if not self._incoming.has_room(len(image)):
             raise NotAcceptable(f"{why}, and {len(self._incoming)} others wait to be re-encoded already")
 

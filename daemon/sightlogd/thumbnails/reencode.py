@@ -25,7 +25,7 @@ from typing import Final
 # By name: Pillow would load the plugins of all formats when it misses one.
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401
 
-from .formats_old import FORMATS
+from .formats import FORMATS
 
 QUALITY: Final = 85
 PIXELS_DECODED_MAX: Final = 24_000_000

@@ -75,7 +75,7 @@ class Keys:
                 why = f"there is no {path}. Run: sightlogd keys new NAME (it makes the daemon's own key, too)"
             elif isinstance(error.__cause__, PermissionError):
                 why = (
-                    f"this user may not read {path}. Install sightlogd.service.run.d/tcp.conf, with which systemd hands it "
+                    f"this user may not read {path}. Install sightlogd.service.d/tcp.conf, with which systemd hands it "
                     "over (LoadCredential=), or give the file to the daemon's user"
                 )
             raise Stop(EXIT_CONFIG, f"[remote] listen needs the daemon's key: {why}") from error

@@ -75,7 +75,7 @@ class Remote:
                 raise Stop(
                     EXIT_CONFIG,
                     f"cannot listen on {self.endpoint}: the service may use no network. Install "
-                    "sightlogd.service.run.d/tcp.conf, which opens it",
+                    "sightlogd.service.d/tcp.conf, which opens it",
                 ) from error
             # Not the configuration's fault for good: at boot the network may come later, and a start anew helps.
             raise Stop(

@@ -1,0 +1,1 @@
+"""sightlogd: the daemon, the one process that writes a store, and its verbs."""
