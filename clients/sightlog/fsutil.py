@@ -31,7 +31,7 @@ def make_directories(path: Path) -> None:
     if not path.is_dir():
         make_directories(path.parent)
         path.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
-    # Also of one that is there: a life that was killed may have made it, and not got here.
+    # Also of one that is there: a session that was killed may have made it, and not got here.
     try:
         sync_directory(path.parent)
     except OSError as error:

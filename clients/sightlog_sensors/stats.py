@@ -34,8 +34,8 @@ def open_publisher(options: argparse.Namespace) -> Publisher:
 class MeasuringPublisher(Publisher):
     """A Publisher that writes a JSON file when it is closed:
 
-    `producer`, `producer_id`, `published` (in this life), `carried_over` (in the spool at the start), `spooled` (left
-    at the end), `acked`, `rejected_reasons` (at most 5), `ack_ms` (publish -> ack, at most the last 10,000).
+    `producer`, `producer_id`, `published` (in this session), `carried_over` (in the spool at the start), `spooled`
+    (left at the end), `acked`, `rejected_reasons` (at most 5), `ack_ms` (publish -> ack, at most the last 10,000).
 
     It looks at receipts instead of waiting for them: a waiting producer has the daemon commit at once.
     """

@@ -26,7 +26,7 @@ from .daylogs.writer import JSON_NAME, TEXT_NAME
 from .directory import open_file
 from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
 from .lock import LOCK
-from .retention.usage import BALLAST
+from .retention.usage import RESERVE_FILE
 from .service import control
 from .store import DATABASE
 from .store.migrate import RESTORE
@@ -69,7 +69,7 @@ _NAMES: Final = {
     f"{LOCK}.new": _Name(stat.S_ISREG, "a file", leftovers.of_lock),
     FACTS: _Name(stat.S_ISREG, "a file", leftovers.of_facts),
     f"{FACTS}.new": _Name(stat.S_ISREG, "a file", leftovers.of_facts),
-    BALLAST: _Name(stat.S_ISREG, "a file", leftovers.of_ballast),
+    RESERVE_FILE: _Name(stat.S_ISREG, "a file", leftovers.of_reserve),
     control.NAME: _Name(lambda mode: not stat.S_ISREG(mode), "a socket"),
     INCOMING: _Name(stat.S_ISDIR, "a directory"),
     TRASH: _Name(_whatever, "a directory"),
@@ -80,7 +80,7 @@ _NAMES: Final = {
 }
 
 
-_SPARE: Final = (BALLAST, EVENTS, INCOMING, TRASH)
+_SPARE: Final = (RESERVE_FILE, EVENTS, INCOMING, TRASH)
 """What is in the way there is told and not touched, and records are stored without it: pictures or day logs wait."""
 _BELONG_TO_A_DATABASE: Final = {
     INCOMING: leftovers.of_incoming,

@@ -20,7 +20,7 @@ from sightlog.writer import FACTS_BYTES
 from .daylogs.days import INCOMING, TRASH, is_day
 from .directory import Odd, open_file
 from .retention.purge import leaving_of
-from .retention.usage import BALLAST_BYTES
+from .retention.usage import RESERVE_BYTES
 
 LINE_BYTES: Final = 1 << 20
 METRICS_FILES: Final = ("metrics.json", "metrics.json.1", "latest.json", "sightlog.prom", "sightlog.prom.tmp")
@@ -78,9 +78,9 @@ def of_facts(path: Path) -> str | None:
     return "it does not say which process of sightlog's writes"
 
 
-def of_ballast(path: Path) -> str | None:
-    if path.stat().st_size > BALLAST_BYTES:
-        return f"it is larger than sightlog's, which has {BALLAST_BYTES} bytes at most"
+def of_reserve(path: Path) -> str | None:
+    if path.stat().st_size > RESERVE_BYTES:
+        return f"it is larger than sightlog's, which has {RESERVE_BYTES} bytes at most"
     with open(open_file(path), "rb") as file:
         while data := file.read(1 << 20):
             if data.count(0) != len(data):

@@ -111,7 +111,7 @@ def resting(book: results.Book, home: Path) -> None:
     """Idle, under a service manager: first alone, then with producers that are connected and say nothing."""
     seconds = 4.0 if book.quick else 20.0
     with served(home / "idle") as daemon:
-        daemon.settle()
+        daemon.resolve()
         for who in ("0 producers", f"{SENSORS} idle producers"):
             name = f"wake-ups, {who}"
             with sensors(daemon, "0") if who[0] != "0" else contextlib.nullcontext():

@@ -86,14 +86,14 @@ class At:
 
     def measure(self, removed: int) -> None:
         with served(self._grown.path) as daemon:
-            daemon.settle()
+            daemon.resolve()
         for _ in range(3):
             with served(self._grown.path) as daemon:
                 self._value("start to READY after a stop", "s", daemon.ready_seconds, "<= 1")
         for _ in range(1 if self._book.quick else 3):
             self._killed()
         with served(self._grown.path) as daemon:
-            self._value("work in the background behind a start", "s of a core", daemon.settle())
+            self._value("work in the background behind a start", "s of a core", daemon.resolve())
             self._throughput(daemon)
             self._queries()
             self._status()
@@ -111,7 +111,7 @@ class At:
         with served(self._grown.path) as daemon:
             self._value("WAL left by SIGKILL", "MB", size / 1e6)
             self._value("start to READY after SIGKILL under load", "s", daemon.ready_seconds, "<= 1")
-            daemon.settle()
+            daemon.resolve()
 
     def _throughput(self, daemon: Served) -> None:
         before, published = last_id(daemon.data), 0

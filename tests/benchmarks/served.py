@@ -53,7 +53,7 @@ class Served:
     def pid(self) -> int:
         return self.process.pid
 
-    def settle(self) -> float:
+    def resolve(self) -> float:
         """Waits for the end of what a start has to do; returns the processor's seconds that it took."""
         taken, ends = [self._cpu_seconds()], time.monotonic() + SETTLED_SECONDS
         while len(taken) < 5 or taken[-1] - taken[-5] > 0.02:

@@ -212,11 +212,11 @@ class Load:
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
-        self._settled: list[str] = []
+        self._resolved: list[str] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._publish)
         self._thread.start()
-        wait_for(lambda: len(self._settled) > 100, "it is under way")
+        wait_for(lambda: len(self._resolved) > 100, "it is under way")
 
     def _publish(self) -> None:
         with self._daemon.publisher("camera") as publisher:
@@ -233,11 +233,11 @@ class Load:
                 some = [Observation("a bird", "llm", event.event_id, recorded_at=event.recorded_at) for event in events]
                 publisher.publish_many(some).wait(20)
                 # Of days that are never removed.
-                self._settled += [event.event_id for event in events[:4]]
+                self._resolved += [event.event_id for event in events[:4]]
 
     def settled(self) -> set[str]:
         """What was acked by now, and no purge takes."""
-        return set(self._settled)
+        return set(self._resolved)
 
     def end(self) -> None:
         self._ended.set()
@@ -251,7 +251,7 @@ def load(daemon):
     load.end()
 
 
-def assert_it_is_a_store(second: Daemon, settled: set[str], new: Path) -> None:
+def assert_it_is_a_store(second: Daemon, resolved: set[str], new: Path) -> None:
     """Sound as it is, and after a daemon has compared its logs; with all that was settled when the backup began."""
     found = verify(second.data_dir)
     assert found.returncode == 0, found.stdout
@@ -268,9 +268,9 @@ def assert_it_is_a_store(second: Daemon, settled: set[str], new: Path) -> None:
     found = verify(second.data_dir)
     assert found.returncode == 0, found.stdout
     events = daylogs.rows(second.database)["events"]
-    assert {row[1] for row in events} >= settled
+    assert {row[1] for row in events} >= resolved
     for row in events:
-        if row[1] in settled:
+        if row[1] in resolved:
             assert (row[8], row[15]) == ("Anna", "a bird")
     daylogs.assert_the_logs_have_everything(second.data_dir, new, purged=True)
 
@@ -280,7 +280,7 @@ def test_a_backup_under_load_has_all_that_was_acked_before_it_and_its_logs_have_
     daemon, load, dest, second, tmp_path
 ):
     for number in range(4):
-        settled = load.settled()
+        resolved = load.settled()
         before = f"{AT - timedelta(days=9 - 2 * number):%Y-%m-%d}"
         purging = subprocess.Popen(
             [backups.SIGHTLOGD, "purge", "--before", before, "--force", "--data-dir", daemon.data_dir],
@@ -290,4 +290,4 @@ def test_a_backup_under_load_has_all_that_was_acked_before_it_and_its_logs_have_
         purging.wait(60)
         assert (done.returncode, done.stderr) == (0, ""), done.stdout
         restored(dest, second.data_dir)
-        assert_it_is_a_store(second, settled, tmp_path / "new.db")
+        assert_it_is_a_store(second, resolved, tmp_path / "new.db")

@@ -62,7 +62,7 @@ def test_status_before_during_and_after_the_daemons_life(idle_daemon):
     assert status["events"] == 2
     assert status["newest_event"]["event_id"] == "e2"
     assert status["dead_letters"]["counts"] == {"duplicate": 1, "rejected": 1}
-    assert [letter["status"] for letter in status["dead_letters"]["latest"]] == ["rejected", "duplicate"]
+    assert [dead_letter["status"] for dead_letter in status["dead_letters"]["latest"]] == ["rejected", "duplicate"]
     assert status["pending_amendments"] == 1
     assert ids(run(daemon, "events").stdout) == ["e1", "e2"]
 

@@ -19,7 +19,7 @@ from sightlog.protocol.encoding import encode_record
 from sightlog.protocol.messages import START, Position
 from sightlog.spool.spool import Spool
 from sightlogd.protocol.decoder import REASON_CHARS_MAX, Refusal, decode_record
-from sightlogd.protocol.session import Parcel, Session
+from sightlogd.protocol.session import Chunk, Session
 from sightlogd.store import Store
 
 
@@ -288,7 +288,7 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_records_in_the_wal_and_is_ma
     count = 0
     while store.wal_pages < 1_000:
         packed = [encode_record(Event("front_door", llm_description="x" * 3_000))[0] for _ in range(50)]
-        store.write([Parcel(session, Position(1, count + 1), [decode_record(p) for p in packed], packed)], {}, [])
+        store.write([Chunk(session, Position(1, count + 1), [decode_record(p) for p in packed], packed)], {}, [])
         count += 50
     fill_the_disk(small_disk.data_dir / "filler")
     size = store.path.stat().st_size

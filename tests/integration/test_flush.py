@@ -9,13 +9,13 @@ from sightlog import Event
 
 def test_after_a_flush_all_receipts_are_settled(daemon):
     with daemon.publisher() as publisher:
-        asked, settle = threading.Event(), publisher._book.settle
+        asked, resolve = threading.Event(), publisher._book.resolve
 
         def slowly(*arguments):
             asked.wait(0.5)  # until somebody else looks
-            settle(*arguments)
+            resolve(*arguments)
 
-        publisher._book.settle = slowly
+        publisher._book.resolve = slowly
         receipt = publisher.publish(Event("door"), urgent=True)
         while publisher.spooled:
             pass

@@ -15,7 +15,7 @@ from sightlog import Detection, Event, Observation, Reader
 from sightlog.protocol.encoding import encode_record, format_time
 from sightlog.protocol.messages import START, Position
 from sightlogd.protocol.decoder import decode_record
-from sightlogd.protocol.session import Parcel, Session
+from sightlogd.protocol.session import Chunk, Session
 from sightlogd.store import Store
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -51,7 +51,7 @@ def write(data_dir: Path, records: list[Event | Observation]) -> Path:
     session = Session("p", "camera", b"", 1, START, START)
     for seq, record in enumerate(records, 1):
         packed, _ = encode_record(record)
-        written = store.write([Parcel(session, Position(1, seq), [decode_record(packed)], [packed])], {}, [])
+        written = store.write([Chunk(session, Position(1, seq), [decode_record(packed)], [packed])], {}, [])
         assert written.exceptions == [[]]
     store.close()
     return store.path

@@ -128,8 +128,8 @@ def test_an_observation_whose_id_is_taken_by_damage_is_rejected_and_kept(daemon)
         daemon.start()
         receipt = publisher.publish(Observation("a cat", "llm"))
         assert receipt.wait(10) == "rejected"
-    (letter,) = daemon.reader().dead_letters()
-    assert "constraint" in letter["reason"]
+    (dead_letter,) = daemon.reader().dead_letters()
+    assert "constraint" in dead_letter["reason"]
 
 
 @pytest.mark.parametrize("kind", ["events", "observations"])
@@ -176,8 +176,12 @@ def test_what_was_not_stored_is_shown_at_its_own_site(daemon):
         publisher.insert_events([event := Event("door", site="cabin"), event])
     for site, wanted in (("cabin", ["duplicate", "rejected"]), ("default", ["rejected"]), ("elsewhere", [])):
         reader = daemon.reader(site)
-        assert [letter["status"] for letter in reader.dead_letters()] == wanted
-        assert all(site in letter["reason"] for letter in reader.dead_letters() if letter["status"] == "rejected")
+        assert [dead_letter["status"] for dead_letter in reader.dead_letters()] == wanted
+        assert all(
+            site in dead_letter["reason"]
+            for dead_letter in reader.dead_letters()
+            if dead_letter["status"] == "rejected"
+        )
         assert sum(reader.status()["dead_letters"].values()) == len(wanted)
         assert reader.status()["pending_amendments"] == len(wanted[:1])
 

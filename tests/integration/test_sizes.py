@@ -96,12 +96,12 @@ def test_what_an_earlier_version_spooled_and_nobody_takes_is_a_dead_letter(
         assert publisher.lost == 0
     connection = sqlite3.connect(f"file:{idle_daemon.database}?mode=ro", uri=True)
     cameras = [camera for (camera,) in connection.execute("SELECT camera_id FROM events ORDER BY id")]
-    letters = connection.execute("SELECT status, reason, site FROM dead_letters").fetchall()
+    dead_letters = connection.execute("SELECT status, reason, site FROM dead_letters").fetchall()
     counts = connection.execute("SELECT stored, duplicates, rejected, missing FROM producers").fetchall()
     connection.close()
     assert cameras == ["before", "behind", "later"]
-    assert [(status, site) for status, _, site in letters] == [("rejected", None)]
-    assert "its producer cannot send it" in letters[0][1]
+    assert [(status, site) for status, _, site in dead_letters] == [("rejected", None)]
+    assert "its producer cannot send it" in dead_letters[0][1]
     assert counts == [(3, 0, 1, 0)]
     kept = list((idle_daemon.home / "spool" / "sensor").glob("*.damaged"))
     assert len(kept) == 1

@@ -230,9 +230,9 @@ def test_what_cannot_be_made_anew_is_refused_until_it_can(producer, spool_dir):
 
 def test_what_nobody_held_open_is_lost_and_told_and_holds_up_nothing(idle_daemon, spool_dir):
     """Of the lives before this one the first segment is open, because it is sent first; the second is not."""
-    for life in range(2):
+    for session in range(2):
         with closing(Spool(spool_dir, "sensor", 1 << 20)) as earlier:
-            earlier.append([encode_record(Event("door", event_id=f"life{life}-{n}")) for n in range(3)])
+            earlier.append([encode_record(Event("door", event_id=f"life{session}-{n}")) for n in range(3)])
     with idle_daemon.publisher() as publisher:
         wait_for(lambda: publisher._spool._segments[0].fd >= 0, "it is about to be sent")
         for path in spool_dir.glob("*.spool"):

@@ -54,27 +54,27 @@ def lines(daemon: Daemon) -> list[dict]:
     return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
 
 
-def live(daemon: Daemon, life: str) -> None:
-    command = [sys.executable, "-c", HAS_EVERY_KIND, daemon.endpoint, str(daemon.home / "spool"), life]
-    assert subprocess.run(command, check=False).returncode == (0 if life == "clean" else -signal.SIGKILL)
+def live(daemon: Daemon, session: str) -> None:
+    command = [sys.executable, "-c", HAS_EVERY_KIND, daemon.endpoint, str(daemon.home / "spool"), session]
+    assert subprocess.run(command, check=False).returncode == (0 if session == "clean" else -signal.SIGKILL)
 
 
 # -- accounts --------------------------------------------------------------------------------------------------------
 
 
 def test_everything_published_in_all_lives_is_accounted_for_after_clean_stops_and_kills(daemon):
-    lives = ("clean", "delivered", "left", "delivered", "delivered", "clean", "left", "left")
-    for life in lives:
-        live(daemon, life)
+    sessions = ("clean", "delivered", "left", "delivered", "delivered", "clean", "left", "left")
+    for session in sessions:
+        live(daemon, session)
     with daemon.publisher("door") as publisher:
-        assert publisher.published == 53 * len(lives)
+        assert publisher.published == 53 * len(sessions)
         publisher.publish(Event("door")).wait(20)
         assert publisher.flush(20)
         wait_for(lambda: account(daemon, publisher.producer_id), "the daemon told of the producer")
         found = account(daemon, publisher.producer_id)
-    assert found == {"published": 53 * len(lives) + 1, "spooled": 0, "lost": 0, "difference": 0}
+    assert found == {"published": 53 * len(sessions) + 1, "spooled": 0, "lost": 0, "difference": 0}
     (row,) = daemon.reader().producers()
-    assert (row["duplicates"], row["rejected"]) == (len(lives) - 1, len(lives) - 1)
+    assert (row["duplicates"], row["rejected"]) == (len(sessions) - 1, len(sessions) - 1)
 
 
 def test_a_delivered_life_that_is_killed_is_counted_though_nothing_of_it_is_left(daemon):

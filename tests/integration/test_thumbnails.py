@@ -23,7 +23,7 @@ from sightlog.protocol.messages import START, Position
 from sightlogd.daylogs.writer import DayLogs
 from sightlogd.metrics.metrics import PictureCounts
 from sightlogd.protocol.decoder import decode_record
-from sightlogd.protocol.session import Parcel, Session
+from sightlogd.protocol.session import Chunk, Session
 from sightlogd.store import Store
 from sightlogd.thumbnails import queue
 from sightlogd.thumbnails.formats import PictureLimits, check
@@ -461,9 +461,9 @@ def thumbnails_of(data_dir: Path, store: Store, counts: PictureCounts | None = N
     return Thumbnails(data_dir, LIMITS, store, logs, lambda *_: None, counts or PictureCounts())
 
 
-def parcel_of(session: Session, seq: int, event: Event) -> Parcel:
+def parcel_of(session: Session, seq: int, event: Event) -> Chunk:
     packed, image = encode_record(event)
-    return Parcel(session, Position(1, seq), [decode_record(packed)], [packed], {0: image} if image else {})
+    return Chunk(session, Position(1, seq), [decode_record(packed)], [packed], {0: image} if image else {})
 
 
 def test_what_a_refused_commit_left_waiting_is_not_another_events_picture(tmp_path):
@@ -490,8 +490,8 @@ def test_pictures_are_counted_by_what_became_of_them(tmp_path):
     thumbnails = thumbnails_of(tmp_path, store, counts)
     session = Session("camera", "camera", b"", 1, START, START)
     for seq, image in enumerate((png(), bomb(), b"text", png()), 1):
-        parcel = parcel_of(session, seq, Event("front_door", thumbnail=image))
-        store.write([parcel], thumbnails.save([parcel]), [])
+        chunk = parcel_of(session, seq, Event("front_door", thumbnail=image))
+        store.write([chunk], thumbnails.save([chunk]), [])
 
     def collected() -> bool:
         thumbnails.collect(time.monotonic())

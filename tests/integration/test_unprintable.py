@@ -36,9 +36,9 @@ def test_what_strangers_send_reaches_nobody_as_it_is(idle_daemon):
     with daemon.publisher() as publisher:
         assert publisher.insert_events([Event("door", event_id="e1", llm_description=f"=1 {CODES}")]).stored == 1
         assert publisher.publish_many([Observation(f"@x {CODES}", "me", "e1")]).wait(20).stored == 1
-    letters = daemon.reader().dead_letters()
-    assert len(letters) == 3
-    assert not any(is_harmful(letter["reason"]) for letter in letters)
+    dead_letters = daemon.reader().dead_letters()
+    assert len(dead_letters) == 3
+    assert not any(is_harmful(dead_letter["reason"]) for dead_letter in dead_letters)
     for arguments in (("status",), ("events", "-o", "csv"), ("export", "-o", "csv"), ("tail", "-o", "csv"),
                       ("export", "--observations", "-o", "csv"), ("events",), ("search", "owned")):  # fmt: skip
         said = run(daemon, *arguments).stdout

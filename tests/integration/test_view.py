@@ -22,7 +22,7 @@ from sightlog.protocol.encoding import encode_record
 from sightlog.protocol.messages import START, Position
 from sightlogd.errors import WriteRefused
 from sightlogd.protocol.decoder import decode_record
-from sightlogd.protocol.session import Parcel, Session
+from sightlogd.protocol.session import Chunk, Session
 from sightlogd.store import Store
 
 PROGRAM = Path(sys.executable).with_name("sightlogd")
@@ -207,17 +207,17 @@ def test_a_day_whose_batch_found_no_room_gets_its_range_with_the_next_try(tmp_pa
     store = Store(tmp_path, zone=ZoneInfo("UTC"))
     session = Session("p", "camera", b"", 1, START, START)
 
-    def parcel(*records: Event | Observation) -> Parcel:
+    def chunk(*records: Event | Observation) -> Chunk:
         packed = [encode_record(record)[0] for record in records]
-        return Parcel(session, Position(1, 1), [decode_record(one) for one in packed], packed)
+        return Chunk(session, Position(1, 1), [decode_record(one) for one in packed], packed)
 
     event = Event("door", event_id="e", recorded_at=at("2026-11-20T12:00"))
     long = Observation("x" * 60_000, "vlm", recorded_at=at("2026-11-20T12:00"))
     connection = store._connection
     connection.execute(f"PRAGMA max_page_count = {connection.execute('PRAGMA page_count').get + 4}")
     with pytest.raises(WriteRefused, match="no room"):
-        store.write([parcel(event, long)], {}, [])
+        store.write([chunk(event, long)], {}, [])
     assert days(store.path) == {}
-    store.write([parcel(event)], {}, [])
+    store.write([chunk(event)], {}, [])
     store.close()
     assert sorted(days(store.path)) == ["2026-11-20"]

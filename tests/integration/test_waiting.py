@@ -32,7 +32,7 @@ class Alarm(TimeoutError):
     """The same, and an OSError."""
 
 
-async def settled(receipt):
+async def resolved(receipt):
     return await receipt
 
 
@@ -189,7 +189,7 @@ def test_a_forked_child_is_refused_and_leaves_the_parent_alone(idle_daemon, does
         calls = {
             "wait": lambda: receipt.wait(5),
             "telemetry": lambda: publisher.telemetry(frames_processed=1),
-            "await": lambda: asyncio.run(asyncio.wait_for(settled(receipt), 2)),
+            "await": lambda: asyncio.run(asyncio.wait_for(resolved(receipt), 2)),
             "publish": lambda: publisher.publish(Event("child")),
             "flush": lambda: publisher.flush(5),
         }

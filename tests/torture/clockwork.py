@@ -19,7 +19,7 @@ from sightlogd.config import Config
 from sightlogd.daylogs import reconcile
 from sightlogd.daylogs.writer import DayLogs
 from sightlogd.protocol.decoder import decode_record
-from sightlogd.protocol.session import Parcel, Session
+from sightlogd.protocol.session import Chunk, Session
 from sightlogd.retention import policy
 from sightlogd.retention.budget import Budget
 from sightlogd.retention.usage import Storage
@@ -179,8 +179,8 @@ class House:
         packed = [encode_record(record)[0] for record in records]
         first = Position(1, self._seq + 1)
         self._seq += len(packed)
-        parcel = Parcel(self._session, first, [decode_record(record) for record in packed], packed)
-        written = self.store.write([parcel], {}, [])
+        chunk = Chunk(self._session, first, [decode_record(record) for record in packed], packed)
+        written = self.store.write([chunk], {}, [])
         assert written.exceptions == [[]]
         self.logs.add(written.changes, 0)
         self.logs.write_all()

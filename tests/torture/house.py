@@ -203,7 +203,7 @@ class House:
         self.store = store = Store(self.data_dir, self.synchronous, lambda: NOW, UTC)
         self._tell_of_transactions(store)
         self.ingest = Ingest(config, store, lambda _: None, lambda _: None, None, None)  # type: ignore[arg-type]
-        self.ingest._doors.receive = lambda: self._inbox.pop(0) if self._inbox else None
+        self.ingest._sockets.receive = lambda: self._inbox.pop(0) if self._inbox else None
         self.ingest._send = self._answered
         maintenance = self.ingest._maintenance
         self.logs, self.thumbnails = maintenance.logs, maintenance.thumbnails
@@ -229,11 +229,11 @@ class House:
         self.recorder.mark(state_of(store._connection))
         store._transaction = transaction
 
-    def _write(self, parcels: Any, *more: Any) -> Any:
+    def _write(self, chunks: Any, *more: Any) -> Any:
         if self.acks_early:
-            for parcel in parcels:
-                self.recorder.mark(Acked(parcel.session.producer_id, parcel.last))
-        return self._stored(parcels, *more)
+            for chunk in chunks:
+                self.recorder.mark(Acked(chunk.session.producer_id, chunk.last))
+        return self._stored(chunks, *more)
 
     def _answered(self, route: bytes, frames: list[bytes]) -> None:
         reply = messages.decode_reply(frames)
@@ -333,16 +333,16 @@ class House:
         self.start()
         self.catch_up()
 
-    def die(self, lives: int) -> None:
+    def die(self, sessions: int) -> None:
         """Lives that SIGKILL ends, in the middle of whatever it was."""
-        for _ in range(lives):
+        for _ in range(sessions):
             self.recorder.dies_at = len(self.recorder.log.entries) + self.choose.randint(1, 300)
             with contextlib.suppress(Killed):
                 self.start()
                 self.finish_what_was_begun()
                 while True:
                     self._step()
-            self.bury()
+            self.add_dead_letters()
 
     def finish_what_was_begun(self) -> None:
         """The loop's first work."""
@@ -351,7 +351,7 @@ class House:
             for _ in purge.finish(leaving, self.store):
                 pass
 
-    def bury(self) -> None:
+    def add_dead_letters(self) -> None:
         """What is left of a process that was killed."""
         if self.ingest is not None:
             self.ingest.close()

@@ -177,13 +177,13 @@ class Judge:
         sessions = Sessions(store.stored_of, store.exceptions_of, messages.Limits(10**6, 10**9), lambda: 0)
         ids = {event_id for (event_id,) in store._connection.execute("SELECT event_id FROM events")}
         for name, producer in self.house.producers.items():
-            settled = store.stored_of(name).seq
+            resolved = store.stored_of(name).seq
             sessions.receive(producer.route, producer.hello())
-            parcel = sessions.receive(producer.route, producer.message(0)).parcel
-            assert len(producer.records) - settled == (len(parcel.records) if parcel else 0)
-            if parcel:
-                store.write([parcel], {}, [])
-            ids |= {event_id for event_id in producer.event_ids[settled:] if event_id}
+            chunk = sessions.receive(producer.route, producer.message(0)).chunk
+            assert len(producer.records) - resolved == (len(chunk.records) if chunk else 0)
+            if chunk:
+                store.write([chunk], {}, [])
+            ids |= {event_id for event_id in producer.event_ids[resolved:] if event_id}
             counts = store._connection.execute(
                 "SELECT last_seq, stored + duplicates + rejected, missing FROM producers WHERE producer_id = ?", (name,)
             ).fetchall()

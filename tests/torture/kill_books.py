@@ -32,13 +32,13 @@ def picture(n: int, *, encoded_too: bool) -> bytes | None:
     return PICTURES[n % 8] if n % 5 == 0 else None
 
 
-def event_id(name: str, life: int, n: int) -> str:
-    return f"{name}-{life:03}-{n:06}"
+def event_id(name: str, session: int, n: int) -> str:
+    return f"{name}-{session:03}-{n:06}"
 
 
 def _producer_and_life(name: str) -> tuple[str, int]:
-    producer, life, _ = name.split("-")
-    return producer, int(life)
+    producer, session, _ = name.split("-")
+    return producer, int(session)
 
 
 class Ledger:
@@ -58,17 +58,17 @@ class Lives:
     def __init__(self, path: Path) -> None:
         self._cells = Ledger(path, 2 * LIVES_MAX).cells
 
-    def published(self, life: int) -> int:
-        return self._cells[2 * life]
+    def published(self, session: int) -> int:
+        return self._cells[2 * session]
 
-    def acked(self, life: int) -> int:
-        return self._cells[2 * life + 1]
+    def acked(self, session: int) -> int:
+        return self._cells[2 * session + 1]
 
-    def note_published(self, life: int, count: int) -> None:
-        self._cells[2 * life] = count
+    def note_published(self, session: int, count: int) -> None:
+        self._cells[2 * session] = count
 
-    def note_acked(self, life: int, count: int) -> None:
-        self._cells[2 * life + 1] = count
+    def note_acked(self, session: int, count: int) -> None:
+        self._cells[2 * session + 1] = count
 
 
 class Cursor:
@@ -111,9 +111,9 @@ class Books:
         self.database = self.data_dir / "events.db"
         self.purges = home / "purges"
         """A line `DAY ID` for each day that began to go, with the events up to ID."""
-        self.lives = {name: Lives(home / f"{name}.ledger") for name in names}
+        self.sessions = {name: Lives(home / f"{name}.ledger") for name in names}
         self.day_of: dict[tuple[str, int], str] = {}
-        self.life = dict.fromkeys(names, 0)
+        self.session = dict.fromkeys(names, 0)
         self.ids: dict[str, int] = {}
         """All that were ever seen in the database."""
         self._encoded_too = encoded_too
@@ -126,13 +126,13 @@ class Books:
         """Rows without their amendment, observation or picture."""
         self._unpictured: set[tuple[str, int, int]] = set()
 
-    def begin_life(self, name: str, day: str) -> int:
-        self.life[name] += 1
-        self.day_of[name, self.life[name]] = day
-        return self.life[name]
+    def begin_session(self, name: str, day: str) -> int:
+        self.session[name] += 1
+        self.day_of[name, self.session[name]] = day
+        return self.session[name]
 
     def acked(self, name: str) -> int:
-        return sum(self.lives[name].acked(life) for life in range(1, self.life[name] + 1))
+        return sum(self.sessions[name].acked(session) for session in range(1, self.session[name] + 1))
 
     # -- after each life ---------------------------------------------------------------------------------------------
 
@@ -140,10 +140,10 @@ class Books:
         """acked ⊆ stored, each once and whole, in order and without a gap; with `delivered`, published ⊆ stored."""
         # The ledgers first: what is acked meanwhile may be behind the view of the database.
         acked = {
-            (name, life): self.lives[name].acked(life)
-            for name in self.lives
+            (name, session): self.sessions[name].acked(session)
+            for name in self.sessions
             # Lives before the one seen last were found to be complete when they were passed.
-            for life in range(1 if delivered else max(1, self._last[name][0]), self.life[name] + 1)
+            for session in range(1 if delivered else max(1, self._last[name][0]), self.session[name] + 1)
         }
         if not self.database.exists():
             require(not any(acked.values()), "acked before there was a database")
@@ -162,20 +162,20 @@ class Books:
                 self._after = row[0]
                 self._take(row, gone)
             waiting = {row[0] for row in connection.execute("SELECT event_id FROM pending_amendments")}
-            for (name, life), count in acked.items():
-                self._has(name, life, count, waiting, gone, "acked")
+            for (name, session), count in acked.items():
+                self._has(name, session, count, waiting, gone, "acked")
                 if delivered:
-                    self._has(name, life, self.lives[name].published(life), waiting, gone, "published")
+                    self._has(name, session, self.sessions[name].published(session), waiting, gone, "published")
             if delivered:
                 self._check_purges(connection)
 
     def _check_dead_letters(self, connection: sqlite3.Connection) -> None:
-        letters = connection.execute("SELECT count(*) FROM dead_letters").fetchone()[0]
+        dead_letters = connection.execute("SELECT count(*) FROM dead_letters").fetchone()[0]
         if self._dead_letters is None:
-            self._dead_letters = letters
-        if letters != self._dead_letters:
+            self._dead_letters = dead_letters
+        if dead_letters != self._dead_letters:
             some = connection.execute("SELECT status, reason FROM dead_letters ORDER BY id DESC LIMIT 3").fetchall()
-            require(False, f"{letters} dead letters: {some}")
+            require(False, f"{dead_letters} dead letters: {some}")
 
     def _look_again(self, connection: sqlite3.Connection, gone: set[str]) -> None:
         of = {key: name for name, key in self._open.items()}
@@ -192,20 +192,20 @@ class Books:
     def _take(self, row: tuple[Any, ...], gone: set[str]) -> None:
         """A row that is new: the next one of its producer."""
         name, _, rest = row[1].partition("-")
-        if name not in self.lives or len(rest) != 10:
+        if name not in self.sessions or len(rest) != 10:
             return  # was there before
-        life, n = int(rest[:3]), int(rest[4:])
+        session, n = int(rest[:3]), int(rest[4:])
         require(row[1] not in self.ids, f"{row[1]} was seen twice")
         self.ids[row[1]] = row[0]
         last = self._last[name]
-        require((life, n) > last, f"{row[1]} behind {last}: not in the order of publishing")
-        for passed in range(max(1, last[0]), life):
-            self._has(name, passed, self.lives[name].published(passed), None, gone, "published before another life")
-        before = self._reached[name, life]
-        require(n == before + 1 or self.day_of[name, life] in gone, f"{row[1]} behind {before}: a gap")
-        self._last[name], self._reached[name, life] = (life, n), n
-        if not self._is_whole(row, (name, life, n)):
-            self._open[name, life, n] = row[0]
+        require((session, n) > last, f"{row[1]} behind {last}: not in the order of publishing")
+        for passed in range(max(1, last[0]), session):
+            self._has(name, passed, self.sessions[name].published(passed), None, gone, "published before another life")
+        before = self._reached[name, session]
+        require(n == before + 1 or self.day_of[name, session] in gone, f"{row[1]} behind {before}: a gap")
+        self._last[name], self._reached[name, session] = (session, n), n
+        if not self._is_whole(row, (name, session, n)):
+            self._open[name, session, n] = row[0]
 
     def _is_whole(self, row: tuple[Any, ...], key: tuple[str, int, int]) -> bool:
         """Whether all that belongs to an event is there; half of it never is."""
@@ -230,25 +230,25 @@ class Books:
             self._unpictured.add(key)
         return bool(amended and observations and (path or image is None))
 
-    def _has(self, name: str, life: int, count: int, waiting: set[str] | None, gone: set[str], why: str) -> None:
+    def _has(self, name: str, session: int, count: int, waiting: set[str] | None, gone: set[str], why: str) -> None:
         """The first `count` records of a life are stored. `waiting` None: amendments are not looked at."""
-        if self.day_of[name, life] in gone:
+        if self.day_of[name, session] in gone:
             return
         groups, more = divmod(count, RECORDS)
         part = group(groups + 1)[:more]
-        reached = self._reached[name, life]
+        reached = self._reached[name, session]
         require(
             reached >= groups + ("e" in part),
-            f"{name}, life {life}: {why} up to record {count}, stored {reached} events",
+            f"{name}, life {session}: {why} up to record {count}, stored {reached} events",
         )
         if waiting is None:
             return
         for other, of, n in self._open:
-            if (other, of) == (name, life):
+            if (other, of) == (name, session):
                 pictured = picture(n, encoded_too=self._encoded_too) is TO_BE_ENCODED
-                require(n > groups or pictured, f"{event_id(name, life, n)} is not whole, and {why}")
+                require(n > groups or pictured, f"{event_id(name, session, n)} is not whole, and {why}")
         if "a" in part:
-            key = (name, life, groups + 1)
+            key = (name, session, groups + 1)
             there = event_id(*key) in waiting or (reached > groups and key not in self._open)
             require(there or "o" not in part, f"the amendment of {event_id(*key)} is missing, and {why}")
 

@@ -130,8 +130,8 @@ class Campaign:
             "encoded_too": self.plan.encodes,
             "sabotage": self._sabotage,
         }
-        life = self.books.begin_life(name, self._day)
-        call = [name, self._endpoint, str(self.home), life, settings, fuse and (fuse.within, fuse.nth, fuse.how)]
+        session = self.books.begin_session(name, self._day)
+        call = [name, self._endpoint, str(self.home), session, settings, fuse and (fuse.within, fuse.nth, fuse.how)]
         self._producers[name] = self._zygote.start("kill_roles:producer", call, self._log), point
 
     def _bring_up_producers(self, *, armed: bool) -> None:

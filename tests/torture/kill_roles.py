@@ -90,14 +90,14 @@ def command(arguments: Sequence[str], fuse: Sequence[Any] | None, purges: str, s
 
 
 def producer(
-    name: str, endpoint: str, home: str, life: int, settings: dict[str, Any], fuse: Sequence[Any] | None
+    name: str, endpoint: str, home: str, session: int, settings: dict[str, Any], fuse: Sequence[Any] | None
 ) -> int:
     """Publishes groups of records; notes what publish() returned for and what is acked."""
     _make_things_happen_often()
     _reconnect_soon()
     if settings["sabotage"]:
         kill_sabotage.apply(settings["sabotage"])
-    lives = Lives(Path(home, f"{name}.ledger"))
+    sessions = Lives(Path(home, f"{name}.ledger"))
     noon = datetime.fromisoformat(f"{settings['day']}T12:00:00+00:00")
     waiting: deque[Any] = deque()
     published = acked = 0
@@ -108,17 +108,17 @@ def producer(
         while waiting and waiting[0].settled:
             receipt = waiting.popleft()
             status = receipt.wait(0)
-            assert status == "stored", f"{name}, life {life}, record {acked + 1}: {status}, {receipt.reason}"
+            assert status == "stored", f"{name}, life {session}, record {acked + 1}: {status}, {receipt.reason}"
             acked += 1
-            lives.note_acked(life, acked)
+            sessions.note_acked(session, acked)
 
     with Publisher(endpoint, name, Path(home, "spool"), spool_bytes_max=4 * 1024 * 1024) as publisher:
         for n in itertools.count(1) if settings["count"] is None else range(1, settings["count"] + 1):
             at = noon + timedelta(milliseconds=n)
-            for record in _records(name, life, n, at, encoded_too=settings["encoded_too"]):
+            for record in _records(name, session, n, at, encoded_too=settings["encoded_too"]):
                 waiting.append(publisher.publish(record))
                 published += 1
-                lives.note_published(life, published)
+                sessions.note_published(session, published)
             note_acks()
             while len(waiting) > AHEAD_MAX * RECORDS:
                 time.sleep(0.001)
@@ -131,8 +131,8 @@ def producer(
     return 0
 
 
-def _records(name: str, life: int, n: int, at: datetime, *, encoded_too: bool) -> list[Any]:
-    key = event_id(name, life, n)
+def _records(name: str, session: int, n: int, at: datetime, *, encoded_too: bool) -> list[Any]:
+    key = event_id(name, session, n)
     event = Event(
         name,
         event_id=key,
@@ -151,7 +151,7 @@ def _records(name: str, life: int, n: int, at: datetime, *, encoded_too: bool) -
     )
     observation = Observation(f"{name} was there", "llm", key, recorded_at=at)
     by_letter = {"e": event, "a": amendment, "o": observation}
-    return [by_letter[letter] for letter in group(n)]
+    return [by_letter[dead_letter] for dead_letter in group(n)]
 
 
 class _Slow:
@@ -185,13 +185,13 @@ def reader(database: str, ledger: str, names: Sequence[str], purges: bool, sabot
         assert (event.id or 0) > last, f"{event.id} behind {last}"
         last = event.id or 0
         if event.camera_id in names:
-            life, n = map(int, event.event_id.split("-")[1:])
-            before = at_last.get(event.camera_id, (life, n - 1))
-            assert (life, n) > before, f"{event.event_id} behind {before}: twice, or not in order"
-            assert purges or n == 1 or (life, n - 1) == before, (
+            session, n = map(int, event.event_id.split("-")[1:])
+            before = at_last.get(event.camera_id, (session, n - 1))
+            assert (session, n) > before, f"{event.event_id} behind {before}: twice, or not in order"
+            assert purges or n == 1 or (session, n - 1) == before, (
                 f"{event.event_id} behind {before}: something is missing"
             )
-            at_last[event.camera_id] = life, n
+            at_last[event.camera_id] = session, n
             amended = event.person_name == event.camera_id
             expected = (3, True, "amended") if amended else (2, False, "as it was")
             found = len(event.detections), event.embedding is not None, event.llm_description

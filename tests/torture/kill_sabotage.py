@@ -19,8 +19,8 @@ def _ack_before_commit() -> None:
     commit = Ingest._commit
 
     def wrapped(ingest: Ingest, reason: Any) -> None:
-        for parcel in ingest._batch.parcels:
-            ingest._send(parcel.session.route, messages.ack(parcel.last, ()))
+        for chunk in ingest._batch.chunks:
+            ingest._send(chunk.session.route, messages.ack(chunk.last, ()))
         commit(ingest, reason)
 
     Ingest._commit = wrapped

@@ -35,8 +35,7 @@ from sightlogd.logs import set_up
 from sightlogd.recovery import rebuild
 from sightlogd.retention import budget
 from sightlogd.service import background, loop, run
-from sightlogd.store import resolved as settled
-from sightlogd.store import store
+from sightlogd.store import resolved, store
 from sightlogd.store.rows import Written
 from sightlogd.thumbnails import pipeline
 
@@ -56,18 +55,18 @@ KEPT: Final[list[Any]] = [None]
 def _acks_although_writing_failed() -> None:
     write = store.Store.write
 
-    def careless(self: store.Store, parcels: Any, *rest: Any) -> Written:
+    def careless(self: store.Store, chunks: Any, *rest: Any) -> Written:
         try:
-            return write(self, parcels, *rest)
+            return write(self, chunks, *rest)
         except (loop.WriteRefused, Stop):
-            return Written([[] for _ in parcels], [], [], [], [])
+            return Written([[] for _ in chunks], [], [], [], [])
 
     store.Store.write = careless  # type: ignore[method-assign]
 
 
 def _remembers_the_position() -> None:
     """In the process, and not in the transaction of the records."""
-    settled.count = lambda *_: None
+    resolved.count = lambda *_: None
 
 
 def _goes_on_after_a_failed_fsync() -> None:
@@ -111,7 +110,7 @@ def _hurry() -> None:
     """Everything that is tried again after some seconds is tried again at once."""
     loop.RETRY_SECONDS = loop.RETRY_SECONDS_MAX = pipeline.RETRY_SECONDS = budget.RETRY_SECONDS = 0.0
     loop.Ingest._wait_ms = lambda *_: 0  # type: ignore[method-assign,assignment]
-    loop.Doors = Street  # type: ignore[misc,assignment]
+    loop.Sockets = Street  # type: ignore[misc,assignment]
     pipeline.Child = Decoder  # type: ignore[misc,assignment]
 
 
@@ -255,19 +254,19 @@ def spool(request: dict[str, Any], fault: faults.Fault) -> dict[str, Any]:
     read = insist(lambda: _read(spool, START), OSError)
     # A segment is given back as a whole: the daemon says which of its records it has.
     result = {"code": 0, "as_told": len(read) >= len(inside) and read == accepted[len(accepted) - len(read) :]}
-    settled = START
+    resolved = START
     for number in range(request["events"]):
         text = f"{spool.epoch}-{number}"
         data = text.encode() + b"x" * 900
-        position = insist(lambda data=data, acked=settled: spool.append([(data, b"image")], acked), SpoolFull)
+        position = insist(lambda data=data, acked=resolved: spool.append([(data, b"image")], acked), SpoolFull)
         tell("P", text)
         inside.append(text)
         if number % 4 == 3:
             insist(spool.sync, OSError)
         if number % 8 == 7:
-            settled = position
+            resolved = position
             with contextlib.suppress(OSError):  # as the publisher does: with the next ack, or where there is no room
-                spool.drop_through(settled)
+                spool.drop_through(resolved)
             for acked in inside:
                 tell("A", acked)
             inside = []

@@ -101,11 +101,11 @@ def check(database: Path, ledgers: Mapping[str, Path], *, delivered: bool = Fals
     # In this order: what is acked by now was stored before.
     known = {name: (acked(ledger), published(ledger)) for name, ledger in ledgers.items()}
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        for name, (settled, told) in known.items():
+        for name, (resolved, told) in known.items():
             rows = connection.execute("SELECT event_id FROM events WHERE camera_id = ? ORDER BY id", (name,)).fetchall()
             stored = [event_id for (event_id,) in rows]
-            missing = set(settled) - set(stored)
-            assert not missing, f"{name}: {len(missing)} of {len(settled)} acked and not stored"
+            missing = set(resolved) - set(stored)
+            assert not missing, f"{name}: {len(missing)} of {len(resolved)} acked and not stored"
             assert len(set(stored)) == len(stored), f"{name}: stored twice"
             # The ledger hears of an event after the spool has it: the daemon may be ahead.
             written = set(told)

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any, Final
 from network import Connection, Dealer
 
 from sightlog.protocol import messages
-from sightlog.protocol.accounts import Settled, account
-from sightlog.protocol.messages import DUPLICATE, REJECTED, START, STORED, Position, Told
+from sightlog.protocol.accounts import Resolved, account
+from sightlog.protocol.messages import DUPLICATE, REJECTED, START, STORED, Position, SpoolReport
 from sightlog.publisher.delivery import Delivery
 from sightlog.publisher.publisher import Publisher
 from sightlog.publisher.receipts import BatchReceipt, Receipt, ReceiptBook
 from sightlog.publisher.session import Link
-from sightlog.publisher.telemetry import Teller
+from sightlog.publisher.telemetry import TelemetryReporter
 from sightlog.spool import spool
 from sightlogd.protocol.batch import Batch, BatchLimits
-from sightlogd.protocol.session import Parcel, Session, Sessions
+from sightlogd.protocol.session import Chunk, Session, Sessions
 
 if TYPE_CHECKING:
     from world import World
@@ -55,10 +55,10 @@ class Sensor(Publisher):
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._closing = False
-        self._teller = Teller(self._link, self._spool)
+        self._telemetry = TelemetryReporter(self._link, self._spool)
         self._connection = Dealer(world.random)
         self._delivery = self.make_delivery(
-            self.producer, self._spool, self._link, self._book, self._teller, self._connection
+            self.producer, self._spool, self._link, self._book, self._telemetry, self._connection
         )
         self._stuck = False
         self.sleeps_until = 0.0
@@ -95,8 +95,8 @@ class Sensor(Publisher):
         super()._append(*arguments)
         self.sleeps_until = 0.0
 
-    def told(self) -> Told:
-        return self._spool.told(self._link.acked)
+    def told(self) -> SpoolReport:
+        return self._spool.report(self._link.acked)
 
     @property
     def is_fenced(self) -> bool:
@@ -116,7 +116,7 @@ class Producer:
     """A row of the `producers` table, what it stands for, and the dead letters."""
 
     position: Position = START
-    settled: list[str] = field(default_factory=list)
+    resolved: list[str] = field(default_factory=list)
     positions: list[Position] = field(default_factory=list)
     """Of those that are settled, in the same order."""
     exceptions: list[tuple[Position, str, str]] = field(default_factory=list)
@@ -148,37 +148,37 @@ class Store:
     def position_of(self, producer_id: str) -> Position:
         return self.producers[producer_id].position
 
-    def write(self, parcels: list[Parcel]) -> list[list[tuple[int, str, str]]]:
+    def write(self, chunks: list[Chunk]) -> list[list[tuple[int, str, str]]]:
         found = []
         told: dict[Session, int] = {}
-        for parcel in parcels:
-            producer = self.producers[parcel.session.producer_id]
-            must(parcel.first > producer.position, f"stored twice, or out of order: {parcel.first}")
+        for chunk in chunks:
+            producer = self.producers[chunk.session.producer_id]
+            must(chunk.first > producer.position, f"stored twice, or out of order: {chunk.first}")
             exceptions = []
-            for seq, record in enumerate(parcel.records, parcel.first.seq):
+            for seq, record in enumerate(chunk.records, chunk.first.seq):
                 event_id = record.event_id
                 known = event_id in self.events
                 must(not (known and event_id in producer.settled), f"{event_id} was stored already")
                 producer.settled.append(event_id)
-                producer.positions.append(Position(parcel.first.epoch, seq))
+                producer.positions.append(Position(chunk.first.epoch, seq))
                 status = DUPLICATE if known else status_of(event_id)
                 self.events.setdefault(event_id, status)
                 producer.counts[status] += 1
                 if status != STORED:
                     exceptions.append((seq, status, f"{status} {event_id}"))
-                    producer.exceptions.append((Position(parcel.first.epoch, seq), status, f"{status} {event_id}"))
-            producer.position = parcel.last
-            producer.missing += told.setdefault(parcel.session, parcel.session.missing)
-            told[parcel.session] = 0
-            durable = self.durable[parcel.session.producer_id]
-            self.durable[parcel.session.producer_id] = max(durable, parcel.last)
+                    producer.exceptions.append((Position(chunk.first.epoch, seq), status, f"{status} {event_id}"))
+            producer.position = chunk.last
+            producer.missing += told.setdefault(chunk.session, chunk.session.missing)
+            told[chunk.session] = 0
+            durable = self.durable[chunk.session.producer_id]
+            self.durable[chunk.session.producer_id] = max(durable, chunk.last)
             found.append(exceptions)
         return found
 
-    def count(self, producer_id: str) -> Settled:
+    def count(self, producer_id: str) -> Resolved:
         row = self.producers[producer_id]
         counts = row.counts
-        return Settled(row.position, counts[STORED], counts[DUPLICATE], counts[REJECTED], row.missing)
+        return Resolved(row.position, counts[STORED], counts[DUPLICATE], counts[REJECTED], row.missing)
 
     def exceptions_of(self, producer_id: str, first: Position, last: Position) -> list[tuple[int, str, str]]:
         return [
@@ -198,7 +198,7 @@ class Daemon:
         self.batch = Batch(BATCH)
         self.connections: dict[bytes, Connection] = {}
         self.refused_until = 0.0
-        self.told: dict[str, Told] = {}
+        self.told: dict[str, SpoolReport] = {}
 
     def check_accounts(self) -> None:
         """At any moment, whatever is on its way: everything that was told to be published is somewhere."""
@@ -236,16 +236,16 @@ class Daemon:
             self.send(route, answer.reply)
         if answer.told:
             self.told[answer.told.producer_id] = answer.told.telemetry.told
-        if answer.parcel:
+        if answer.chunk:
             if self.world.clock.now < self.refused_until:
-                self.tell_busy(answer.parcel.session)
+                self.tell_busy(answer.chunk.session)
                 return
-            self.take(answer.parcel)
+            self.take(answer.chunk)
         if answer.flush:
             self.batch.flush()
 
-    def take(self, parcel: Parcel) -> None:
-        self.batch.add(parcel, self.world.clock.now)
+    def take(self, chunk: Chunk) -> None:
+        self.batch.add(chunk, self.world.clock.now)
 
     def send(self, route: bytes, frames: list[bytes]) -> None:
         connection = self.connections.get(route)
@@ -255,26 +255,26 @@ class Daemon:
             connection.down.put(frames)
 
     def commit(self) -> None:
-        parcels, world = self.batch.parcels, self.world
+        chunks, world = self.batch.chunks, self.world
         if world.happens("killed before commit"):
             world.kill_daemon()
             return
         refused = world.happens("refused")
         took_effect = not refused or world.random.random() < 0.5
-        exceptions = world.store.write(parcels) if took_effect else []
+        exceptions = world.store.write(chunks) if took_effect else []
         self.batch.clear()
         if refused:
             self.refused_until = world.clock.now + 1.0
-            for session in dict.fromkeys(parcel.session for parcel in parcels):
+            for session in dict.fromkeys(chunk.session for chunk in chunks):
                 self.tell_busy(session)
             return
         if world.happens("killed after commit"):
             world.kill_daemon()
             return
         told: dict[Session, list[tuple[int, str, str]]] = {}
-        for parcel, some in zip(parcels, exceptions, strict=True):
-            self.sessions.settle(parcel.session, parcel.last)
-            told.setdefault(parcel.session, []).extend(some)
+        for chunk, some in zip(chunks, exceptions, strict=True):
+            self.sessions.resolve(chunk.session, chunk.last)
+            told.setdefault(chunk.session, []).extend(some)
         for session, some in told.items():
             self.send(session.route, messages.ack(session.stored, some))
 

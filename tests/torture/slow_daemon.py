@@ -61,8 +61,8 @@ class SlowFile(apsw.VFSFile):
 
 
 def ack_first(self: loop.Ingest, reason: Any) -> None:
-    for parcel in self._batch.parcels:
-        self._send(parcel.session.route, messages.ack(parcel.last, []))
+    for chunk in self._batch.chunks:
+        self._send(chunk.session.route, messages.ack(chunk.last, []))
     commit(self, reason)
 
 

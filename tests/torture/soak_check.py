@@ -26,9 +26,9 @@ def check(home: Path, ledgers: dict[str, Path]) -> None:
         for name, ledger in ledgers.items():
             check_ledger(connection, name, ledger, removed)
         _check_followed(connection, home / "followed")
-        letters = connection.execute("SELECT count(*), max(reason) FROM dead_letters").fetchone()
-        if letters[0]:
-            raise Loss(f"{letters[0]} dead letters: {letters[1]}")
+        dead_letters = connection.execute("SELECT count(*), max(reason) FROM dead_letters").fetchone()
+        if dead_letters[0]:
+            raise Loss(f"{dead_letters[0]} dead letters: {dead_letters[1]}")
     found = backups.run("verify", "--config", home / "config.toml", "--data-dir", home / "data")
     if found.returncode:
         raise Loss(f"sightlogd verify: {found.stdout}{found.stderr}")

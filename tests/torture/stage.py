@@ -55,7 +55,7 @@ class Stage:
         self.metrics = Metrics(time.monotonic(), datetime.now(UTC))
         self.unexplained: list[list[bytes]] = []
         """Messages that came to nothing, and nobody was told."""
-        self.taken = self.letters = self.exceptions = 0
+        self.taken = self.dead_letters = self.exceptions = 0
         """Records in parcels, messages that became dead letters, records that were settled but not stored."""
         self.expected: list[str] = []
         """Good events that were taken: each has to be stored once."""
@@ -73,36 +73,36 @@ class Stage:
         refused = bool(answer.reply) and msgpack.unpackb(answer.reply[0])["kind"] == "refused"
         if refused and not answer.warning and b"fenced" not in answer.reply[0]:
             self.unexplained.append(frames)
-        if not (answer.reply or answer.parcel or answer.dead_letter or answer.told or answer.resent or answer.flush):
+        if not (answer.reply or answer.chunk or answer.dead_letter or answer.reported or answer.resent or answer.flush):
             self.unexplained.append(frames)
-        if answer.told:
-            self.metrics.told(answer.told)
+        if answer.reported:
+            self.metrics.reported(answer.reported)
         now = time.monotonic()
         if answer.dead_letter:
-            self.letters += 1
+            self.dead_letters += 1
             assert answer.dead_letter.reason
             self.batch.add_dead_letter(answer.dead_letter, now)
-        if answer.parcel:
-            self.taken += len(answer.parcel.records)
-            self.expected += [self.good[packed] for packed in answer.parcel.packed if packed in self.good]
-            peer.seq = answer.parcel.last.seq
-            self.batch.add(answer.parcel, now)
+        if answer.chunk:
+            self.taken += len(answer.chunk.records)
+            self.expected += [self.good[packed] for packed in answer.chunk.packed if packed in self.good]
+            peer.seq = answer.chunk.last.seq
+            self.batch.add(answer.chunk, now)
         if self.batch.due(now) is Reason.FULL:
             self.commit()
         return answer
 
     def commit(self) -> None:
         batch = self.batch
-        written = self.store.write(batch.parcels, {}, batch.dead_letters)
-        self.metrics.committed(batch.parcels, written.exceptions, 0.001, time.time())
-        for parcel, exceptions in zip(batch.parcels, written.exceptions, strict=True):
-            settled = {seq for seq, _, reason in exceptions if reason}
-            refused = {parcel.first.seq + i for i, record in enumerate(parcel.records) if isinstance(record, Refusal)}
-            assert refused <= settled, "a refused record that its producer is not told of"
-            assert len(settled) == len(exceptions), "an exception without a reason, or told twice"
-            wire.decode_reply(wire.ack(parcel.last, exceptions))
+        written = self.store.write(batch.chunks, {}, batch.dead_letters)
+        self.metrics.committed(batch.chunks, written.exceptions, 0.001, time.time())
+        for chunk, exceptions in zip(batch.chunks, written.exceptions, strict=True):
+            resolved = {seq for seq, _, reason in exceptions if reason}
+            refused = {chunk.first.seq + i for i, record in enumerate(chunk.records) if isinstance(record, Refusal)}
+            assert refused <= resolved, "a refused record that its producer is not told of"
+            assert len(resolved) == len(exceptions), "an exception without a reason, or told twice"
+            wire.decode_reply(wire.ack(chunk.last, exceptions))
             self.exceptions += len(exceptions)
-            self.sessions.settle(parcel.session, parcel.last)
+            self.sessions.resolve(chunk.session, chunk.last)
         batch.clear()
         self.store.checkpoint_if_due()
 
@@ -119,7 +119,7 @@ class Stage:
         expired = one("SELECT count(*) FROM dead_letters WHERE status = 'expired'")
         # Waiting amendments may be refused when their event comes: a dead letter, and no exception any more.
         buried = one("SELECT coalesce(max(id), 0) FROM dead_letters")
-        assert buried >= self.letters + self.exceptions + expired, "something refused is no dead letter"
+        assert buried >= self.dead_letters + self.exceptions + expired, "something refused is no dead letter"
         assert one("SELECT count(*) FROM dead_letters WHERE reason = ''") == 0
         assert one("SELECT count(*) FROM dead_letters") <= DEAD_LETTERS_MAX
         counted = one("SELECT total(stored + duplicates + rejected) FROM producers")
@@ -147,7 +147,7 @@ class Hostile:
                 self._greet(peer)
             answer = self.stage.give(peer, self.message(peer))
             self.sent += 1
-            if answer.parcel is None and not answer.told:
+            if answer.chunk is None and not answer.reported:
                 peer.greeted = False  # refused, asked to greet, or somebody else now
             if number % 50 == 0:
                 self._send_good(self.neighbour)
@@ -166,7 +166,7 @@ class Hostile:
         if not peer.greeted:
             self._greet(peer)
         frames = wire.records(Position(peer.epoch, peer.seq + 1), [self.stage.good_event()], [b""], flush=False)
-        assert self.stage.give(peer, frames).parcel is not None, "an honest neighbour was not heard"
+        assert self.stage.give(peer, frames).chunk is not None, "an honest neighbour was not heard"
 
     # -- messages ----------------------------------------------------------------------------------------------------
 

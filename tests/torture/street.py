@@ -89,10 +89,10 @@ class Producer:
         before = self.acked
         if isinstance(reply, Welcome):
             self.greeted = True
-            self._settle(reply.last)
+            self._resolve(reply.last)
             self.sent = self.acked
         elif isinstance(reply, Ack):
-            self._settle(reply.last)
+            self._resolve(reply.last)
         elif isinstance(reply, Busy):
             self.busy += 1
             self.greet()
@@ -100,7 +100,7 @@ class Producer:
             self.greet()
         return self.acked > before
 
-    def _settle(self, last: Position) -> None:
+    def _resolve(self, last: Position) -> None:
         if last != START and last.seq > self.acked:
             for event_id, end in self._events:
                 if self.acked < end <= last.seq:

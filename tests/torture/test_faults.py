@@ -164,8 +164,8 @@ def check(yard: Yard, home: Path, scene: Scene) -> None:
     """Everything that was published is there once and whole, in the database, the logs and the day folders."""
     database = home / "data/events.db"
     with closing(sqlite3.connect(database)) as connection:
-        letters = connection.execute("SELECT count(*) FROM dead_letters WHERE producer_id IN (?, ?)", PRODUCER_IDS)
-        assert letters.fetchone()[0] == scene.duplicates
+        dead_letters = connection.execute("SELECT count(*) FROM dead_letters WHERE producer_id IN (?, ?)", PRODUCER_IDS)
+        assert dead_letters.fetchone()[0] == scene.duplicates
         connection.execute("DELETE FROM dead_letters")
         connection.commit()
         pictures = dict(connection.execute("SELECT event_id, thumbnail_path FROM events WHERE site = 'default'"))

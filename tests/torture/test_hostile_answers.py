@@ -66,12 +66,12 @@ class Wire:
 
     def send(self, frames: list[bytes]) -> None:
         answer = self.sessions.receive(b"\0r", frames)
-        if answer.parcel:
-            events = [record.event_id for record in answer.parcel.records if isinstance(record, EventRecord)]
+        if answer.chunk:
+            events = [record.event_id for record in answer.chunk.records if isinstance(record, EventRecord)]
             self.received.update(events)
-            session, last = answer.parcel.session, answer.parcel.last
+            session, last = answer.chunk.session, answer.chunk.last
             self._stored[session.producer_id] = last
-            self.sessions.settle(session, last)
+            self.sessions.resolve(session, last)
             answer.reply = messages.ack(last, [])
         if not answer.reply:
             return
@@ -167,7 +167,7 @@ def line(attack, monkeypatch):
 def live(line: Wire, spool_dir: Path, answers: int) -> tuple[list[str], list[str]]:
     """A producer's lives until so many answers came: the ids it published, and those whose receipts said stored."""
     published: list[str] = []
-    settled: list[str] = []
+    resolved: list[str] = []
     line.hostile = True
     end = line.answers + answers
     while line.answers < end:
@@ -187,13 +187,13 @@ def live(line: Wire, spool_dir: Path, answers: int) -> tuple[list[str], list[str
         if not failed(producer):
             assert producer.flush()
         producer.close()
-        settled += [event_id for receipt, event_id in receipts if receipt.status == messages.STORED]
+        resolved += [event_id for receipt, event_id in receipts if receipt.status == messages.STORED]
         line.hostile = True
     line.hostile = False
     with Publisher("ipc:///nowhere", "sensor", spool_dir) as last:
         assert last.flush()
         assert last.lost == 0
-    return published, settled
+    return published, resolved
 
 
 def await_answers(line: Wire, producer: Publisher) -> None:
@@ -213,10 +213,10 @@ def failed(producer: Publisher) -> bool:
 @pytest.mark.timeout(120 + ANSWERS // 500)
 def test_mutated_answers_end_no_publisher_lose_nothing_and_no_false_ack_is_believed(line, tmp_path, attack):
     attack.on("P1, P2, P5", "a daemon's answers, mutated, to a Publisher", "answers")
-    published, settled = live(line, tmp_path, ANSWERS)
-    assert set(settled) <= line.received, "told that it is stored, and it was never sent"
+    published, resolved = live(line, tmp_path, ANSWERS)
+    assert set(resolved) <= line.received, "told that it is stored, and it was never sent"
     assert set(published) == line.received & set(published), "lost"
-    assert len(settled) > len(published) // 20
+    assert len(resolved) > len(published) // 20
     attack.runs, attack.note = line.answers, f"{len(published):,} records"
 
 

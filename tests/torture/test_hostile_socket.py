@@ -92,8 +92,8 @@ def test_a_real_daemon_outlives_mutated_messages_and_its_honest_producer_loses_n
                     peer.route, messages.hello(peer.producer_id, "peer", 1, Position(1, seq + 1))
                 )
                 answer = hostile.stage.sessions.receive(peer.route, frames)
-                if answer.parcel:
-                    peer.seq = answer.parcel.last.seq
+                if answer.chunk:
+                    peer.seq = answer.chunk.last.seq
                 else:
                     peer.greeted = False
             while dealer.poll(0):

@@ -133,18 +133,18 @@ def test_ids_with_path_characters_are_refused_and_nothing_is_written_elsewhere(d
     ]
     image = b"\xff\xd8 no picture, and it must not be written anywhere \xff\xd9"
     outside = sorted(path for path in daemon.home.rglob("*") if not path.is_relative_to(daemon.data_dir))
-    settled: dict[int, str] = {}
+    resolved: dict[int, str] = {}
     for start in range(0, len(packed), 50):
         some = packed[start : start + 50]
         dealer.send_multipart(messages.records(Position(1, start + 1), some, [image] * len(some), flush=True))
         ack = messages.decode_reply(dealer.recv_multipart())
         assert ack.last == (1, start + len(some))
-        settled |= {seq: reason for seq, status, reason in ack.exceptions if status == "rejected"}
+        resolved |= {seq: reason for seq, status, reason in ack.exceptions if status == "rejected"}
     context.destroy(linger=0)
     sound = [n for n, path in enumerate(PATHS) if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}", path)]
     expected = {n * len(FIELDS) + m + 1 for n in range(len(PATHS)) if n not in sound for m in range(len(FIELDS))}
-    assert set(settled) == expected
-    assert all(settled.values())
+    assert set(resolved) == expected
+    assert all(resolved.values())
     assert sorted(p for p in daemon.home.rglob("*") if not p.is_relative_to(daemon.data_dir)) == outside
     for path in daemon.data_dir.glob("events/*/*"):
         assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,131}", path.name), path

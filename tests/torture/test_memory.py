@@ -19,7 +19,7 @@ from overload import resident
 
 from sightlog import Event
 from sightlog.protocol import messages
-from sightlog.protocol.messages import Position, Told
+from sightlog.protocol.messages import Position, SpoolReport
 
 MB = 1 << 20
 UNIT = Path(__file__).parents[2] / "systemd/sightlogd.service"
@@ -123,7 +123,7 @@ def test_telemetry_of_many_identities_is_not_kept_whole(daemon, attack):
         for number in range(count):
             dealer.send_multipart(messages.hello(f"p{number}", f"camera-{number}", 1, Position(1, 1)))
             dealer.recv_multipart()
-            told = Told(Position(1, 0), Position(0, 0), 0, 0, 0, 0)
+            told = SpoolReport(Position(1, 0), Position(0, 0), 0, 0, 0, 0)
             dealer.send_multipart(messages.telemetry(told, totals, times))
         dealer.send_multipart(messages.ping(0, 0, flush=False))
         dealer.recv_multipart()

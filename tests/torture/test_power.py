@@ -32,7 +32,7 @@ def memory() -> Iterator[Path]:
         yield directory
 
 
-def lives(directory: Path, choose: random.Random, prepare: Callable[[House], None]) -> House:
+def sessions(directory: Path, choose: random.Random, prepare: Callable[[House], None]) -> House:
     """Some lives of a daemon in a new directory, recorded."""
     root = directory / "live"
     root.mkdir()
@@ -51,7 +51,7 @@ def as_it_is(_house: House) -> None:
 def attack_images(attack: Attack, memory: Path, count: int, prepare: Callable[[House], None], *key: object) -> None:
     for number in range(-(-count // IMAGES_A_LIFE)):
         choose = attack.random(*key, number)
-        house = lives(memory, choose, prepare)
+        house = sessions(memory, choose, prepare)
         judge = Judge(house, house.recorder.log)
         for moment, image in cuts(house.recorder.log, choose, IMAGES_A_LIFE, memory):
             judge.check(moment, image, choose)
@@ -118,7 +118,7 @@ def test_a_power_cut_while_the_last_one_is_recovered_from_takes_nothing(memory, 
     attack.on("P1, P3", "power cut during and after the recovery from a power cut", "crash images")
     for number in range(often(1, 10)):
         choose = attack.random(number)
-        house = lives(memory, choose, as_it_is)
+        house = sessions(memory, choose, as_it_is)
         judge = Judge(house, house.recorder.log)
         for moment, image in cuts(house.recorder.log, choose, often(4, 10), memory):
             again = memory / "again"
@@ -159,7 +159,7 @@ def caught(attack: Attack, memory: Path, prepare: Callable[[House], None]) -> No
         if attack.caught and not LONG:
             break
         choose = attack.random(number)
-        house = lives(memory, choose, prepare)
+        house = sessions(memory, choose, prepare)
         judge = Judge(house, house.recorder.log)
         judge.thorough = True
         for moment, image in cuts(house.recorder.log, choose, often(50, 200), memory):

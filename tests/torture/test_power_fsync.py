@@ -46,7 +46,7 @@ def is_day_log(path: str) -> bool:
     return path.endswith(("events.json", "events.log"))
 
 
-def life(
+def session(
     directory: Path, choose: random.Random, which: Callable[[str], bool], position: int, before: Path | None
 ) -> House:
     """Recorded, with the fsync at that position failing. `before` is the database that is there."""
@@ -75,10 +75,10 @@ def losses(
 ) -> Iterator[bool]:
     """For each position of the fsync that fails, or so many of them, whether an image shows a loss."""
     # The same life up to there, whatever the position.
-    count = life(memory, attack.random(key), which, 0, before).recorder.syncs
+    count = session(memory, attack.random(key), which, 0, before).recorder.syncs
     choose = attack.random(key, "positions")
     for position in sorted(choose.sample(range(1, count + 1), min(count, positions_max))):
-        house = life(memory, attack.random(key), which, position, before)
+        house = session(memory, attack.random(key), which, position, before)
         log = house.recorder.log
         failed = next(number for number, entry in enumerate(log.entries) if isinstance(entry, SyncFailed))
         judge = Judge(house, log)

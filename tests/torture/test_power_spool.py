@@ -118,9 +118,9 @@ class Life:
         ways = self.append, self.sync, self.ack, self.ack_all
         self.choose.choices(ways, (20, 4, 4, 1))[0]()
 
-    def die(self, lives: int) -> None:
+    def die(self, sessions: int) -> None:
         """Lives that SIGKILL ends, in the middle of whatever it was."""
-        for _ in range(lives):
+        for _ in range(sessions):
             self.recorder.dies_at = len(self.recorder.log.entries) + self.choose.randint(1, 60)
             with contextlib.suppress(Killed):
                 self.begin()

@@ -22,7 +22,7 @@ from sightlog.protocol import messages
 from sightlog.protocol.messages import Position
 from sightlog.publisher.delivery import Delivery
 from sightlog.spool.spool import Spool
-from sightlogd.protocol.session import Answer, Parcel, Session, Sessions
+from sightlogd.protocol.session import Answer, Chunk, Session, Sessions
 
 WORLDS = often(500, 10_000)
 CONTROL_WORLDS_MAX = 400
@@ -123,9 +123,9 @@ def refused_is_believed(monkeypatch) -> None:
 
 
 class HastyDaemon(Daemon):
-    def take(self, parcel: Parcel) -> None:
-        super().take(parcel)
-        self.send(parcel.session.route, messages.ack(parcel.last, ()))
+    def take(self, chunk: Chunk) -> None:
+        super().take(chunk)
+        self.send(chunk.session.route, messages.ack(chunk.last, ()))
 
 
 class HastyDelivery(Delivery):

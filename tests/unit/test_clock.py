@@ -10,7 +10,7 @@ from sightlog import Amendment
 from sightlog.protocol.encoding import encode_record
 from sightlog.protocol.messages import START, Position
 from sightlogd.protocol.decoder import decode_record
-from sightlogd.protocol.session import Parcel, Session
+from sightlogd.protocol.session import Chunk, Session
 from sightlogd.service.clock import Outside, Waiting
 from sightlogd.store import Store
 
@@ -61,7 +61,7 @@ def test_what_was_received_in_the_future_goes_too(tmp_path):
     for seq, moment in enumerate((clock[0], NOON), 1):
         clock[0] = moment
         packed, _ = encode_record(Amendment(f"e{seq}", person_name="anna"))
-        store.write([Parcel(session, Position(1, seq), [decode_record(packed)], [packed])], {}, [])
+        store.write([Chunk(session, Position(1, seq), [decode_record(packed)], [packed])], {}, [])
     assert store.expire_amendments(None, None) == 0
     assert store.expire_amendments(NOON - DAY, None) == 0
     assert store.expire_amendments(NOON - DAY, NOON) == 1

@@ -36,12 +36,12 @@ def database(tmp_path_factory):
 
 @settings(derandomize=True, max_examples=400, deadline=None)
 @given(batches)
-def test_a_moment_keeps_its_day_whatever_the_zone_becomes(database, lives):
+def test_a_moment_keeps_its_day_whatever_the_zone_becomes(database, sessions):
     """Each is a life of the daemon in a zone of its own; what it says before the commit is what it does in it."""
     database.execute("BEGIN")
     try:
         decided: dict[str, str] = {}
-        for zone, some in lives:
+        for zone, some in sessions:
             ranges = Ranges(database, Days(ZoneInfo(zone)))
             said = {moment: ranges.day_of(moment) for moment in some}
             ranges.cover(some)
@@ -60,12 +60,12 @@ def test_a_moment_keeps_its_day_whatever_the_zone_becomes(database, lives):
 
 @settings(derandomize=True, max_examples=400, deadline=None)
 @given(batches, st.sampled_from(ZONES), st.data())
-def test_folders_give_back_the_days_of_their_records(database, lives, now, data):
+def test_folders_give_back_the_days_of_their_records(database, sessions, now, data):
     """With what is noted all is as it was; without some of it each record is still of its folder's day."""
     database.execute("BEGIN")
     try:
         decided: dict[str, str] = {}
-        for zone, some in lives:
+        for zone, some in sessions:
             ranges = Ranges(database, Days(ZoneInfo(zone)))
             ranges.cover(some)
             decided |= {moment: ranges.day_of(moment) for moment in some}

@@ -14,7 +14,7 @@ from sightlogd.daylogs import backlog
 from sightlogd.daylogs.backlog import Backlog
 from sightlogd.daylogs.writer import DayLogs
 from sightlogd.protocol.decoder import AmendmentRecord, DetectionRecord, EventRecord, decode_record
-from sightlogd.protocol.session import Parcel, Session
+from sightlogd.protocol.session import Chunk, Session
 from sightlogd.retention import purge
 from sightlogd.store import Store
 from sightlogd.store.written import AmendmentKept, EventAmended, EventsStored, Subject
@@ -94,8 +94,8 @@ def test_a_day_that_goes_takes_along_what_waits_for_its_logs(tmp_path):
     store = Store(tmp_path)
     logs = DayLogs(tmp_path, store, print, lambda *_: None)
     packed = [encode_record(Event("door", recorded_at=datetime(2026, 11, 20, tzinfo=UTC)))[0]]
-    parcel = Parcel(Session("p", "p", b"", 1, START, START), Position(1, 1), [decode_record(packed[0])], packed)
-    logs.add(store.write([parcel], {}, []).changes, 100)
+    chunk = Chunk(Session("p", "p", b"", 1, START, START), Position(1, 1), [decode_record(packed[0])], packed)
+    logs.add(store.write([chunk], {}, []).changes, 100)
     leaving = purge.begin(tmp_path, "2026-11-20", store, logs, store.now())
     logs.write_all()
     assert not (tmp_path / "events" / "2026-11-20").exists()

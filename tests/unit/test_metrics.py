@@ -10,13 +10,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sightlog import Event
 from sightlog.protocol import encoding
-from sightlog.protocol.accounts import Settled
+from sightlog.protocol.accounts import Resolved
 from sightlog.protocol.messages import START, Position
 from sightlogd.metrics import prometheus
 from sightlogd.metrics.metrics import INFERENCES_MAX, WINDOW_VALUES_MAX, Metrics, MetricsSnapshot, Usage, Window
 from sightlogd.metrics.report import status_line
 from sightlogd.protocol.decoder import Telemetry, decode_record
-from sightlogd.protocol.session import Parcel, Session, Told
+from sightlogd.protocol.session import Chunk, Reported, Session
 
 START_AT = datetime(2026, 11, 20, 10, tzinfo=UTC)
 EPOCH = int(START_AT.timestamp() * 1000) + 5
@@ -34,16 +34,16 @@ def snapshot(metrics: Metrics, now: float = 160.0, cpu: float = 0.6, producers=(
     return metrics.snapshot(now, "2026-11-20T10:01:00.000Z", 4711, 4_096, producers)
 
 
-def parcel(*ages: float) -> Parcel:
+def chunk(*ages: float) -> Chunk:
     """Events that were recorded so many seconds before START_AT."""
     events = [Event("door", recorded_at=START_AT - timedelta(seconds=age)) for age in ages]
     records = [decode_record(encoding.encode_record(event)[0]) for event in events]
-    return Parcel(Session("p", "door", b"r", 5, START, START), Position(5, 1), records, [])
+    return Chunk(Session("p", "door", b"r", 5, START, START), Position(5, 1), records, [])
 
 
 def tell(metrics: Metrics, epoch: int, frames: int, producer: str = "p", inference_ms=None) -> None:
     telemetry = Telemetry((epoch, 0), (0, 0), 0, frames_processed=frames, inference_ms=inference_ms or {})
-    metrics.told(Told(producer, f"name-{producer}", telemetry))
+    metrics.reported(Reported(producer, f"name-{producer}", telemetry))
 
 
 # -- windows ---------------------------------------------------------------------------------------------------------
@@ -69,21 +69,21 @@ def test_a_window_forgets_what_is_older_than_the_last_1000():
 
 
 def test_latency_is_from_the_events_own_time_and_clocks_ahead_are_told_apart(metrics):
-    metrics.committed([parcel(1.5, 0.5, -3.0)], [[]], 0.002, START_AT.timestamp())
+    metrics.committed([chunk(1.5, 0.5, -3.0)], [[]], 0.002, START_AT.timestamp())
     found = snapshot(metrics)
     assert (found.latency_ms.count, found.latency_ms.minimum, found.latency_ms.maximum) == (2, 500, 1500)
     assert (found.clocks_ahead, found.commit_ms.maximum, found.batch_records.maximum) == (1, 2, 3)
 
 
 def test_of_a_large_batch_a_few_events_are_looked_at_the_first_among_them(metrics):
-    metrics.committed([parcel(*range(1_000, 0, -1))], [[]], 0.01, START_AT.timestamp())
+    metrics.committed([chunk(*range(1_000, 0, -1))], [[]], 0.01, START_AT.timestamp())
     spread = snapshot(metrics).latency_ms
     assert (spread.count, spread.maximum, spread.minimum) == (10, 1_000_000, 100_000)
 
 
 def test_what_was_not_stored_is_not_counted_as_an_event(metrics):
     exceptions = [(2, "duplicate", "x"), (3, "rejected", "y")]
-    metrics.committed([parcel(1, 1, 1, 1), parcel(1)], [exceptions, []], 0.01, START_AT.timestamp())
+    metrics.committed([chunk(1, 1, 1, 1), chunk(1)], [exceptions, []], 0.01, START_AT.timestamp())
     found = snapshot(metrics)
     assert (found.events_persisted, found.duplicates, found.rejected) == (3, 1, 1)
     assert found.written_bytes_per_record == round(8_192 / 5, 1)
@@ -108,7 +108,7 @@ def test_cpu_is_of_the_time_since_the_last_snapshot(metrics):
 def test_where_nothing_happened_there_is_no_news_to_write(metrics):
     assert metrics.has_news
     for happens in (
-        lambda: metrics.committed([parcel(1)], [[]], 0.01, START_AT.timestamp()),
+        lambda: metrics.committed([chunk(1)], [[]], 0.01, START_AT.timestamp()),
         lambda: metrics.refused(110.0, by_budget=True),
         lambda: metrics.recovered(111.0),
         lambda: tell(metrics, EPOCH, 1),
@@ -155,16 +155,16 @@ def test_inference_times_are_kept_apart_by_producer_and_name_and_bounded(metrics
 
 
 def full(metrics: Metrics, name: str = "door") -> MetricsSnapshot:
-    metrics.committed([parcel(1.0, 2.0)], [[(1, "duplicate", "x")]], 0.0031, START_AT.timestamp())
+    metrics.committed([chunk(1.0, 2.0)], [[(1, "duplicate", "x")]], 0.0031, START_AT.timestamp())
     metrics.storage_bytes, metrics.storage_limit_bytes, metrics.events_total = 1_200_000_000, 4_000_000_000, 1204
     telemetry = Telemetry((EPOCH, 2), (EPOCH, 1), 2, 0, 1, 179, 10, 1, 2, 3, {"hog": [12.5]})
-    metrics.told(Told("p", name, telemetry))
-    return snapshot(metrics, producers=[("p", name, Settled(Position(EPOCH, 1), 1, 0, 0, 0))])
+    metrics.reported(Reported("p", name, telemetry))
+    return snapshot(metrics, producers=[("p", name, Resolved(Position(EPOCH, 1), 1, 0, 0, 0))])
 
 
 def test_the_status_line_leaves_out_what_is_not_known(metrics):
     assert status_line(snapshot(metrics)) == "nothing committed yet"
-    metrics.committed([parcel(1.0)], [[]], 0.0031, START_AT.timestamp())
+    metrics.committed([chunk(1.0)], [[]], 0.0031, START_AT.timestamp())
     assert status_line(snapshot(metrics)) == "p95 commit 3.1 ms"
     assert status_line(full(metrics)) == "Storage: 1.2GB / 4GB (30%) · 1,204 events · p95 commit 3.1 ms"
 

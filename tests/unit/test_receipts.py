@@ -23,7 +23,7 @@ async def turns():
         await asyncio.sleep(0)
 
 
-async def settled(receipt):
+async def resolved(receipt):
     return await receipt
 
 
@@ -33,7 +33,7 @@ def test_let_in_again_before_the_loop_resumes_is_no_ack(kind):
     receipt = book.single(FIRST) if kind == "single" else book.batch(FIRST, FIRST)
 
     async def wait():
-        task = asyncio.create_task(settled(receipt))
+        task = asyncio.create_task(resolved(receipt))
         await turns()
         for _ in range(2):
             book.deny("its key is not allowed")
@@ -41,7 +41,7 @@ def test_let_in_again_before_the_loop_resumes_is_no_ack(kind):
             await turns()
         assert not task.done(), "nothing was acked"
         with book.changing():
-            book.settle(FIRST, [(1, REJECTED, "too large")])
+            book.resolve(FIRST, [(1, REJECTED, "too large")])
         return await task
 
     assert asyncio.run(wait()) == (REJECTED if kind == "single" else InsertResult(0, 0, 1, {0: "too large"}))
@@ -52,7 +52,7 @@ def test_who_awaits_is_told_that_it_is_denied():
     receipt = book.single(FIRST)
 
     async def wait():
-        task = asyncio.create_task(settled(receipt))
+        task = asyncio.create_task(resolved(receipt))
         await turns()
         book.deny("its key is not allowed")
         await task
@@ -60,11 +60,11 @@ def test_who_awaits_is_told_that_it_is_denied():
     with pytest.raises(AccessDenied, match="its key is not allowed"):
         asyncio.run(wait())
     with pytest.raises(AccessDenied, match="its key is not allowed"):
-        asyncio.run(settled(receipt))
+        asyncio.run(resolved(receipt))
     book.admit()
     with book.changing():
-        book.settle(FIRST, [])
-    assert asyncio.run(settled(receipt)) == STORED
+        book.resolve(FIRST, [])
+    assert asyncio.run(resolved(receipt)) == STORED
 
 
 class Overtaken(ReceiptBook):
@@ -73,7 +73,7 @@ class Overtaken(ReceiptBook):
     def wait_until(self, done, position, timeout):
         ended = super().wait_until(done, position, timeout)
         with self.changing():
-            self.settle(FIRST, [])
+            self.resolve(FIRST, [])
         return ended
 
 
@@ -83,5 +83,5 @@ def test_an_ack_of_the_record_before_does_not_hide_that_the_daemon_is_busy(kind)
     receipt = book.single(SECOND) if kind == "single" else book.batch(SECOND, SECOND)
     book.busy("the disk is full")
     with pytest.raises(DatabaseWriteError, match="the disk is full"):
-        receipt._wait_settled(10, busy_raises=True)
+        receipt._wait_resolved(10, busy_raises=True)
     assert not receipt.settled

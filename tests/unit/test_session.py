@@ -19,7 +19,7 @@ from sightlog.protocol.messages import (
     Position,
     Refused,
     Resync,
-    Told,
+    SpoolReport,
     Welcome,
 )
 from sightlogd.protocol import session as session_module
@@ -53,8 +53,8 @@ class House:
     def receive(self, route: bytes, frames: list[bytes]):
         """The reply as a client reads it, or None; what is new goes into the batch."""
         self.answer = self.sessions.receive(route, frames)
-        if self.answer.parcel:
-            self.batch.append(self.answer.parcel)
+        if self.answer.chunk:
+            self.batch.append(self.answer.chunk)
         return messages.decode_reply(self.answer.reply) if self.answer.reply else None
 
     def hello(self, route: bytes, epoch: int = 1, first: tuple[int, int] = (1, 1), producer: str = "p", name="front"):
@@ -70,15 +70,15 @@ class House:
     def commit(self) -> dict[str, Position]:
         """What each producer would be acked."""
         acks = {}
-        for parcel in self.batch:
-            self.stored[parcel.session.producer_id] = parcel.last
-            self.sessions.settle(parcel.session, parcel.last)
-            acks[parcel.session.producer_id] = parcel.session.stored
+        for chunk in self.batch:
+            self.stored[chunk.session.producer_id] = chunk.last
+            self.sessions.resolve(chunk.session, chunk.last)
+            acks[chunk.session.producer_id] = chunk.session.stored
         self.batch.clear()
         return acks
 
     def batched(self) -> list[tuple[Position, int]]:
-        return [(parcel.first, len(parcel.records)) for parcel in self.batch]
+        return [(chunk.first, len(chunk.records)) for chunk in self.batch]
 
 
 @pytest.fixture
@@ -204,8 +204,8 @@ def test_the_images_of_skipped_records_are_skipped_with_them(house):
     house.hello(A)
     house.send(A, 1, 2)
     house.send(A, 1, 5, images=[b"1", b"", b"3", b"", b"5"])
-    parcel = house.batch[-1]
-    assert (parcel.first, parcel.images) == ((1, 3), {0: b"3", 2: b"5"})
+    chunk = house.batch[-1]
+    assert (chunk.first, chunk.images) == ((1, 3), {0: b"3", 2: b"5"})
 
 
 def test_as_many_images_as_a_message_has_frames_for_are_taken(house):
@@ -517,7 +517,7 @@ def test_a_ping_tells_the_depth_of_the_spool_and_may_hurry_the_batch(house, flus
 
 
 def telemetry(house, route, epoch=1):
-    told = Told(Position(epoch, 7), Position(epoch, 4), 107, 0, 3, 400)
+    told = SpoolReport(Position(epoch, 7), Position(epoch, 4), 107, 0, 3, 400)
     return house.receive(route, messages.telemetry(told, {"frames_processed": 30}, {"hog": [12.5]}))
 
 
@@ -526,7 +526,7 @@ def test_telemetry_is_passed_on_with_who_told_it_and_gets_no_answer(house):
     assert telemetry(house, A) is None
     said = house.answer.told
     assert (said.producer_id, said.name, said.telemetry.frames_processed) == ("p", "camera", 30)
-    assert said.telemetry.told == Told(Position(1, 7), Position(1, 4), 107, 0, 3, 400)
+    assert said.telemetry.report == SpoolReport(Position(1, 7), Position(1, 4), 107, 0, 3, 400)
 
 
 def test_telemetry_without_a_hello_is_ignored_and_asks_for_one(house):
@@ -573,7 +573,7 @@ def test_the_same_among_records_that_wait_for_their_commit(house):
     house.hello(A, first=(1, 9))
     house.hello(A, first=(1, 6))
     house.send(A, 6)
-    assert [parcel.last.seq for parcel in house.batch] == [5, 6]
+    assert [chunk.last.seq for chunk in house.batch] == [5, 6]
     assert house.batch[0].session.missing == 0
 
 

@@ -70,13 +70,13 @@ def test_a_lock_of_others(tmp_path, said):
 
 def test_a_ballast_of_ours(tmp_path):
     (tmp_path / "ballast").write_bytes(b"\0" * 8 * 1024 * 1024)
-    assert leftovers.of_ballast(tmp_path / "ballast") is None
+    assert leftovers.of_reserve(tmp_path / "ballast") is None
 
 
 @pytest.mark.parametrize("name", ["ballast: a text", "ballast: a video", "ballast: larger"])
 def test_a_ballast_of_others(tmp_path, name):
     NAMES[name](tmp_path)
-    assert leftovers.of_ballast(tmp_path / "ballast") is not None
+    assert leftovers.of_reserve(tmp_path / "ballast") is not None
 
 
 def test_what_a_crash_left_of_a_new_database(tmp_path):

@@ -29,15 +29,15 @@ ENTRY_BYTES = segment_file._HEAD.size
 def open_spool(tmp_path, monkeypatch):
     """Opens a life of the spool in `tmp_path / "spool"`, ended with the test if not before."""
     monkeypatch.setattr(os, "fsync", lambda _fd: None)  # thousands of lives; nobody pulls the plug here
-    lives = []
+    sessions = []
 
     def begin(bytes_max: int = ROOMY, directory: Path = tmp_path / "spool") -> Spool:
-        lives.append(Spool(directory, "front", bytes_max))
-        return lives[-1]
+        sessions.append(Spool(directory, "front", bytes_max))
+        return sessions[-1]
 
     yield begin
-    for life in lives:
-        life.close()
+    for session in sessions:
+        session.close()
 
 
 def read_all(spool: Spool, after: Position = START, records_max: int = 1000, bytes_max: int = 1 << 20) -> list:
@@ -174,9 +174,9 @@ def test_the_epoch_grows_even_when_the_clock_went_back(open_spool, monkeypatch):
     epochs = []
     for clock in (1_800_000_000_000, 1_700_000_000_000, 0, 1_800_000_000_000, 1_900_000_000_000):
         monkeypatch.setattr("time.time_ns", lambda milliseconds=clock: milliseconds * 1_000_000)
-        life = open_spool()
-        epochs.append(life.epoch)
-        life.close()
+        session = open_spool()
+        epochs.append(session.epoch)
+        session.close()
     assert epochs[0] == 1_800_000_000_000
     assert epochs[-1] == 1_900_000_000_000
     assert epochs == sorted(set(epochs))
@@ -217,7 +217,7 @@ def test_what_a_copy_of_the_spool_published_is_not_taken_for_its_own(open_spool)
     between = Position(second.epoch - 1, 7) if second.epoch > first.epoch + 1 else Position(second.epoch + 1, 7)
     second.append([(b"more", b"")])
     own = [START, Position(first.epoch, 1), Position(second.epoch, 1)]
-    assert not any(second.is_foreign(settled, START) for settled in own)
+    assert not any(second.is_foreign(resolved, START) for resolved in own)
     assert second.is_foreign(between, START)
     acked = Position(second.epoch, 1)
     second.drop_through(acked)
@@ -511,12 +511,12 @@ def test_a_disk_without_inodes_refuses_a_record_until_there_is_one(open_spool, t
 def test_a_disk_that_has_room_again_takes_the_next_record_behind_the_last(open_spool, tiny_disk):
     spool = open_spool(directory=tiny_disk / "spool")
     spool.append([(b"first", b"")])
-    ballast = tiny_disk / "ballast"
+    reserve = tiny_disk / "ballast"
     with pytest.raises(OSError, match="No space"):
-        ballast.write_bytes(b"\0" * 70_000)
+        reserve.write_bytes(b"\0" * 70_000)
     with pytest.raises(SpoolFull, match="No space left on device"):
         spool.append([(b"x" * 10_000, b"")])
-    ballast.unlink()
+    reserve.unlink()
     assert spool.append([(b"second", b"")]).seq == 2
     assert contents(spool) == [b"first", b"second"]
 
@@ -558,9 +558,9 @@ def test_a_chunk_has_no_more_images_than_a_message_has_frames_for(open_spool):
 
 def test_a_chunk_is_of_one_life(open_spool):
     for _ in range(3):
-        life = open_spool()
-        life.append([(b"a", b""), (b"b", b"")])
-        life.close()
+        session = open_spool()
+        session.append([(b"a", b""), (b"b", b"")])
+        session.close()
     spool = open_spool()
     after, epochs = START, []
     while (chunk := spool.read_after(after, 1000, 1 << 20)) is not None:
@@ -692,9 +692,9 @@ def test_only_records_without_an_ack_ask_to_be_synced(open_spool):
 
 
 def test_the_identity_file_is_complete_at_any_time(open_spool, monkeypatch):
-    life = open_spool()
-    before = (life.directory / "identity.json").read_bytes()
-    life.close()
+    session = open_spool()
+    before = (session.directory / "identity.json").read_bytes()
+    session.close()
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -702,8 +702,8 @@ def test_the_identity_file_is_complete_at_any_time(open_spool, monkeypatch):
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(SpoolDamaged, match="No space left on device"):
         open_spool()
-    assert (life.directory / "identity.json").read_bytes() == before
-    assert json.loads(before)["producer_id"] == life.producer_id
+    assert (session.directory / "identity.json").read_bytes() == before
+    assert json.loads(before)["producer_id"] == session.producer_id
 
 
 @pytest.mark.parametrize("at_once", [1, 4])
@@ -730,7 +730,7 @@ def test_what_cannot_be_taken_back_is_neither_written_behind_nor_sent(tmp_path, 
     for number in range(before, before + 2):
         spool.append([(b"record %d" % number, b"")])
     expected = [b"record %d" % number for number in range(before + 2)]
-    for life in range(2):
+    for session in range(2):
         found, after = [], START
         while (chunk := spool.read_after(after, 100, 1_000_000)) is not None:
             found += chunk.records
@@ -738,6 +738,6 @@ def test_what_cannot_be_taken_back_is_neither_written_behind_nor_sent(tmp_path, 
         assert found == expected
         assert spool.lost == 0
         spool.close()
-        if life == 0:
+        if session == 0:
             spool = Spool(tmp_path / "spool", "camera", 1_000_000)
     assert not list((tmp_path / "spool").glob("*.damaged"))

@@ -15,7 +15,7 @@ import pytest
 from sightlog import Amendment, Detection, Event, Observation, Person
 from sightlog.protocol import encoding, messages
 from sightlog.protocol.embedding import unpack
-from sightlog.protocol.messages import Limits, Position, Told
+from sightlog.protocol.messages import Limits, Position, SpoolReport
 from sightlog.publisher.telemetry import COUNTERS
 from sightlogd.protocol.decoder import Refusal, decode_body, decode_header, decode_record
 
@@ -58,7 +58,7 @@ def frames_of(kind: str, value: dict, packed: dict[str, bytes]) -> list[bytes]:
     if kind == "ping":
         return messages.ping(value["spooled_records"], value["spooled_bytes"], flush=value["flush"])
     if kind == "telemetry":
-        told = Told(**{name: value[name] for name in Told._fields})
+        told = SpoolReport(**{name: value[name] for name in SpoolReport._fields})
         return messages.telemetry(told, {name: value[name] for name in COUNTERS}, value["inference_ms"])
     arguments = {field: content for field, content in value.items() if field != "protocol"}
     if kind == "busy":

@@ -303,7 +303,7 @@ def test_a_records_message_arrives_with_its_images(epoch, seq, packed, data, flu
 positions = st.builds(Position, st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1))
 
 
-def settled(last: Position) -> st.SearchStrategy:
+def resolved(last: Position) -> st.SearchStrategy:
     """With exceptions, one a record, of records up to there."""
     exception = st.tuples(st.integers(1, max(last.seq, 1)), st.sampled_from(["duplicate", "rejected"]), texts)
     count = min(last.seq, 5)
@@ -311,8 +311,8 @@ def settled(last: Position) -> st.SearchStrategy:
 
 
 REPLIES = {
-    "ack": positions.flatmap(settled).map(lambda a: (messages.ack(*a), messages.Ack(*a))),
-    "welcome": st.tuples(positions.flatmap(settled), st.builds(messages.Limits, *[st.integers(1, 2**31)] * 4)).map(
+    "ack": positions.flatmap(resolved).map(lambda a: (messages.ack(*a), messages.Ack(*a))),
+    "welcome": st.tuples(positions.flatmap(resolved), st.builds(messages.Limits, *[st.integers(1, 2**31)] * 4)).map(
         lambda a: (messages.welcome(*a[0], a[1]), messages.Welcome(*a[0], a[1]))
     ),
     "busy": st.tuples(texts, st.integers(0, 10**9).map(lambda ms: ms / 1000)).map(

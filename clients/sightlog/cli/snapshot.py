@@ -10,8 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from sightlog.protocol.accounts import Settled, account
-from sightlog.protocol.messages import Position, Told
+from sightlog.protocol.accounts import Resolved, account
+from sightlog.protocol.messages import Position, SpoolReport
 
 TAIL_BYTES: Final = 256 * 1024
 """More than two snapshots take."""
@@ -68,7 +68,7 @@ _SPREADS: Final = ("commit_ms", "batch_records", "latency_ms")
 _LISTS: Final = ("wal_held_by", "foreign_objects", "schema_changes", "schema_undo")
 """Of texts."""
 _OTHER_KINDS: Final = ("at", "producers", "inference_ms", "volatile", *_LISTS)
-_TOLD: Final = {"last", "acked", "published", "lost", "spooled_records", "spooled_bytes"}
+_REPORT: Final = {"last", "acked", "published", "lost", "spooled_records", "spooled_bytes"}
 
 
 def _is_sound(found: Any) -> bool:
@@ -91,9 +91,9 @@ def _is_sound(found: Any) -> bool:
                 _are_numbers(spread[key] for key in ("p95", "average", "min", "max")) for spread in spreads if spread
             )
             and all(isinstance(text, str) for text in texts)
-            and all(one.keys() == _TOLD for one in told)
+            and all(one.keys() == _REPORT for one in told)
             and all(len(pair) == 4 and _are_numbers(pair) for pair in pairs)
-            and all(_are_numbers(one[key] for key in _TOLD - {"last", "acked"}) for one in told)
+            and all(_are_numbers(one[key] for key in _REPORT - {"last", "acked"}) for one in told)
             and _are_numbers(value for value in others if value is not None)
             and isinstance(last_id := found.get("last_id", 0), int)
             and 0 <= last_id < 2**63
@@ -108,20 +108,20 @@ def _are_numbers(values: Iterable[Any]) -> bool:
 
 def accounts(snapshot: Snapshot | None, producers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """`producers`, rows of the table read after the snapshot, each with `account`: published, spooled, lost and
-    difference. None when the producer has told nothing of this life since the daemon's start."""
+    difference. None when the producer has told nothing of this session since the daemon's start."""
     told = {one["producer_id"]: one["told"] for one in snapshot["producers"]} if snapshot else {}
     found = []
     for producer in producers:
         spool = told.get(producer["producer_id"])
-        drawn_up = account(_told(spool), _settled(producer)) if spool else None
+        drawn_up = account(_report(spool), _resolved(producer)) if spool else None
         found.append({**producer, "account": drawn_up._asdict() if drawn_up else None})
     return found
 
 
-def _told(spool: Mapping[str, Any]) -> Told:
-    return Told(**{**spool, "last": Position(*spool["last"]), "acked": Position(*spool["acked"])})
+def _report(spool: Mapping[str, Any]) -> SpoolReport:
+    return SpoolReport(**{**spool, "last": Position(*spool["last"]), "acked": Position(*spool["acked"])})
 
 
-def _settled(row: Mapping[str, Any]) -> Settled:
+def _resolved(row: Mapping[str, Any]) -> Resolved:
     counters = (row[name] for name in ("stored", "duplicates", "rejected", "missing"))
-    return Settled(Position(row["epoch"], row["last_seq"]), *counters)
+    return Resolved(Position(row["epoch"], row["last_seq"]), *counters)

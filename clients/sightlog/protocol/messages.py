@@ -4,9 +4,8 @@ A message is a list of frames. Frame 0 is the header: a msgpack map whose `kind`
 has a body in frame 1, a msgpack array of binaries, each of them one record as a msgpack map, and images in the frames
 behind it. A record is a binary of its own so that one that is malformed can be refused without its neighbours.
 
-A position is the pair (epoch, seq): the epoch numbers the lives of a producer, the seq its records within one life,
-from 1. Positions are ordered as pairs are.
-"""
+A position is the pair (epoch, seq): the epoch numbers the sessions of a producer, the seq its records within one
+session, from 1. Positions are ordered as pairs are."""
 
 from __future__ import annotations
 
@@ -30,7 +29,7 @@ FRAMES_MAX: Final = 2 + MESSAGE_IMAGES_MAX
 """Header, body, images."""
 
 PRODUCERS_MAX: Final = 10_000
-"""Identities that a store knows. What it has of one says which of its records are settled: none is ever forgotten."""
+"""Identities that a store knows. What it has of one says which of its records are resolved: none is ever forgotten."""
 
 STORED: Final = "stored"
 DUPLICATE: Final = "duplicate"
@@ -38,7 +37,7 @@ REJECTED: Final = "rejected"
 
 
 class Position(NamedTuple):
-    """Where in a producer's stream: the life (`epoch`) and the record within it (`seq`, from 1)."""
+    """Where in a producer's stream: the session (`epoch`) and the record within it (`seq`, from 1)."""
 
     epoch: int
     seq: int
@@ -57,17 +56,17 @@ class Limits(NamedTuple):
     message_bytes_max: int = MESSAGE_BYTES_MAX
 
 
-class Told(NamedTuple):
+class SpoolReport(NamedTuple):
     """How a producer's spool stands, in its own words: the first fields of a telemetry message."""
 
     last: Position
-    """Of the last record it published: the epoch is that of its life, the seq 0 before the first."""
+    """Of the last record it published: the epoch is that of its session, the seq 0 before the first."""
     acked: Position
-    """Up to here it knows everything to be settled: the depth counts from here."""
+    """Up to here it knows everything to be resolved: the depth counts from here."""
     published: int
-    """Records of all lives."""
+    """Records of all sessions."""
     lost: int
-    """Records of all lives that damaged files could not give back."""
+    """Records of all sessions that damaged files could not give back."""
     spooled_records: int
     spooled_bytes: int
 
@@ -79,7 +78,7 @@ _pack = msgpack.packb  # a shared Packer is not safe in threads where msgpack ha
 
 
 def hello(producer_id: str, name: str, epoch: int, first: Position) -> list[bytes]:
-    """`epoch`: this life; `first`: position of the first record the producer will send."""
+    """`epoch`: this session; `first`: position of the first record the producer will send."""
     return [
         _pack({"kind": "hello", "protocol": PROTOCOL, "producer_id": producer_id, "name": name, "epoch": epoch,
                "first": first})
@@ -112,9 +111,11 @@ def ping(spooled_records: int, spooled_bytes: int, *, flush: bool) -> list[bytes
     return [_pack({"kind": "ping", "spooled_records": spooled_records, "spooled_bytes": spooled_bytes, "flush": flush})]
 
 
-def telemetry(told: Told, totals: Mapping[str, int], inference_ms: Mapping[str, Sequence[float]]) -> list[bytes]:
-    """How the spool stands, the sensor's counters of this life, and times not told before. It gets no answer."""
-    return [_pack({"kind": "telemetry", **told._asdict(), **totals, "inference_ms": inference_ms})]
+def telemetry(
+    report: SpoolReport, totals: Mapping[str, int], inference_ms: Mapping[str, Sequence[float]]
+) -> list[bytes]:
+    """How the spool stands, the sensor's counters of this session, and times not told before. It gets no answer."""
+    return [_pack({"kind": "telemetry", **report._asdict(), **totals, "inference_ms": inference_ms})]
 
 
 # -- messages: daemon to client --------------------------------------------------------------------------------------
@@ -122,7 +123,7 @@ def telemetry(told: Told, totals: Mapping[str, int], inference_ms: Mapping[str, 
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """All records up to `last` are settled, as by an `Ack`."""
+    """All records up to `last` are resolved, as by an `Ack`."""
 
     last: Position
     exceptions: Sequence[tuple[int, str, str]]
@@ -131,7 +132,7 @@ class Welcome:
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """All records up to `last` are settled. `exceptions` lists (seq, status, reason) of those not simply stored."""
+    """All records up to `last` are resolved. `exceptions` lists (seq, status, reason) of those not simply stored."""
 
     last: Position
     exceptions: Sequence[tuple[int, str, str]]

@@ -18,7 +18,7 @@ from sightlog.spool.spool import Spool
 
 from .receipts import Ended, ReceiptBook
 from .session import IDLE, UNANSWERED_MAX, Link, Phase
-from .telemetry import Teller
+from .telemetry import TelemetryReporter
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -39,13 +39,19 @@ class Delivery:
     """`serve` is the thread's loop; a simulation calls `send`, `receive`, `keep` and `due_at` by itself."""
 
     def __init__(
-        self, producer: str, spool: Spool, link: Link, book: ReceiptBook, teller: Teller, connection: Connection
+        self,
+        producer: str,
+        spool: Spool,
+        link: Link,
+        book: ReceiptBook,
+        telemetry: TelemetryReporter,
+        connection: Connection,
     ) -> None:
         self.producer = producer
         self._spool = spool
         self._link = link
         self._book = book
-        self._teller = teller
+        self._telemetry = telemetry
         self._connection = connection
         self._wanted = START
         """Somebody waits for the ack of all up to here."""
@@ -97,7 +103,7 @@ class Delivery:
                 log.error("%s: cannot use the spool: %s", self.producer, error)
                 if not self._closing:
                     self._connection.wait(SPOOL_RETRY_SECONDS)
-        return self._teller.has_news and self._connection.send(self._teller.message(time.monotonic()))
+        return self._telemetry.has_news and self._connection.send(self._telemetry.message(time.monotonic()))
 
     def _due_after_sending(self, now: float) -> float:
         """Send what may be sent now; returns for how many seconds there is nothing to do unless something happens."""
@@ -131,8 +137,8 @@ class Delivery:
                 if not self._connection.send(self._ping()):
                     return True
                 link.pinged(now)
-            if self._teller.due_at() <= now and not self._connection.send(self._teller.message(now)):
-                self._teller.renew()
+            if self._telemetry.due_at() <= now and not self._connection.send(self._telemetry.message(now)):
+                self._telemetry.renew()
                 return True
             records_max, bytes_max = link.room(now)
             chunk = spool.read_after(link.sent, records_max, bytes_max) if records_max else None
@@ -144,7 +150,7 @@ class Delivery:
                 break
             count = len(chunk.records)
             last = Position(chunk.first.epoch, chunk.first.seq + count - 1)
-            # What an earlier life left is settled epoch by epoch, each behind the ack of the one before.
+            # What an earlier session left is resolved epoch by epoch, each behind the ack of the one before.
             is_leftover = chunk.first.epoch < spool.epoch
             flush = chunk.first <= wanted <= last or is_leftover or link.fills(count, chunk.bytes)
             if not self._connection.send(messages.records(chunk.first, chunk.records, chunk.images, flush=flush)):
@@ -168,7 +174,7 @@ class Delivery:
     def due_at(self, now: float, *, stuck: bool) -> float:
         """When to look again if nothing arrives and nothing new is published."""
         # Stuck: the connection says when it goes on; the question that is due cannot be asked before.
-        due = now + IDLE if stuck else min(self._link.deadline(now), self._teller.due_at())
+        due = now + IDLE if stuck else min(self._link.deadline(now), self._telemetry.due_at())
         due = min(due, self._connection.retry_at, self._spool.look_at)
         since = self._spool.unsynced_since
         return due if since is None else min(due, since + UNSYNCED_SECONDS_MAX)
@@ -181,7 +187,7 @@ class Delivery:
 
     @property
     def _unsent(self) -> int:
-        """How many records of this life are published and not sent."""
+        """How many records of this session are published and not sent."""
         published, sent = self._published, self._link.sent
         return published.seq - (sent.seq if sent.epoch == published.epoch else 0)
 
@@ -252,7 +258,7 @@ class Delivery:
                 try:
                     spool.drop_through(link.acked)
                 finally:  # stored it is, whatever the spool's disk says
-                    self._book.settle(reply.last, reply.exceptions)
+                    self._book.resolve(reply.last, reply.exceptions)
         if isinstance(reply, Welcome):
             if link.unanswered and link.unanswered % UNANSWERED_MAX == 0:
                 first = spool.first_after(link.acked)
@@ -261,7 +267,7 @@ class Delivery:
                     "stay in the spool, and are sent one by one. Look at the daemon's log, and by tcp at the network",
                     self.producer, link.unanswered, *first,
                 )  # fmt: skip
-            self._teller.renew()
+            self._telemetry.renew()
         elif isinstance(reply, Busy):
             log.warning("%s: the daemon cannot write now: %s", self.producer, reply.reason)
             self._book.busy(reply.reason)

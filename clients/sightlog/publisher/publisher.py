@@ -21,7 +21,7 @@ from .connection import Connection, find_key
 from .delivery import Delivery
 from .receipts import CLOSED, FORKED, BatchReceipt, Ended, InsertResult, Receipt, ReceiptBook
 from .session import Link, Phase
-from .telemetry import Teller
+from .telemetry import TelemetryReporter
 
 log = logging.getLogger("sightlog.publisher")
 
@@ -55,7 +55,7 @@ class Publisher:
         self._spool = Spool(Path(spool_dir or default_spool_dir()) / producer, producer, spool_bytes_max)
         self._link = Link()
         self._book = ReceiptBook(self._ask)
-        self._teller = Teller(self._link, self._spool)
+        self._telemetry = TelemetryReporter(self._link, self._spool)
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._closing = False
@@ -64,7 +64,7 @@ class Publisher:
         except UsageError:
             self._spool.close()
             raise
-        self._delivery = Delivery(producer, self._spool, self._link, self._book, self._teller, self._connection)
+        self._delivery = Delivery(producer, self._spool, self._link, self._book, self._telemetry, self._connection)
         self._thread = threading.Thread(target=self._run, name=f"sightlog-{producer}", daemon=True)
         self._thread.start()
 
@@ -118,7 +118,7 @@ class Publisher:
         seconds. After the latter two the event is still in the spool and goes on being sent.
         """
         receipt = self.publish(event, urgent=True)
-        receipt._wait_settled(timeout, busy_raises=True)
+        receipt._wait_resolved(timeout, busy_raises=True)
         if receipt.status == messages.REJECTED:
             raise RecordRejected(receipt.reason or "")
         return receipt.status == messages.STORED
@@ -132,7 +132,7 @@ class Publisher:
         if not events:
             return InsertResult(0, 0, 0, {})
         receipt = self.publish_many(events, urgent=True)
-        receipt._wait_settled(timeout, busy_raises=True)
+        receipt._wait_resolved(timeout, busy_raises=True)
         return receipt.wait()
 
     def amend(self, event_id: str, *, urgent: bool = False, **fields: Any) -> Receipt:
@@ -166,7 +166,7 @@ class Publisher:
         self._check_process()
         with self._lock:
             self._check_usable()
-            if self._teller.add(counts, inference_ms):
+            if self._telemetry.add(counts, inference_ms):
                 self._delivery.notice()
 
     # -- state -------------------------------------------------------------------------------------------------------
@@ -183,17 +183,17 @@ class Publisher:
 
     @property
     def spooled(self) -> int:
-        """Records published and not acked yet, those left by earlier lives included."""
+        """Records published and not acked yet, those left by earlier sessions included."""
         return self._spool.depth(self._link.acked)
 
     @property
     def published(self) -> int:
-        """Records published in all lives of this spool."""
+        """Records published in all sessions of this spool."""
         return self._spool.published
 
     @property
     def lost(self) -> int:
-        """Records that damaged spool files could not give back, in all lives."""
+        """Records that damaged spool files could not give back, in all sessions."""
         return self._spool.lost
 
     def flush(self, timeout: float | None = None) -> bool:
@@ -202,7 +202,8 @@ class Publisher:
         return self._book.wait_until(lambda: self.spooled == 0, Position(epoch, seq - 1), timeout)
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Give the daemon `timeout` seconds to take what is spooled; the rest is sent in the next life. Idempotent."""
+        """Give the daemon `timeout` seconds to take what is spooled; the rest is sent in the next session.
+        Idempotent."""
         if os.getpid() != self._pid or self._closing:
             return
         try:

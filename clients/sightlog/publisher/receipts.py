@@ -24,16 +24,16 @@ from sightlog.protocol.messages import DUPLICATE, REJECTED, STORED, Position
 
 from .session import Phase
 
-_NEXT_LIFE: Final = "The record is in the spool, and is sent when this producer starts again"
+_NEXT_SESSION: Final = "The record is in the spool, and is sent when this producer starts again"
 
 
 class Ended(NamedTuple):
-    """Why no ack comes any more in this life. Whoever hears of it gets an error of his own, made anew: what is raised
-    again and again collects tracebacks, and whoever publishes has to hear something else than whoever waits."""
+    """Why no ack comes any more in this session. Whoever hears of it gets an error of his own, made anew: what is
+    raised again and again collects tracebacks, and whoever publishes has to hear something else than whoever waits."""
 
     error: type[SightlogError]
     why: str
-    fate: str = _NEXT_LIFE
+    fate: str = _NEXT_SESSION
     """What becomes of a record that was taken."""
 
     def of_call(self) -> SightlogError:
@@ -74,22 +74,22 @@ class InsertResult:
 class _Pending:
     """Consecutive records waiting for their ack."""
 
-    __slots__ = ("__weakref__", "_book", "_callbacks", "_exceptions", "_settled", "first", "last")
+    __slots__ = ("__weakref__", "_book", "_callbacks", "_exceptions", "_resolved", "first", "last")
 
     def __init__(self, book: ReceiptBook, first: Position, last: Position) -> None:
         self._book = book
         self.first = first
         self.last = last
-        self._settled = False
+        self._resolved = False
         self._exceptions: dict[int, tuple[str, str]] | None = None
         """(status, reason) by seq, of those not simply stored."""
         self._callbacks: list[Callable[[], None]] | None = None
 
     @property
     def settled(self) -> bool:
-        return self._settled
+        return self._resolved
 
-    def _wait_settled(self, timeout: float | None, *, busy_raises: bool = False) -> None:
+    def _wait_resolved(self, timeout: float | None, *, busy_raises: bool = False) -> None:
         self._book.wait(self, timeout, busy_raises=busy_raises)
 
     def _except(self, seq: int, status: str, reason: str) -> None:
@@ -102,9 +102,9 @@ class _Pending:
             callback()
         self._callbacks = None
 
-    def _await_settled(self) -> Generator[object, None, None]:
-        # Woken is not settled: it may be denied, and let in again before the loop comes to this.
-        while not self._settled:
+    def _await_resolved(self) -> Generator[object, None, None]:
+        # Woken is not resolved: it may be denied, and let in again before the loop comes to this.
+        while not self._resolved:
             yield from self._await_news()
             self._book.check(self)
 
@@ -136,7 +136,7 @@ class Receipt(_Pending):
 
     @property
     def status(self) -> str | None:
-        return self._status() if self._settled else None
+        return self._status() if self._resolved else None
 
     def _status(self) -> str:
         return self._exceptions[self.last.seq][0] if self._exceptions else STORED
@@ -146,15 +146,15 @@ class Receipt(_Pending):
         return self._exceptions[self.last.seq][1] if self._exceptions else None
 
     def wait(self, timeout: float | None = None) -> str:
-        """Block until the daemon settled the record, `timeout` seconds at most; returns the status.
+        """Block until the daemon resolved the record, `timeout` seconds at most; returns the status.
 
         Raises AckTimeout; the record stays in the spool and goes on being sent.
         """
-        self._wait_settled(timeout)
+        self._wait_resolved(timeout)
         return self._status()
 
     def __await__(self) -> Generator[object, None, str]:
-        yield from self._await_settled()
+        yield from self._await_resolved()
         return self._status()
 
 
@@ -165,7 +165,7 @@ class BatchReceipt(_Pending):
 
     @property
     def result(self) -> InsertResult | None:
-        return self._result() if self._settled else None
+        return self._result() if self._resolved else None
 
     def _result(self) -> InsertResult:
         exceptions = self._exceptions or {}
@@ -178,12 +178,12 @@ class BatchReceipt(_Pending):
         )
 
     def wait(self, timeout: float | None = None) -> InsertResult:
-        """Block until all of them are settled, `timeout` seconds at most. Raises AckTimeout."""
-        self._wait_settled(timeout)
+        """Block until all of them are resolved, `timeout` seconds at most. Raises AckTimeout."""
+        self._wait_resolved(timeout)
         return self._result()
 
     def __await__(self) -> Generator[object, None, InsertResult]:
-        yield from self._await_settled()
+        yield from self._await_resolved()
         return self._result()
 
 
@@ -235,8 +235,8 @@ class ReceiptBook:
             yield
             self._changed.notify_all()
 
-    def settle(self, acked: Position, exceptions: Sequence[tuple[int, str, str]]) -> None:
-        """Within `changing`: all up to `acked` is settled; `exceptions` are of its epoch. Twice is as good as once."""
+    def resolve(self, acked: Position, exceptions: Sequence[tuple[int, str, str]]) -> None:
+        """Within `changing`: all up to `acked` is resolved; `exceptions` are of its epoch. Twice is as good as once."""
         self.busy_reason = None
         for seq, status, reason in exceptions:
             receipt = self._holder(Position(acked.epoch, seq))
@@ -246,9 +246,9 @@ class ReceiptBook:
             reference = self._open.pop(last, None)
             done = reference() if reference is not None else None
             if done is not None:
-                done._settled = True
+                done._resolved = True
                 done._call_back()
-        self._spans = [span for span in self._spans if (held := span()) is not None and not held._settled]
+        self._spans = [span for span in self._spans if (held := span()) is not None and not held._resolved]
 
     def _oldest(self) -> Position | None:
         while True:
@@ -270,7 +270,7 @@ class ReceiptBook:
             self.busy_reason = reason
 
     def end(self, ended: Ended) -> None:
-        """No more acks will come in this life: wake everybody who waits."""
+        """No more acks will come in this session: wake everybody who waits."""
         with self.changing():
             self.ended = ended
             self._call_back_all()
@@ -299,26 +299,26 @@ class ReceiptBook:
 
     def check(self, receipt: _Pending) -> None:
         """Raises what keeps its ack from coming."""
-        if not receipt._settled and (hopeless := self._hopeless()) is not None:
+        if not receipt._resolved and (hopeless := self._hopeless()) is not None:
             raise hopeless
 
     def notify(self, receipt: _Pending, callback: Callable[[], None]) -> None:
-        """Call back, from another thread perhaps, when `receipt` is settled, or will not be for now or ever."""
+        """Call back, from another thread perhaps, when `receipt` is resolved, or will not be for now or ever."""
         self._ask(receipt.last)
         with self._lock:
-            if receipt._settled or self._hopeless() is not None:
+            if receipt._resolved or self._hopeless() is not None:
                 callback()
                 return
             receipt._callbacks = [*(receipt._callbacks or ()), callback]
 
     def wait(self, receipt: _Pending, timeout: float | None, *, busy_raises: bool) -> None:
-        def is_settled() -> bool:
+        def is_resolved() -> bool:
             # Asked with the lock held: behind it an ack of other records may have taken the reason away.
-            if busy_raises and not receipt._settled and self.busy_reason is not None:
+            if busy_raises and not receipt._resolved and self.busy_reason is not None:
                 raise DatabaseWriteError(self.busy_reason)
-            return receipt._settled
+            return receipt._resolved
 
-        if not receipt._settled and not self.wait_until(is_settled, receipt.last, timeout):
+        if not receipt._resolved and not self.wait_until(is_resolved, receipt.last, timeout):
             said = f"; the daemon says: {self.busy_reason}." if self.busy_reason else "; is sightlogd running?"
             raise AckTimeout(f"no ack within {timeout:.3g} s{said} The record is in the spool and goes on being sent")
 

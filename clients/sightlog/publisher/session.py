@@ -41,7 +41,7 @@ _BEFORE_WELCOME: Final = Limits(window_records=1, window_bytes=MESSAGE_BYTES_MAX
 
 
 class Phase(Enum):
-    """GREETING: hello is due or sent. OPEN: records may flow. FENCED, REFUSED: over for this life."""
+    """GREETING: hello is due or sent. OPEN: records may flow. FENCED, REFUSED: over for this session."""
 
     GREETING = "greeting"
     OPEN = "open"
@@ -158,14 +158,14 @@ class Link:
     # -- what arrived ------------------------------------------------------------------------------------------------
 
     def check(self, reply: Reply, epoch: int) -> None:
-        """Raises ProtocolError for an answer that settles what was never sent. `epoch` is this life's: of the lives
+        """Raises ProtocolError for an answer that resolves what was never sent. `epoch` is this life's: of the sessions
         before it the daemon may have more than this one sent, and tells in a welcome, or in an ack right behind it."""
         if not isinstance(reply, (Ack, Welcome)) or reply.last <= max(self._reached, self.acked):
             return
         if reply.last.epoch >= epoch:
             sent = max(self._reached, self.acked)
             raise ProtocolError(
-                f"the daemon settles records up to {reply.last.epoch}/{reply.last.seq}, and what was sent ends at "
+                f"the daemon resolves records up to {reply.last.epoch}/{reply.last.seq}, and what was sent ends at "
                 f"{sent.epoch}/{sent.seq}. It is not believed: nothing was dropped, and the daemon is asked again"
             )
 
@@ -180,7 +180,7 @@ class Link:
         self._heard_at = now
         self._asked_at = None
         if isinstance(reply, (Ack, Welcome)):
-            self._settle(reply.last)
+            self._resolve(reply.last)
         if isinstance(reply, Ack):
             self._tried, self.unanswered = None, 0
         elif self.phase in (Phase.FENCED, Phase.REFUSED):
@@ -219,7 +219,7 @@ class Link:
         if self.phase is Phase.OPEN:
             self._greet()
 
-    def _settle(self, last: Position) -> None:
+    def _resolve(self, last: Position) -> None:
         self._blocked_until = 0.0
         self.acked = max(self.acked, last)
         while self._in_flight and self._in_flight[0].last <= last:

@@ -1,8 +1,7 @@
 """What a sensor counts about itself, and when its producer tells the daemon. No I/O, no clock.
 
-Lossy by design: counters are told as totals of this life, so that a message that is lost costs nothing; measured times
-are told once. Times of telling are seconds of one monotonic clock that the caller passes in.
-"""
+Lossy by design: counters are told as totals of this session, so that a message that is lost costs nothing; measured
+times are told once. Times of telling are seconds of one monotonic clock that the caller passes in."""
 
 from __future__ import annotations
 
@@ -33,7 +32,7 @@ QUIET_SECONDS_MIN: Final = 10.0
 """The same where the sensor counts nothing, and only the spool's state changed."""
 
 
-class Teller:
+class TelemetryReporter:
     """`add` may be called by any thread; the rest is for the one that sends."""
 
     def __init__(self, link: Link, spool: Spool) -> None:
@@ -58,7 +57,9 @@ class Teller:
         with self._lock:
             if taken:
                 if len(self._samples.keys() | taken.keys()) > INFERENCE_NAMES_MAX:
-                    raise InvalidRecord(f"inference_ms: more than {INFERENCE_NAMES_MAX} names in one life of a sensor")
+                    raise InvalidRecord(
+                        f"inference_ms: more than {INFERENCE_NAMES_MAX} names in one session of a sensor"
+                    )
                 for name, ms in taken.items():
                     self._samples.setdefault(name, deque(maxlen=INFERENCE_SAMPLES_MAX)).append(ms)
             self._totals = [*map(add, self._totals, counts)]
@@ -67,16 +68,16 @@ class Teller:
 
     def renew(self) -> None:
         """The daemon may know nothing: tell it at once."""
-        self._told_at = -QUIET_SECONDS_MIN  # due on any clock
-        self._told: object = None
+        self._reported_at = -QUIET_SECONDS_MIN  # due on any clock
+        self._reported: object = None
 
     def due_at(self) -> float:
         """When to tell; infinity when there is nobody to tell, or nothing."""
         if self._link.phase is not Phase.OPEN:
             return math.inf
         if self._changed:
-            return self._told_at + SECONDS_MIN
-        return self._told_at + QUIET_SECONDS_MIN if self._standing() != self._told else math.inf
+            return self._reported_at + SECONDS_MIN
+        return self._reported_at + QUIET_SECONDS_MIN if self._standing() != self._reported else math.inf
 
     @property
     def has_news(self) -> bool:
@@ -88,14 +89,14 @@ class Teller:
 
     def message(self, now: float) -> list[bytes]:
         """What there is to tell. When it cannot be sent: `renew`."""
-        self._told, self._told_at = self._standing(), now
+        self._reported, self._reported_at = self._standing(), now
         with self._lock:
             self._changed = False
             totals = {name: min(total, INTEGER_MAX) for name, total in zip(COUNTERS, self._totals, strict=True)}
             inference_ms = {name: list(samples) for name, samples in self._samples.items() if samples}
             for samples in self._samples.values():
                 samples.clear()
-        return messages.telemetry(self._spool.told(self._link.acked), totals, inference_ms)
+        return messages.telemetry(self._spool.report(self._link.acked), totals, inference_ms)
 
 
 def _checked(inference_ms: Mapping[str, float]) -> dict[str, float]:

@@ -368,12 +368,14 @@ class Reader(Database):
         with self._snapshot() as connection:
             get = connection.execute
             of = {"site": self.site}
-            letters = "SELECT status, count(*) FROM dead_letters WHERE site = :site OR site IS NULL GROUP BY status"
+            dead_letters = (
+                "SELECT status, count(*) FROM dead_letters WHERE site = :site OR site IS NULL GROUP BY status"
+            )
             counted = ("events", "observations", "pending_amendments")
             return {
                 "schema_version": get(VERSION).fetchone()[0],
                 **{name: self._rows_of(connection, name) for name in counted},
-                "dead_letters": dict(get(letters, of).fetchall()),
+                "dead_letters": dict(get(dead_letters, of).fetchall()),
             }
 
 

@@ -11,7 +11,7 @@ from sightlog.protocol.messages import MESSAGE_IMAGES_MAX, Position, unsendable
 from .segment import Segment
 
 
-class Chunk(NamedTuple):
+class SpooledChunk(NamedTuple):
     """Consecutive records of one epoch, read back for sending."""
 
     first: Position
@@ -36,7 +36,7 @@ class Playback:
         self._segments = segments
         self._cursor: _Cursor | None = None
 
-    def read_after(self, after: Position, records_max: int, bytes_max: int) -> Chunk | None:
+    def read_after(self, after: Position, records_max: int, bytes_max: int) -> SpooledChunk | None:
         """See `Spool.read_after`."""
         # An exception may leave it half way through what nobody got: then the next look begins anew.
         cursor, self._cursor = self._cursor, None
@@ -91,7 +91,7 @@ class Playback:
         self._cursor = cursor
         if first is None:
             return None
-        return Chunk(first, records, images, total)
+        return SpooledChunk(first, records, images, total)
 
     def _following(self, segment: Segment) -> Segment | None:
         """The next one; `segment` itself may have been deleted meanwhile."""

@@ -1,6 +1,6 @@
-"""Who a spool belongs to, from life to life: `identity.json`, replaced whole and fsynced when a life begins.
+"""Who a spool belongs to, from session to session: `identity.json`, replaced whole and fsynced when a session begins.
 
-It also carries over how many records were published and lost. What a life published is not written down while it
+It also carries over how many records were published and lost. What a session published is not written down while it
 lasts: the next one reads it off the segments, of which the newest stays, empty if need be, until it is counted here.
 """
 
@@ -29,7 +29,7 @@ EPOCHS_MAX: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """`published`: records of the lives before this one.
+    """`published`: records of the sessions before this one.
 
     `lost` maps segments to how many of their records could not be read back; those of segments that are gone are under
     the empty name.
@@ -42,16 +42,16 @@ class Identity:
     lost: dict[str, int] = field(default_factory=dict)
     fenced: bool = False
     epochs_before: list[int] = field(default_factory=list)
-    """Of the life before this one, and of those behind the oldest segment that was left: a power cut can take back that
-    one was removed, and take away the segments of lives behind it."""
+    """Of the session before this one, and of those behind the oldest segment that was left: a power cut can take back
+    that one was removed, and take away the segments of sessions behind it."""
 
     @property
     def lost_records(self) -> int:
-        """Over all lives."""
+        """Over all sessions."""
         return sum(self.lost.values())
 
     def fence(self, directory: Path) -> None:
-        """Give it up: the next life gets a new producer id. Raises OSError."""
+        """Give it up: the next session gets a new producer id. Raises OSError."""
         replace(self, fenced=True).write(directory)
 
     def with_lost(self, stem: str, records: int) -> Identity:
@@ -64,8 +64,9 @@ class Identity:
         replace_file(directory / NAME, text.encode() + b"\n")
 
 
-def begin_life(directory: Path, name: str, segments: Sequence[Segment]) -> Identity:
-    """The identity of a life that begins with `segments`, scanned, left of earlier ones. Raises SpoolDamaged, OSError.
+def begin_session(directory: Path, name: str, segments: Sequence[Segment]) -> Identity:
+    """The identity of a session that begins with `segments`, scanned, left of earlier ones. Raises SpoolDamaged,
+    OSError.
 
     After a power cut `published` is short of records that the cut took from the spool after they were acked.
     """
@@ -86,7 +87,7 @@ def begin_life(directory: Path, name: str, segments: Sequence[Segment]) -> Ident
             lost[""] = gone
     if last is not None:
         last_epoch = max(last_epoch, last.epoch)
-    # Milliseconds, so that of two copies of one spool the life that began later has the larger epoch. Never at or
+    # Milliseconds, so that of two copies of one spool the session that began later has the larger epoch. Never at or
     # below the last one, because clocks go backwards; then by chance, because two copies must not get the same.
     epoch = time.time_ns() // 1_000_000
     if epoch <= last_epoch:

@@ -49,7 +49,7 @@ class Entry(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Segment:
-    """`<epoch>-<first seq>.spool`, written by one life of a producer."""
+    """`<epoch>-<first seq>.spool`, written by one session of a producer."""
 
     path: Path
     epoch: int
@@ -59,7 +59,7 @@ class Segment:
     size: int = 0
     """Bytes written in full: reading goes no further."""
     synced: int = 0
-    """Bytes that survive a power cut, as far as this life knows."""
+    """Bytes that survive a power cut, as far as this session knows."""
     doubtful: bool = False
     """An fsync failed: the page cache has what the disk may lack, and takes it for written."""
     torn: int = 0
@@ -70,7 +70,7 @@ class Segment:
     lost: int = 0
     """Records that `scan` found to be missing."""
     fd: int = field(default=-1, repr=False)
-    """Open from the first read on; of this life from the beginning, so that it can be read whatever becomes of
+    """Open from the first read on; of this session from the beginning, so that it can be read whatever becomes of
     its name."""
     _seed: int = 0
 
@@ -165,8 +165,8 @@ class Segment:
     def scan(self, before: int | None = None) -> None:
         """Read to the end to learn `next_seq` and `lost`.
 
-        `before` is where the next segment of the same life begins: what stands here under such numbers was refused to
-        its publisher when the disk failed, and could not be taken back.
+        `before` is where the next segment of the same session begins: what stands here under such numbers was refused
+        to its publisher when the disk failed, and could not be taken back.
         """
         offset = 0
         while offset < self.size:

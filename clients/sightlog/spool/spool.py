@@ -5,11 +5,11 @@ of the process. They survive a power cut once they are acked, or once `sync` ran
 come for a second. A segment whose records are all acked is deleted, normally before the kernel wrote it to the card.
 
 A spool is a directory with `lock`, `identity.json` (see `identity`) and segments `<epoch>-<first seq>.spool`. Every
-life of a producer has a new epoch and writes only segments of its own: a torn tail left by a crash is never appended
+session of a producer has a new epoch and writes only segments of its own: a torn tail left by a crash is never appended
 to, and a sequence number that a power cut took back is never used again under the same epoch.
 
-An open file can be written long after its name was removed, and is gone with the process. So the segments of this life
-are held open, and once a second while records are published `look` gives them their names again.
+An open file can be written long after its name was removed, and is gone with the process. So the segments of this
+session are held open, and once a second while records are published `look` gives them their names again.
 
 Why not SQLite: a record costs 2 to 5 µs here, and 10 to 12 µs as an autocommitted row with `synchronous=OFF` and WAL.
 """
@@ -31,10 +31,10 @@ from typing import Final
 from sightlog import volatile
 from sightlog.errors import NOT_TAKEN, InvalidRecord, SpoolDamaged, SpoolFormatUnknown, SpoolFull, SpoolInUse
 from sightlog.fsutil import make_directories, open_file, sync_directory
-from sightlog.protocol.messages import START, Position, Told
+from sightlog.protocol.messages import START, Position, SpoolReport
 
 from . import identity
-from .cursor import Chunk, Playback
+from .cursor import Playback, SpooledChunk
 from .lock import SpoolLock
 from .segment import HEAD_BYTES, Segment, segments_in
 
@@ -85,7 +85,7 @@ class Spool:
             make_directories(self.directory)
             self._lock.take()
             self._find_segments()
-            self._identity = identity.begin_life(self.directory, name, self._segments)
+            self._identity = identity.begin_session(self.directory, name, self._segments)
             self._drop_empty()
         except OSError as error:
             self.close()
@@ -122,7 +122,7 @@ class Spool:
                     )
 
     def _find_segments(self) -> None:
-        """Read what earlier lives left, to its end: how much there is, and what of it is damaged."""
+        """Read what earlier sessions left, to its end: how much there is, and what of it is damaged."""
         self._bytes = sum(path.lstat().st_size for path in self.directory.glob("*.damaged"))
         self._segments += segments_in(self.directory)
         for path in {*self.directory.glob("*.spool")} - {segment.path for segment in self._segments}:
@@ -289,7 +289,7 @@ class Spool:
                 "every process a producer name of its own"
             )
         for segment in [*self._segments]:
-            # The newest one's name keeps the count of what this life published.
+            # The newest one's name keeps the count of what this session published.
             is_done = segment.last <= acked and segment is not self._segments[-1]
             if is_done or segment.is_in_place():
                 continue
@@ -299,7 +299,7 @@ class Spool:
                 self._lose(segment)
 
     def _lose(self, segment: Segment) -> None:
-        """Of an earlier life, and nobody held it open."""
+        """Of an earlier session, and nobody held it open."""
         records = segment.next_seq - segment.first_seq
         log.error("spool %s: %s was removed, with up to %d records", self.directory, segment.path.name, records)
         self._identity = self._identity.with_lost(segment.path.stem, records)
@@ -353,7 +353,9 @@ class Spool:
         """Let another process have the spool. What is not acked stays; idempotent."""
         with self._write_lock:
             if self._fd >= 0:
-                with contextlib.suppress(OSError):  # acked records that stay are asked for and dropped by the next life
+                with contextlib.suppress(
+                    OSError
+                ):  # acked records that stay are asked for and dropped by the next session
                     self._give_back(acked, 0)
             self.let_go()
 
@@ -365,19 +367,20 @@ class Spool:
         self._fd = -1
 
     def fence(self) -> None:
-        """Give up this identity: the next life gets a new producer id and takes what is left along. Raises OSError."""
+        """Give up this identity: the next session gets a new producer id and takes what is left along. Raises
+        OSError."""
         if not self._is_taken:
             self._identity.fence(self.directory)
 
-    def is_foreign(self, settled: Position, acked: Position) -> bool:
-        """Whether the daemon has this from a copy of this spool, and records here would be taken for settled with it.
+    def is_foreign(self, resolved: Position, acked: Position) -> bool:
+        """Whether the daemon has this from a copy of this spool, and records here would be taken for resolved with it.
 
-        Of every life of this spool that published behind a record that is left, a segment is left too.
+        Of every session of this spool that published behind a record that is left, a segment is left too.
         """
-        if settled.epoch == self.epoch or settled.epoch in self._identity.epochs_before:
+        if resolved.epoch == self.epoch or resolved.epoch in self._identity.epochs_before:
             return False
         left = [segment.last for segment in list(self._segments)]
-        return settled.epoch not in {last.epoch for last in left} and any(acked < last < settled for last in left)
+        return resolved.epoch not in {last.epoch for last in left} and any(acked < last < resolved for last in left)
 
     # -- reading and dropping -----------------------------------------------------------------------------------------
 
@@ -390,19 +393,19 @@ class Spool:
 
     @property
     def published(self) -> int:
-        """Records of all lives."""
+        """Records of all sessions."""
         return self._identity.published + self._next_seq - 1
 
     @property
     def lost(self) -> int:
-        """Records of all lives that could not be read back because the file was damaged."""
+        """Records of all sessions that could not be read back because the file was damaged."""
         return self._identity.lost_records
 
-    def told(self, acked: Position) -> Told:
+    def report(self, acked: Position) -> SpoolReport:
         """How it stands, all of one moment."""
         with self._write_lock:
             last = Position(self.epoch, self._next_seq - 1)
-            return Told(last, acked, self.published, self.lost, self.depth(acked), self._bytes)
+            return SpoolReport(last, acked, self.published, self.lost, self.depth(acked), self._bytes)
 
     def depth(self, acked: Position) -> int:
         """Records behind `acked`."""
@@ -412,7 +415,7 @@ class Spool:
             if segment.last > acked
         )
 
-    def read_after(self, after: Position, records_max: int, bytes_max: int) -> Chunk | None:
+    def read_after(self, after: Position, records_max: int, bytes_max: int) -> SpooledChunk | None:
         """The records behind `after`: consecutive, of one epoch, at least one however large; None when none is left.
 
         When `chunk.first` does not follow `after` directly, there is nothing in between.
@@ -434,7 +437,7 @@ class Spool:
             if len(self._segments) == 1 and segment.epoch == self.epoch:
                 if segment.size <= active_bytes:
                     return
-                # The name of the newest segment keeps the count of what this life published, should it be killed.
+                # The name of the newest segment keeps the count of what this session published, should it be killed.
                 try:
                     self._begin_segment()
                 except OSError:

@@ -21,7 +21,7 @@ from sightlogd.calendar import DayRange
 from sightlogd.directory import Odd, open_file
 from sightlogd.errors import WriteRefused
 from sightlogd.protocol.decoder import Refusal
-from sightlogd.protocol.session import Parcel
+from sightlogd.protocol.session import Chunk
 from sightlogd.store.written import (
     Change,
     Changes,
@@ -220,17 +220,17 @@ class DayLogs:
             self._noted[found.day] = found
             self._append(found.day, encode_lines([DayLine(*found)]), b"")
 
-    def write_unstored(self, parcels: Sequence[Parcel], now: str) -> None:
+    def write_unstored(self, chunks: Sequence[Chunk], now: str) -> None:
         """What came while the database cannot be written. Producers send it again and again: once each is enough."""
         lines = []
-        for parcel in parcels:
-            told = self._told.get(parcel.session.producer_id)
-            for seq, record in enumerate(parcel.records, parcel.first.seq):
-                if isinstance(record, Refusal) or (told and Position(parcel.first.epoch, seq) <= told):
+        for chunk in chunks:
+            told = self._told.get(chunk.session.producer_id)
+            for seq, record in enumerate(chunk.records, chunk.first.seq):
+                if isinstance(record, Refusal) or (told and Position(chunk.first.epoch, seq) <= told):
                     continue
                 line = unstored_line(record, now)
                 lines.append((line.recorded_at if isinstance(line, (EventLine, ObservationLine)) else now, line))
-            self._told[parcel.session.producer_id] = max(parcel.last, told or parcel.last)
+            self._told[chunk.session.producer_id] = max(chunk.last, told or chunk.last)
         self.write_lines(lines)
 
     def writes_again(self) -> None:
@@ -393,7 +393,7 @@ class DayLogs:
         return read_lines(self._data_dir / EVENTS / day / JSON_NAME)
 
     def lines_to_keep(self, day: str) -> list[Line]:
-        """The same, durable by now: what an earlier life wrote may be in the page cache alone. Raises OSError."""
+        """The same, durable by now: what an earlier session wrote may be in the page cache alone. Raises OSError."""
         self.write_all()
         folder = self._data_dir / EVENTS / day
         keep = durable.write_again if self.doubtful and day not in self._rewritten else durable.sync

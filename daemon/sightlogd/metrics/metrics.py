@@ -17,11 +17,11 @@ from msgspec import Struct
 from msgspec import field as named
 
 from sightlog.protocol import messages
-from sightlog.protocol.accounts import Settled, account
+from sightlog.protocol.accounts import Resolved, account
 from sightlog.protocol.messages import DUPLICATE, REJECTED, Position
 from sightlog.publisher.telemetry import COUNTERS
 from sightlogd.protocol.decoder import EventRecord
-from sightlogd.protocol.session import SESSIONS_MAX, Parcel, Told
+from sightlogd.protocol.session import SESSIONS_MAX, Chunk, Reported
 from sightlogd.store.schema import NOTHING_FOREIGN, Schema
 
 WINDOW_VALUES_MAX: Final = 1_000
@@ -83,7 +83,7 @@ class Inference(Struct, frozen=True):
 
 
 class SpoolState(Struct, frozen=True):
-    """A producer's words, as `sightlog.protocol.messages.Told`."""
+    """A producer's words, as `sightlog.protocol.messages.SpoolReport`."""
 
     last: tuple[int, int]
     acked: tuple[int, int]
@@ -103,7 +103,7 @@ class AccountState(Struct, frozen=True):
 
 
 class ProducerState(Struct, frozen=True):
-    """Counters of all lives. `told` is None when it said nothing since the daemon's start."""
+    """Counters of all sessions. `told` is None when it said nothing since the daemon's start."""
 
     producer_id: str
     name: str
@@ -181,7 +181,7 @@ class MetricsSnapshot(Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True)
 class PictureCounts:
-    """Since the daemon's start. A picture is in one of the first three once it is settled."""
+    """Since the daemon's start. A picture is in one of the first three once it is resolved."""
 
     stored: int = 0
     """As they were sent."""
@@ -197,16 +197,16 @@ class PictureCounts:
 
 
 @dataclass(slots=True)
-class _Life:
+class _ProducerSession:
     """What a producer told last of its spool, and how much of its totals is counted."""
 
     name: str
-    told: messages.Told
+    report: messages.SpoolReport
     counted: list[int]
 
     @property
     def epoch(self) -> int:
-        return self.told.last.epoch
+        return self.report.last.epoch
 
 
 @dataclass(slots=True)
@@ -240,7 +240,7 @@ class Metrics:
     _latency_ms: Window = field(default_factory=Window)
     _inference_ms: dict[tuple[str, str], Window] = field(default_factory=dict)
     _sensors: list[int] = field(default_factory=lambda: [0] * len(COUNTERS))
-    _lives: dict[str, _Life] = field(default_factory=dict)
+    _sessions: dict[str, _ProducerSession] = field(default_factory=dict)
     _refused_since: float | None = None
     _refused_seconds: float = 0.0
     _usage: tuple[float, Usage] | None = None
@@ -254,24 +254,24 @@ class Metrics:
 
     def committed(
         self,
-        parcels: Sequence[Parcel],
+        chunks: Sequence[Chunk],
         exceptions: Sequence[Sequence[tuple[int, str, str]]],
         seconds: float,
         wall: float,
     ) -> None:
-        """A batch is durable: `exceptions` by parcel as in `Written`, `wall` the wall clock's seconds after COMMIT."""
+        """A batch is durable: `exceptions` by chunk as in `Written`, `wall` the wall clock's seconds after COMMIT."""
         self.has_news = True
         events: list[EventRecord] = []
-        for parcel, some in zip(parcels, exceptions, strict=True):
-            self._records += len(parcel.records)
-            events += [record for record in parcel.records if type(record) is EventRecord]
+        for chunk, some in zip(chunks, exceptions, strict=True):
+            self._records += len(chunk.records)
+            events += [record for record in chunk.records if type(record) is EventRecord]
             for seq, status, _ in some:
                 self.duplicates += status == DUPLICATE
                 self.rejected += status == REJECTED
-                self.events_persisted -= type(parcel.records[seq - parcel.first.seq]) is EventRecord
+                self.events_persisted -= type(chunk.records[seq - chunk.first.seq]) is EventRecord
         self.events_persisted += len(events)
         self._commit_ms.add(seconds * 1000)
-        self._batch_records.add(sum(len(parcel.records) for parcel in parcels))
+        self._batch_records.add(sum(len(chunk.records) for chunk in chunks))
         step = -(-len(events) // LATENCIES_A_BATCH_MAX) or 1
         for event in events[::step]:
             latency = wall - datetime.fromisoformat(event.recorded_at).timestamp()
@@ -302,15 +302,15 @@ class Metrics:
 
     # -- what producers tell -----------------------------------------------------------------------------------------
 
-    def told(self, told: Told) -> None:
-        """Adds what a producer's totals have grown by. A life that is new here begins at 0, unless it is older than
+    def reported(self, reported: Reported) -> None:
+        """Adds what a producer's totals have grown by. A session that is new here begins at 0, unless it is older than
         this daemon: what it did before is none of this daemon's counters."""
         self.has_news = True
-        telemetry = told.telemetry
+        telemetry = reported.telemetry
         totals = [getattr(telemetry, name) for name in COUNTERS]
-        before = self._lives.pop(told.producer_id, None)
+        before = self._sessions.pop(reported.producer_id, None)
         if before is not None and telemetry.last[0] < before.epoch:
-            self._lives[told.producer_id] = before
+            self._sessions[reported.producer_id] = before
             return
         if before is not None and telemetry.last[0] == before.epoch:
             counted = before.counted
@@ -320,11 +320,13 @@ class Metrics:
             counted = [0] * len(COUNTERS)
         for index, (total, known) in enumerate(zip(totals, counted, strict=True)):
             self._sensors[index] += max(0, total - known)
-        self._lives[told.producer_id] = _Life(told.name, telemetry.told, [*map(max, totals, counted)])
-        if len(self._lives) > SESSIONS_MAX:
-            del self._lives[next(iter(self._lives))]
+        self._sessions[reported.producer_id] = _ProducerSession(
+            reported.name, telemetry.report, [*map(max, totals, counted)]
+        )
+        if len(self._sessions) > SESSIONS_MAX:
+            del self._sessions[next(iter(self._sessions))]
         for name, samples in telemetry.inference_ms.items():
-            key = told.name, name
+            key = reported.name, name
             if key in self._inference_ms or len(self._inference_ms) < INFERENCES_MAX:
                 self._inference_ms.setdefault(key, Window()).extend(samples)
 
@@ -343,7 +345,7 @@ class Metrics:
         self._written_per_record = round(usage.written_bytes / self._records, 1) if self._records else None
 
     def snapshot(
-        self, now: float, at: str, pid: int, wal_bytes: int, producers: Sequence[tuple[str, str, Settled]]
+        self, now: float, at: str, pid: int, wal_bytes: int, producers: Sequence[tuple[str, str, Resolved]]
     ) -> MetricsSnapshot:
         """`at` is the wall clock as text, `producers` are id, name and counters of those to tell of. Call `used`
         before."""
@@ -402,28 +404,30 @@ class Metrics:
             schema_undo=self.schema.undo,
             volatile=self.volatile,
             last_id=self.last_id,
-            producers=[self._state(*producer) for producer in self._with_unsettled(producers)],
+            producers=[self._state(*producer) for producer in self._with_unresolved(producers)],
         )
 
-    def _with_unsettled(self, producers: Sequence[tuple[str, str, Settled]]) -> list[tuple[str, str, Settled]]:
-        """Those in the store, and while they are all of it, those that told something and have nothing settled yet."""
+    def _with_unresolved(self, producers: Sequence[tuple[str, str, Resolved]]) -> list[tuple[str, str, Resolved]]:
+        """Those in the store, and while they are all of it, those that told something and have nothing resolved yet."""
         if len(producers) >= PRODUCERS_MAX:
             return list(producers)
-        nothing = Settled(Position(0, 0), 0, 0, 0, 0)
+        nothing = Resolved(Position(0, 0), 0, 0, 0, 0)
         stored = {producer_id for producer_id, _, _ in producers}
         return [
             *producers,
-            *[(key, life.name, nothing) for key, life in self._lives.items() if key not in stored][:PRODUCERS_MAX],
+            *[(key, session.name, nothing) for key, session in self._sessions.items() if key not in stored][
+                :PRODUCERS_MAX
+            ],
         ]
 
-    def _state(self, producer_id: str, name: str, settled: Settled) -> ProducerState:
-        life = self._lives.get(producer_id)
-        told = life.told if life else None
-        found = account(told, settled) if told else None
+    def _state(self, producer_id: str, name: str, resolved: Resolved) -> ProducerState:
+        session = self._sessions.get(producer_id)
+        report = session.report if session else None
+        found = account(report, resolved) if report else None
         return ProducerState(
             producer_id,
             name,
-            *settled[1:],
-            told=SpoolState(*told) if told else None,
+            *resolved[1:],
+            told=SpoolState(*report) if report else None,
             account=AccountState(*found) if found else None,
         )

@@ -51,16 +51,16 @@ _LISTS: Final = {
 """How many there are."""
 _RENAMED: Final = {"events_total": "events"}
 """The ending _total is for counters."""
-_SETTLED: Final = {
-    "stored": "Records stored, all lives.",
-    "duplicates": "Events that were there already, all lives.",
-    "rejected": "Records refused, all lives.",
-    "missing": "Records that never came, all lives.",
+_RESOLVED: Final = {
+    "stored": "Records stored, all sessions.",
+    "duplicates": "Events that were there already, all sessions.",
+    "rejected": "Records refused, all sessions.",
+    "missing": "Records that never came, all sessions.",
 }
 _ACCOUNT: Final = {
-    "published": ("counter", "Records published, all lives."),
+    "published": ("counter", "Records published, all sessions."),
     "spooled": ("gauge", "Records in the spool."),
-    "lost": ("gauge", "Records lost by a damaged spool or with a restored database, all lives."),
+    "lost": ("gauge", "Records lost by a damaged spool or with a restored database, all sessions."),
     "difference": ("gauge", "Records published and not accounted for; 0 when all is well."),
 }
 
@@ -73,17 +73,17 @@ def text(snapshot: MetricsSnapshot) -> str:
 
 
 def _lines(snapshot: MetricsSnapshot) -> Iterator[str]:
-    for name, told in _COUNTERS.items():
-        yield from _family(f"{name}_total", "counter", told, [({}, getattr(snapshot, name))])
-    for name, told in _GAUGES.items():
+    for name, help_text in _COUNTERS.items():
+        yield from _family(f"{name}_total", "counter", help_text, [({}, getattr(snapshot, name))])
+    for name, help_text in _GAUGES.items():
         value = getattr(snapshot, name)
-        yield from _family(_RENAMED.get(name, name), "gauge", told, [] if value is None else [({}, value)])
+        yield from _family(_RENAMED.get(name, name), "gauge", help_text, [] if value is None else [({}, value)])
     is_volatile = int(snapshot.volatile is not None)
     yield from _family("storage_volatile", "gauge", "1: what is stored is gone with the power.", [({}, is_volatile)])
     if snapshot.cpu_percent is not None:
         yield from _family("cpu_ratio", "gauge", "CPU seconds a second.", [({}, snapshot.cpu_percent / 100)])
-    for name, told in _LISTS.items():
-        yield from _family(name, "gauge", told, [({}, len(getattr(snapshot, name)))])
+    for name, help_text in _LISTS.items():
+        yield from _family(name, "gauge", help_text, [({}, len(getattr(snapshot, name)))])
     yield from _window("commit_seconds", "Time of a commit", [({}, snapshot.commit_ms)], 1000)
     yield from _window("batch_records", "Records a commit", [({}, snapshot.batch_records)], 1)
     yield from _window("latency_seconds", "From an event's own time to its commit", [({}, snapshot.latency_ms)], 1000)
@@ -96,29 +96,29 @@ def _producers(snapshot: MetricsSnapshot) -> Iterator[str]:
     # Two spools may have one name, and a set of labels must be unique.
     labels = [{"producer": p.name, "producer_id": p.producer_id} for p in snapshot.producers]
     known = list(zip(labels, snapshot.producers, strict=True))
-    for name, told in _SETTLED.items():
+    for name, help_text in _RESOLVED.items():
         samples = [(label, getattr(producer, name)) for label, producer in known]
-        yield from _family(f"producer_{name}_total", "counter", told, samples)
-    for name, (kind, told) in _ACCOUNT.items():
+        yield from _family(f"producer_{name}_total", "counter", help_text, samples)
+    for name, (kind, help_text) in _ACCOUNT.items():
         samples = [(label, getattr(p.account, name)) for label, p in known if p.account]
-        yield from _family(f"producer_{name}{'_total' if kind == 'counter' else ''}", kind, told, samples)
+        yield from _family(f"producer_{name}{'_total' if kind == 'counter' else ''}", kind, help_text, samples)
     depths = [(label, p.told.spooled_bytes) for label, p in known if p.told]
     yield from _family("producer_spool_bytes", "gauge", "Bytes of the spool's files.", depths)
 
 
 def _window(
-    name: str, told: str, spreads: Iterable[tuple[dict[str, str], Spread | None]], divisor: int
+    name: str, help_text: str, spreads: Iterable[tuple[dict[str, str], Spread | None]], divisor: int
 ) -> Iterator[str]:
     known = [(labels, spread) for labels, spread in spreads if spread is not None]
     for field, part in (("average", "average"), ("minimum", "min"), ("maximum", "max"), ("p95", "p95")):
         samples = [(labels, getattr(spread, field) / divisor) for labels, spread in known]
-        yield from _family(f"{name}_{part}", "gauge", f"{told}: {part} of the last 1000.", samples)
+        yield from _family(f"{name}_{part}", "gauge", f"{help_text}: {part} of the last 1000.", samples)
 
 
-def _family(name: str, kind: str, told: str, samples: Iterable[_Sample]) -> Iterator[str]:
+def _family(name: str, kind: str, help_text: str, samples: Iterable[_Sample]) -> Iterator[str]:
     lines = [f"sightlog_{name}{_labels(labels)} {value!r}" for labels, value in samples]
     if lines:
-        yield f"# HELP sightlog_{name} {told}"
+        yield f"# HELP sightlog_{name} {help_text}"
         yield f"# TYPE sightlog_{name} {kind}"
         yield from lines
 

@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from sightlog.protocol.accounts import Settled
+from sightlog.protocol.accounts import Resolved
 from sightlog.protocol.encoding import format_time
 from sightlogd import durable
 from sightlogd.directory import open_file
@@ -59,7 +59,7 @@ class Reporter:
         directory: Path,
         interval: float,
         metrics: Metrics,
-        producers: Callable[[], Sequence[tuple[str, str, Settled]]],
+        producers: Callable[[], Sequence[tuple[str, str, Resolved]]],
         wal_bytes: Callable[[], int],
         show: Callable[[str], None],
     ) -> None:

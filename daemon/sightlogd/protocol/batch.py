@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from .session import DeadLetter, Parcel
+from .session import Chunk, DeadLetter
 
 
 class Reason(Enum):
@@ -29,7 +29,7 @@ class Batch:
     """Records waiting for their commit. Times are seconds of one monotonic clock."""
 
     limits: BatchLimits
-    parcels: list[Parcel] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
     records: int = 0
     size: int = 0
@@ -37,19 +37,19 @@ class Batch:
     _flush: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.parcels or self.dead_letters)
+        return bool(self.chunks or self.dead_letters)
 
-    def add(self, parcel: Parcel, now: float) -> None:
+    def add(self, chunk: Chunk, now: float) -> None:
         self._begin(now)
-        self.parcels.append(parcel)
-        self.records += len(parcel.records)
-        self.size += parcel.size
+        self.chunks.append(chunk)
+        self.records += len(chunk.records)
+        self.size += chunk.size
 
-    def add_dead_letter(self, letter: DeadLetter, now: float) -> None:
+    def add_dead_letter(self, dead_letter: DeadLetter, now: float) -> None:
         self._begin(now)
-        self.dead_letters.append(letter)
+        self.dead_letters.append(dead_letter)
         self.records += 1
-        self.size += len(letter.message)
+        self.size += len(dead_letter.message)
 
     def _begin(self, now: float) -> None:
         if not self:
@@ -79,6 +79,6 @@ class Batch:
         return Reason.LINGER if self.deadline is not None and now >= self.deadline else None
 
     def clear(self) -> None:
-        self.parcels, self.dead_letters = [], []
+        self.chunks, self.dead_letters = [], []
         self.records = self.size = 0
         self._flush = False

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from sightlog.protocol.embedding import EMBEDDING_BYTES_MAX
-from sightlog.protocol.messages import MESSAGE_BYTES_MAX, MESSAGE_IMAGES_MAX, MESSAGE_RECORDS_MAX, Position, Told
+from sightlog.protocol.messages import MESSAGE_BYTES_MAX, MESSAGE_IMAGES_MAX, MESSAGE_RECORDS_MAX, Position, SpoolReport
 from sightlog.publisher.telemetry import INFERENCE_MS_MAX, INFERENCE_NAMES_MAX, INFERENCE_SAMPLES_MAX
 from sightlog.records import (
     COORDINATE_MAX,
@@ -93,7 +93,8 @@ class Ping(Struct, tag_field="kind", tag="ping", frozen=True):
 
 
 class Telemetry(Struct, tag_field="kind", tag="telemetry", frozen=True):
-    """See `sightlog.protocol.messages.Told` for the first fields. Counters are totals of the life that `last` is of."""
+    """See `sightlog.protocol.messages.SpoolReport` for the first fields. Counters are totals of the session that `last`
+    is of."""
 
     last: tuple[Annotated[int, Meta(ge=1, le=INTEGER_MAX)], Count]
     acked: tuple[Count, Count]
@@ -108,8 +109,8 @@ class Telemetry(Struct, tag_field="kind", tag="telemetry", frozen=True):
     inference_ms: Annotated[dict[Id, Samples], Meta(max_length=INFERENCE_NAMES_MAX)] = {}
 
     @property
-    def told(self) -> Told:
-        return Told(
+    def report(self) -> SpoolReport:
+        return SpoolReport(
             Position(*self.last), Position(*self.acked), self.published, self.lost, self.spooled_records,
             self.spooled_bytes,
         )  # fmt: skip

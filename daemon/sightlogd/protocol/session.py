@@ -39,7 +39,7 @@ class Session:
     name: str
     route: bytes
     epoch: int
-    """Of the life that is connected; an older one is fenced."""
+    """Of the session that is connected; an older one is fenced."""
     received: Position
     stored: Position
     taken: Position = START
@@ -49,7 +49,7 @@ class Session:
     """Records that the last hello skipped: missing as soon as records come that are behind them."""
     spooled_records: int = 0
     spooled_bytes: int = 0
-    gap_told: bool = False
+    gap_reported: bool = False
 
     @property
     def in_batch(self) -> bool:
@@ -58,7 +58,7 @@ class Session:
 
 
 @dataclass(slots=True)
-class Parcel:
+class Chunk:
     """What is new in one message, for one batch. `images` maps indices of `records` to encoded images."""
 
     session: Session
@@ -73,8 +73,8 @@ class Parcel:
         return Position(self.first.epoch, self.first.seq + len(self.records) - 1)
 
 
-class Told(NamedTuple):
-    """What a producer told about itself."""
+class Reported(NamedTuple):
+    """What a producer reported of itself."""
 
     producer_id: str
     name: str
@@ -94,11 +94,11 @@ class Answer:
     """What a message leads to: a reply to send now, records or a dead letter for the batch, a commit at once."""
 
     reply: list[bytes] | None = None
-    parcel: Parcel | None = None
+    chunk: Chunk | None = None
     dead_letter: DeadLetter | None = None
     flush: bool = False
     warning: str | None = None
-    told: Told | None = None
+    reported: Reported | None = None
     resent: int = 0
     """Records of the message that were received before."""
     busy: bool = False
@@ -109,7 +109,7 @@ class Sessions:
     """All sessions, by connection and by producer.
 
     `stored_of` tells the last position the store has of a producer (START for none), `exceptions_of` the
-    (seq, status, reason) of its records in a range that were settled but not stored, `producers` how many the store
+    (seq, status, reason) of its records in a range that were resolved but not stored, `producers` how many the store
     knows.
     """
 
@@ -185,7 +185,7 @@ class Sessions:
             return Answer(reply=messages.refused("fenced", reason), warning=f"fenced an older process: {reason}")
         self._attach(session, route, hello)
         warning = self._skip_to(session, first)
-        session.gap_told = False
+        session.gap_reported = False
         exceptions: Exceptions = ()
         if session.stored >= first:
             exceptions = self._exceptions_of(session.producer_id, first, session.stored)
@@ -220,16 +220,16 @@ class Sessions:
     def _skip_to(session: Session, first: Position) -> str | None:
         """Let records flow from `first` on, whatever is missing before it; returns what to log about that."""
         taken, before = session.taken, Position(first.epoch, first.seq - 1)
-        is_told = session.received == before
-        # Not where an earlier hello led to: a later life may find more in the spool than the one before announced.
+        is_reported = session.received == before
+        # Not where an earlier hello led to: a later session may find more in the spool than the one before announced.
         session.received, session.skipped = max(taken, before), 0
         if before <= taken:
             return None
         missing = before.seq - (taken.seq if taken.epoch == first.epoch else 0)
         if missing == 0 or taken == START:
-            return None  # a new life; or a store that has never heard of this producer
+            return None  # a new session; or a store that has never heard of this producer
         session.skipped = missing
-        if is_told:
+        if is_reported:
             return None
         return (
             f"{session.name}: {missing} records before {first.epoch}/{first.seq} are neither in this database nor in "
@@ -253,7 +253,7 @@ class Sessions:
         received = session.received
         if first.epoch != received.epoch or first.seq > received.seq + 1:
             return self._gap(session)
-        session.gap_told = False
+        session.gap_reported = False
         known = received.seq + 1 - first.seq
         if known >= len(packed):
             return self._all_known(session, first, len(packed), header.flush)
@@ -261,7 +261,7 @@ class Sessions:
         if known:
             packed = packed[known:]
             images = {index - known: image for index, image in images.items() if index >= known}
-        parcel = Parcel(
+        chunk = Chunk(
             session=session,
             first=Position(first.epoch, first.seq + known),
             records=[decode_record(record) for record in packed],
@@ -269,15 +269,15 @@ class Sessions:
             images=images,
             size=sum(map(len, frames)),
         )
-        session.received = session.taken = parcel.last
+        session.received = session.taken = chunk.last
         session.missing, session.skipped = min(session.missing + session.skipped, MISSING_MAX), 0
-        return Answer(parcel=parcel, flush=header.flush, resent=known)
+        return Answer(chunk=chunk, flush=header.flush, resent=known)
 
     def _gap(self, session: Session) -> Answer:
         # Told once: what the producer sent before it read this is a gap too.
-        if session.gap_told:
+        if session.gap_reported:
             return Answer()
-        session.gap_told = True
+        session.gap_reported = True
         return Answer(reply=messages.resync(session.received))
 
     def _all_known(self, session: Session, first: Position, count: int, flush: bool) -> Answer:
@@ -305,11 +305,11 @@ class Sessions:
         if epoch != session.epoch:
             raise Malformed(f"telemetry: last is of epoch {epoch}; the hello said {session.epoch}")
         session.spooled_records, session.spooled_bytes = telemetry.spooled_records, telemetry.spooled_bytes
-        return Answer(told=Told(session.producer_id, session.name, telemetry))
+        return Answer(reported=Reported(session.producer_id, session.name, telemetry))
 
     # -- what became of them -----------------------------------------------------------------------------------------
 
-    def settle(self, session: Session, last: Position) -> None:
+    def resolve(self, session: Session, last: Position) -> None:
         """All records up to `last` are durable."""
         session.stored, session.missing = last, 0
         if self._by_route.get(session.route) is not session:

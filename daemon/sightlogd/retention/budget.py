@@ -52,7 +52,7 @@ class Budget:
         self._rotating = False
         self._rotate_at = 0.0
         self._recount_at = time.monotonic() + RECOUNT_SECONDS
-        self._wants_ballast = False
+        self._wants_reserve = False
         self.warnings = 0
         self.events_total = self.observations_total = 0
         self.over_limit: WriteRefused | None = None
@@ -128,8 +128,8 @@ class Budget:
         self._stuck.clear()
         # First of all: without it there is no budget, whatever fails below.
         yield from self.recount()
-        if not self._storage.has_ballast() and not self._wants_ballast and not self._storage.make_ballast():
-            log.warning("no room for the ballast; a disk that gets full has to be cleared by hand")
+        if not self._storage.has_reserve() and not self._wants_reserve and not self._storage.make_reserve():
+            log.warning("no room for the reserve file; a disk that gets full has to be cleared by hand")
         for leaving in purge.unfinished(self._data_dir):
             log.warning("going on with the removal of a day", day=leaving.day)
             if kept := (yield from purge.finish(leaving, self._store)):
@@ -137,7 +137,7 @@ class Budget:
                 yield from self._storage.recount_day(leaving.day)
         self.removing = False
         for day in sorted(self._storage.days):
-            yield from orphans.settle(self._data_dir, day, self._store, self._logs, self._orphans_settled)
+            yield from orphans.resolve(self._data_dir, day, self._store, self._logs, self._orphans_resolved)
         yield from self._count_up()
 
     def _count_up(self) -> Iterator[None]:
@@ -147,7 +147,7 @@ class Budget:
             self._store.checkpoint_if_due()
             yield
 
-    def _orphans_settled(self, text: str) -> None:
+    def _orphans_resolved(self, text: str) -> None:
         log.warning(text)
         self._logs.behind = True  # what the database says of them has changed
 
@@ -374,10 +374,10 @@ class Budget:
 
     def admit(self) -> None:
         """Before a commit. Raises WriteRefused when there is no room for it, by the budget or on the disk."""
-        if self._wants_ballast:
-            if not self._storage.make_ballast():
+        if self._wants_reserve:
+            if not self._storage.make_reserve():
                 raise WriteRefused(STORAGE_FULL, f"the disk of {self._data_dir} is full")
-            self._wants_ballast = False
+            self._wants_reserve = False
         if self.over_limit is not None:
             self.check()
             if self.over_limit is not None:
@@ -385,9 +385,9 @@ class Budget:
 
     def disk_full(self) -> None:
         """A write found no room: use what was put by, to write the WAL into the database and to remove days."""
-        if self._storage.has_ballast():
-            self._storage.drop_ballast()
-            self._wants_ballast = True
+        if self._storage.has_reserve():
+            self._storage.drop_reserve()
+            self._wants_reserve = True
         self._store.cut_wal()
         self._rotate_at = 0.0
         self.check()

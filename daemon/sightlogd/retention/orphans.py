@@ -23,7 +23,7 @@ ON_ITS_WAY_SECONDS: Final = 60
 """A picture is there before its row: for who looks from outside, one that has none and is younger is not lost."""
 
 
-def settle(data_dir: Path, day: str, store: Store, logs: DayLogs, tell: Callable[[str], None]) -> Iterator[None]:
+def resolve(data_dir: Path, day: str, store: Store, logs: DayLogs, tell: Callable[[str], None]) -> Iterator[None]:
     """In slices, between batches: a batch's pictures are there before its rows. Raises OSError, WriteRefused."""
     with contextlib.ExitStack() as held:
         try:

@@ -18,8 +18,8 @@ from sightlogd.store import DATABASE, WAL_BYTES_KEPT
 
 from .policy import GB, StorageStats, measured
 
-BALLAST: Final = "ballast"
-BALLAST_BYTES: Final = 8 * 1024 * 1024
+RESERVE_FILE: Final = "ballast"
+RESERVE_BYTES: Final = 8 * 1024 * 1024
 """A checkpoint and the first slices of a purge find room in it when a disk is completely full."""
 ENTRIES_A_SLICE: Final = 500
 
@@ -43,16 +43,16 @@ class Storage:
         """Of the file system, when it was measured last."""
         self.wal_excess = 0
         """Bytes that the WAL gives back by itself, once no reader holds up the checkpoint."""
-        self._ballast = data_dir / BALLAST
+        self._reserve = data_dir / RESERVE_FILE
         self._promised = 0
-        """Bytes of the ballast that was there, and has to be there again."""
+        """Bytes of the reserve file that was there, and has to be there again."""
         self.change(limits)
 
     def change(self, limits: Limits) -> None:
         """These hold from now on."""
         self._limits = limits
         self._size_limited = int(limits.max_storage_gb * GB)
-        self._ballast_bytes = min(BALLAST_BYTES, self._size_limited // 100)
+        self._reserve_bytes = min(RESERVE_BYTES, self._size_limited // 100)
 
     # -- counting ----------------------------------------------------------------------------------------------------
 
@@ -82,7 +82,7 @@ class Storage:
             if folder == os.fspath(self._data_dir / EVENTS):
                 folders_there[:] = [name for name in folders_there if not is_day(name)]
             if folder == os.fspath(self._data_dir):
-                files = [name for name in files if name not in (DATABASE, f"{DATABASE}-wal", BALLAST)]
+                files = [name for name in files if name not in (DATABASE, f"{DATABASE}-wal", RESERVE_FILE)]
             total += sum(allocated(os.path.join(folder, name)) for name in files)
             count += len(files)
         self._rest, self._rest_files = total, count
@@ -110,50 +110,51 @@ class Storage:
         wal = allocated(self._data_dir / f"{DATABASE}-wal")
         self.wal_excess = max(0, wal - WAL_BYTES_KEPT)
         # Room that was given up for a purge is not room for records.
-        ballast = allocated(self._ballast)
+        reserve = allocated(self._reserve)
         used = sum(self.days.values()) + sum(self._foreign.values()) + waiting_bytes + self._rest
-        used += database + wal + max(ballast, self._promised)
+        used += database + wal + max(reserve, self._promised)
         disk = os.statvfs(self._data_dir)
-        self.free_bytes = max(0, disk.f_bavail * disk.f_frsize - max(0, self._promised - ballast))
+        self.free_bytes = max(0, disk.f_bavail * disk.f_frsize - max(0, self._promised - reserve))
         files = sum(self.files.values()) + self._rest_files
         self.free_files = _free_inodes(self._data_dir)
         keep_free = int(self._limits.keep_free_gb * GB)
         return measured(used, self._size_limited, self.free_bytes, keep_free, files, self.free_files)
 
-    # -- ballast -----------------------------------------------------------------------------------------------------
+    # -- reserve file
+    # -----------------------------------------------------------------------------------------------------
 
-    def has_ballast(self) -> bool:
+    def has_reserve(self) -> bool:
         with contextlib.suppress(OSError):
-            return _is_ours(self._ballast.lstat()) and allocated(self._ballast) >= self._ballast_bytes
+            return _is_ours(self._reserve.lstat()) and allocated(self._reserve) >= self._reserve_bytes
         return False
 
-    def make_ballast(self) -> bool:
+    def make_reserve(self) -> bool:
         """Put the room by; False when the disk has none, or another file is there."""
         # Never through a link: what it leads to would grow, and count as room.
         try:
             try:
-                fd = os.open(self._ballast, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+                fd = os.open(self._reserve, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
             except FileExistsError:
-                fd = open_file(self._ballast, os.O_WRONLY)
+                fd = open_file(self._reserve, os.O_WRONLY)
         except OSError:
             return False
         try:
             if not _is_ours(os.fstat(fd)):
                 return False
-            os.posix_fallocate(fd, 0, max(self._ballast_bytes, 1))
+            os.posix_fallocate(fd, 0, max(self._reserve_bytes, 1))
         except OSError:
-            self.drop_ballast()
+            self.drop_reserve()
             return False
         finally:
             os.close(fd)
-        self._promised = self._ballast_bytes
+        self._promised = self._reserve_bytes
         return True
 
-    def drop_ballast(self) -> None:
+    def drop_reserve(self) -> None:
         """Give the room up, to make more; a file that is not ours stays."""
         with contextlib.suppress(OSError):
-            if _is_ours(self._ballast.lstat()):
-                self._ballast.unlink()
+            if _is_ours(self._reserve.lstat()):
+                self._reserve.unlink()
 
 
 def _is_ours(there: os.stat_result) -> bool:

@@ -19,7 +19,7 @@ from sightlogd.errors import EXIT_IO_ERROR, EXIT_TRY_AGAIN, STORAGE_FULL, STORAG
 from sightlogd.logs import Warnings
 from sightlogd.metrics.metrics import PRODUCERS_MAX, Metrics
 from sightlogd.metrics.report import Reporter
-from sightlogd.protocol.session import Parcel
+from sightlogd.protocol.session import Chunk
 from sightlogd.retention.budget import Budget
 from sightlogd.retention.usage import Storage
 from sightlogd.store import Store
@@ -117,10 +117,10 @@ class Maintenance:
             self._unchecked = 0
             self.budget.check()
 
-    def refused(self, error: WriteRefused, parcels: list[Parcel]) -> None:
+    def refused(self, error: WriteRefused, chunks: list[Chunk]) -> None:
         """These could not be stored; their producers keep them."""
         if error.code != STORAGE_LIMIT:  # the logs would be part of what is over the limit
-            self.logs.write_unstored(parcels, self._store.now())
+            self.logs.write_unstored(chunks, self._store.now())
             self.logs.behind = True  # it may have taken effect all the same, and nobody else would log it
 
     def disk_full(self, error: WriteRefused) -> None:

@@ -31,7 +31,7 @@ from sightlogd.protocol.session import Session, Sessions
 from sightlogd.store import FilesGone, Store, Written
 from sightlogd.transport.local import Listener
 from sightlogd.transport.remote import open_remote
-from sightlogd.transport.sockets import Doors
+from sightlogd.transport.sockets import Sockets
 
 from .background import Maintenance
 from .clock import Waiting
@@ -116,7 +116,7 @@ class Ingest:
             self._context.term()
             raise
         self._poller = zmq.Poller()
-        self._doors = Doors(self._listener, remote, self._poller, self._warn)
+        self._sockets = Sockets(self._listener, remote, self._poller, self._warn)
         self._poller.register(self._maintenance.fileno(), zmq.POLLIN)
         self._control = Control(config.data_dir, self._poller, self._answer)
 
@@ -176,7 +176,7 @@ class Ingest:
             with contextlib.suppress(BlockingIOError):
                 self._awake.recv(WAKE_BYTES)
             self._reload()
-        busy = self._doors.busy(ready, time.monotonic())
+        busy = self._sockets.busy(ready, time.monotonic())
         if busy:
             self._drain()
         if len(ready) > busy:
@@ -191,8 +191,8 @@ class Ingest:
             self._maintenance.look_at_database()
         if now >= self._next_chores:
             self._do_chores(now)
-        if now >= self._doors.check_at:
-            self._doors.check()
+        if now >= self._sockets.check_at:
+            self._sockets.check()
         if self._refused and self._refused.code == STORAGE_LIMIT and self._maintenance.budget.over_limit is None:
             self._recover()  # a purge made room, and perhaps nobody sends anything for hours
         is_due = self._maintenance.fileno() in ready or now >= self._maintenance.due
@@ -206,7 +206,7 @@ class Ingest:
     def _wait_ms(self, now: float) -> int:
         if self._stopped_by is not None or self._is_to_reload:
             return 0  # a reload may have taken this one's wake-up away
-        due = min(self._next_chores, self._maintenance.due, self._doors.check_at)
+        due = min(self._next_chores, self._maintenance.due, self._sockets.check_at)
         if self._is_to_look:
             due = min(due, self._next_look)
         if self._batch:
@@ -254,7 +254,7 @@ class Ingest:
 
     def _drain(self) -> None:
         """All messages that are there, until the batch is full."""
-        while not self._batch.full and (message := self._doors.receive()) is not None:
+        while not self._batch.full and (message := self._sockets.receive()) is not None:
             route, frames = message
             now = time.monotonic()
             if now >= self._weigh_at and self._is_too_heavy(now):
@@ -270,19 +270,19 @@ class Ingest:
                 self._warn("message", answer.warning)
             self._metrics.resent += answer.resent
             self._metrics.busy += answer.busy
-            if answer.told:
-                self._metrics.told(answer.told)
+            if answer.reported:
+                self._metrics.reported(answer.reported)
             if answer.reply:
                 self._send(route, answer.reply)
             if self._refused and now < self._refused_until:
-                if answer.parcel:
-                    self._maintenance.refused(self._refused, [answer.parcel])
-                    self._tell_busy(answer.parcel.session, now)
+                if answer.chunk:
+                    self._maintenance.refused(self._refused, [answer.chunk])
+                    self._tell_busy(answer.chunk.session, now)
                 continue
             if answer.dead_letter:
                 self._batch.add_dead_letter(answer.dead_letter, now)
-            if answer.parcel:
-                self._batch.add(answer.parcel, now)
+            if answer.chunk:
+                self._batch.add(answer.chunk, now)
             if answer.flush:
                 self._batch.flush()
 
@@ -305,18 +305,18 @@ class Ingest:
             "and honest producers send again what is in their spools. Find out who sends so much (ss -xp, ss -tp)",
         )
         self._metrics.connections_dropped += 1
-        self._doors.drop_all()
+        self._sockets.drop_all()
         now = time.monotonic()
         self._weigh_at, self._freed_at = now + DROPPED_SECONDS, now + FREED_SECONDS
         self._memory_max = math.inf  # until the first look
 
     def _send(self, route: bytes, frames: list[bytes]) -> None:
-        if not self._doors.send(route, frames):
+        if not self._sockets.send(route, frames):
             self._sessions.forget(route)  # what it misses here it asks for after its next hello
 
     def drop_remote(self) -> None:
         """Producers on other machines have to come in anew, with keys that are allowed now. Raises Stop."""
-        self._doors.drop_remote()
+        self._sockets.drop_remote()
 
     def _answer(self, request: Request, client: Client) -> None:
         if isinstance(request, PurgeRequest):
@@ -336,23 +336,23 @@ class Ingest:
         began = time.monotonic()
         try:
             self._maintenance.admit()
-            paths = self._maintenance.thumbnails.save(batch.parcels)
-            written = self._store.write(batch.parcels, paths, batch.dead_letters)
+            paths = self._maintenance.thumbnails.save(batch.chunks)
+            written = self._store.write(batch.chunks, paths, batch.dead_letters)
         except WriteRefused as error:
             self._refuse(error)
             return
         took = time.monotonic() - began
         wall = time.time()
         exceptions: dict[Session, list[tuple[int, str, str]]] = {}
-        for parcel, some in zip(batch.parcels, written.exceptions, strict=True):
-            self._sessions.settle(parcel.session, parcel.last)
-            exceptions.setdefault(parcel.session, []).extend(some)
+        for chunk, some in zip(batch.chunks, written.exceptions, strict=True):
+            self._sessions.resolve(chunk.session, chunk.last)
+            exceptions.setdefault(chunk.session, []).extend(some)
         for session, some in exceptions.items():
             self._send(session.route, messages.ack(session.stored, some))
         # Behind the acks, which somebody may wait for.
         self._recover()
         self._metrics.pictures.stored += len(paths)
-        self._metrics.committed(batch.parcels, written.exceptions, took, wall)
+        self._metrics.committed(batch.chunks, written.exceptions, took, wall)
         self._report(batch, reason, took, exceptions, written)
         records, size = batch.records, batch.size
         batch.clear()
@@ -418,11 +418,11 @@ class Ingest:
             self._warn("refused", f"still cannot write: {error}")
             self._retry_seconds = min(self._retry_seconds * 2, RETRY_SECONDS_MAX)
         self._refused, self._refused_until = error, now + self._retry_seconds
-        self._maintenance.refused(error, self._batch.parcels)
+        self._maintenance.refused(error, self._batch.chunks)
         self._maintenance.disk_full(error)
-        sessions = {parcel.session for parcel in self._batch.parcels}
-        for letter in self._batch.dead_letters:
-            log.warning("a malformed message is not kept", producer=letter.producer_id, reason=letter.reason)
+        sessions = {chunk.session for chunk in self._batch.chunks}
+        for dead_letter in self._batch.dead_letters:
+            log.warning("a malformed message is not kept", producer=dead_letter.producer_id, reason=dead_letter.reason)
         self._batch.clear()
         for session in sessions:
             self._tell_busy(session, now)
@@ -457,6 +457,6 @@ class Ingest:
         """Let the last acks leave, then give the socket up."""
         self._control.close()
         self._maintenance.close()
-        self._doors.close()
+        self._sockets.close()
         self._listener.close()
         self._context.term()

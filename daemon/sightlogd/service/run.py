@@ -162,16 +162,16 @@ def _open_store(config: Config, lock: Lock, standing: Standing) -> Store:
 
     def opened() -> Store:
         zone, waits = config.zone(), standing.waits
-        room = Storage(config.data_dir, config.storage).drop_ballast
+        room = Storage(config.data_dir, config.storage).drop_reserve
         return Store(config.data_dir, config.store.synchronous, None, zone, waits, lock.check, make_room=room)
 
     try:
         return opened()
     except Stop as stop:
         storage = Storage(config.data_dir, config.storage)
-        if stop.exit_code != EXIT_STORAGE_FULL or not storage.has_ballast():
+        if stop.exit_code != EXIT_STORAGE_FULL or not storage.has_reserve():
             raise
-        storage.drop_ballast()
+        storage.drop_reserve()
         return opened()
 
 

@@ -12,7 +12,7 @@ import msgspec
 from sightlog.protocol.messages import REJECTED
 from sightlog.records import DETECTIONS_MAX, METADATA_KEYS_MAX
 from sightlogd.protocol.decoder import WHOLE_BYTES_MAX, AmendmentRecord, Decoded, DetectionRecord, decode_record
-from sightlogd.protocol.session import Parcel
+from sightlogd.protocol.session import Chunk
 
 from . import resolved, statements, texts
 from .statements import alone
@@ -136,7 +136,7 @@ class Amendments:
         return {**(json.loads(there) if there else {}), **(amendment.metadata or {})}
 
     def amend_or_keep(
-        self, parcel: Parcel, offset: int, amendment: AmendmentRecord, now: str, changes: list[Change]
+        self, chunk: Chunk, offset: int, amendment: AmendmentRecord, now: str, changes: list[Change]
     ) -> str | None:
         """A reason when it was refused."""
         outcome = self._amend(amendment, now)
@@ -144,15 +144,15 @@ class Amendments:
             changes.append(outcome)
             return None
         if outcome is None:
-            producer_id, (epoch, seq) = parcel.session.producer_id, parcel.first
+            producer_id, (epoch, seq) = chunk.session.producer_id, chunk.first
             self._connection.execute(
                 "INSERT INTO pending_amendments (site, event_id, received_at, producer_id, epoch, seq, record) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (amendment.site, amendment.event_id, now, producer_id, epoch, seq + offset, parcel.packed[offset]),
+                (amendment.site, amendment.event_id, now, producer_id, epoch, seq + offset, chunk.packed[offset]),
             )
             changes.append(AmendmentKept(producer_id, epoch, seq + offset, amendment, now))
             self._pending += 1
-            self._pending_bytes += len(parcel.packed[offset])
+            self._pending_bytes += len(chunk.packed[offset])
             while self._pending > PENDING_AMENDMENTS_MAX or self._pending_bytes > PENDING_BYTES_MAX:
                 self._expire("id = (SELECT min(id) FROM pending_amendments)", (), now, _NO_ROOM)
                 self.unapplied.append(_NO_ROOM)
@@ -168,7 +168,7 @@ class Amendments:
             "WHERE p.event_id IN (SELECT value FROM json_each(?)) ORDER BY p.id",
             (json.dumps(event_ids),),
         ).fetchall()
-        letters = []
+        dead_letters = []
         for row_id, producer_id, epoch, seq, site, packed in waiting:
             # One that a rebuild made of its line may have more bytes than it was sent in.
             record: Decoded = decode_record(packed, WHOLE_BYTES_MAX)
@@ -177,12 +177,12 @@ class Amendments:
                 changes.append(outcome)
             else:
                 reason = outcome or "its event is gone"
-                letters.append((now, producer_id, epoch, seq, REJECTED, reason, site, packed))
+                dead_letters.append((now, producer_id, epoch, seq, REJECTED, reason, site, packed))
                 self.unapplied.append(reason)
             execute("DELETE FROM pending_amendments WHERE id = ?", (row_id,))
             self._pending -= 1
             self._pending_bytes -= len(packed)
-        resolved.bury(self._connection, letters)
+        resolved.add_dead_letters(self._connection, dead_letters)
 
     def expire(self, before: str, after: str, now: str) -> int:
         """Those received before or after that, whose event never came, become dead letters; returns how many."""
@@ -195,7 +195,7 @@ class Amendments:
             "RETURNING producer_id, epoch, seq, event_id, site, record",
             parameters,
         ).fetchall()
-        resolved.bury(
+        resolved.add_dead_letters(
             self._connection,
             [
                 (now, producer_id, epoch, seq, "expired", f"no event {event_id}: {why}", site, record)

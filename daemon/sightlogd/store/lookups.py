@@ -8,25 +8,25 @@ from typing import Any
 
 import apsw
 
-from sightlog.protocol.accounts import Settled
+from sightlog.protocol.accounts import Resolved
 from sightlog.protocol.messages import Position
 from sightlogd.protocol.session import Exceptions
 
 
 def stored_of(connection: apsw.Connection, producer_id: str) -> Position | None:
-    """The last position settled of a producer."""
+    """The last position resolved of a producer."""
     row = connection.execute("SELECT epoch, last_seq FROM producers WHERE producer_id = ?", (producer_id,)).get
     return Position(*row) if row else None
 
 
-def producers(connection: apsw.Connection, count_max: int) -> list[tuple[str, str, Settled]]:
-    """Id, name and counters of the producers that had something settled last."""
+def producers(connection: apsw.Connection, count_max: int) -> list[tuple[str, str, Resolved]]:
+    """Id, name and counters of the producers that had something resolved last."""
     found: list[Any] = connection.execute(
         "SELECT producer_id, name, epoch, last_seq, stored, duplicates, rejected, missing FROM producers "
         "ORDER BY last_seen_at DESC LIMIT ?",
         (count_max,),
     ).fetchall()
-    return [(row[0], row[1], Settled(Position(row[2], row[3]), *row[4:])) for row in found]
+    return [(row[0], row[1], Resolved(Position(row[2], row[3]), *row[4:])) for row in found]
 
 
 def count_producers(connection: apsw.Connection) -> int:
@@ -34,7 +34,7 @@ def count_producers(connection: apsw.Connection) -> int:
 
 
 def exceptions_of(connection: apsw.Connection, producer_id: str, first: Position, last: Position) -> Exceptions:
-    """(seq, status, reason) of a producer's records in a range that were settled but not stored."""
+    """(seq, status, reason) of a producer's records in a range that were resolved but not stored."""
     found: list[Any] = connection.execute(
         "SELECT seq, status, reason FROM dead_letters WHERE producer_id = ? AND epoch = ? AND seq BETWEEN ? AND ? "
         "AND status IN ('rejected', 'duplicate') ORDER BY seq",

@@ -9,7 +9,7 @@ import apsw
 
 from sightlog.protocol.messages import DUPLICATE, REJECTED
 from sightlogd.protocol.decoder import site_of
-from sightlogd.protocol.session import DEAD_LETTER_BYTES_MAX, Exceptions, Parcel
+from sightlogd.protocol.session import DEAD_LETTER_BYTES_MAX, Chunk, Exceptions
 
 DEAD_LETTERS_MAX: Final = 10_000
 """Older ones make room."""
@@ -24,36 +24,36 @@ ON CONFLICT (producer_id) DO UPDATE SET
     missing = min(missing + excluded.missing, 4611686018427387904), last_seen_at = excluded.last_seen_at"""
 
 
-def count(connection: apsw.Connection, parcel: Parcel, exceptions: Exceptions, missing: int, now: str) -> None:
-    session = parcel.session
+def count(connection: apsw.Connection, chunk: Chunk, exceptions: Exceptions, missing: int, now: str) -> None:
+    session = chunk.session
     statuses = [status for _, status, _ in exceptions]
-    last = parcel.last
+    last = chunk.last
     connection.execute(
         _COUNT,
         (
-            session.producer_id, session.name, last.epoch, last.seq, len(parcel.records) - len(statuses),
+            session.producer_id, session.name, last.epoch, last.seq, len(chunk.records) - len(statuses),
             statuses.count(DUPLICATE), statuses.count(REJECTED), missing, now, now,
         ),
     )  # fmt: skip
 
 
-def bury(connection: apsw.Connection, letters: Sequence[tuple[Any, ...]]) -> None:
-    if not letters:
+def add_dead_letters(connection: apsw.Connection, dead_letters: Sequence[tuple[Any, ...]]) -> None:
+    if not dead_letters:
         return
     connection.executemany(
         "INSERT INTO dead_letters (received_at, producer_id, epoch, seq, status, reason, site, record) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        [(*told, record and record[:DEAD_LETTER_BYTES_MAX]) for *told, record in letters],
+        [(*told, record and record[:DEAD_LETTER_BYTES_MAX]) for *told, record in dead_letters],
     )
     connection.execute(
         "DELETE FROM dead_letters WHERE id <= (SELECT max(id) FROM dead_letters) - ?", (DEAD_LETTERS_MAX,)
     )
 
 
-def letter(
-    parcel: Parcel, seq: int, status: str, reason: str, now: str
+def dead_letter(
+    chunk: Chunk, seq: int, status: str, reason: str, now: str
 ) -> tuple[str, str, int, int, str, str, str | None, bytes | None]:
     """Of a duplicate only that it was one: the first is there."""
-    packed = parcel.packed[seq - parcel.first.seq]
+    packed = chunk.packed[seq - chunk.first.seq]
     kept = packed if status == REJECTED else None
-    return now, parcel.session.producer_id, parcel.first.epoch, seq, status, reason, site_of(packed), kept
+    return now, chunk.session.producer_id, chunk.first.epoch, seq, status, reason, site_of(packed), kept

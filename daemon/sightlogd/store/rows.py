@@ -11,7 +11,7 @@ import apsw
 from sightlog.ahead import ahead_from
 from sightlog.protocol.messages import DUPLICATE, REJECTED, STORED
 from sightlogd.protocol.decoder import AmendmentRecord, EventRecord, ObservationRecord, PersonRecord, Refusal
-from sightlogd.protocol.session import DeadLetter, Parcel
+from sightlogd.protocol.session import Chunk, DeadLetter
 
 from . import log_marks, resolved, statements, texts
 from .amendments import Amendments, add_detections, json_text
@@ -23,7 +23,7 @@ from .written import AmendmentKept, Change, EventsStored, ObservationStored, Per
 
 
 class Written(NamedTuple):
-    """What became of a batch: for each parcel the (seq, status, reason) of records not simply stored."""
+    """What became of a batch: for each chunk the (seq, status, reason) of records not simply stored."""
 
     exceptions: list[list[tuple[int, str, str]]]
     duplicates: list[str]
@@ -36,11 +36,11 @@ class Written(NamedTuple):
 
 
 Thumbnails = Mapping[tuple[int, int], str]
-"""Paths by the indices of parcel and record."""
+"""Paths by the indices of chunk and record."""
 _RECORDED_AT: Final = 4
 """Where it is in a row of events."""
 _EventRow = tuple[int, int, EventRecord, tuple[Any, ...]]
-"""The indices of parcel and record, the record, the row."""
+"""The indices of chunk and record, the record, the row."""
 
 
 class Rows:
@@ -69,28 +69,28 @@ class Rows:
 
     def write(
         self,
-        parcels: Sequence[Parcel],
+        chunks: Sequence[Chunk],
         thumbnails: Thumbnails,
         dead_letters: Sequence[DeadLetter],
         now: str,
         *,
         one_by_one: bool,
     ) -> Written:
-        """`thumbnails` maps (parcel, record) to paths, `now` is the daemon's clock.
+        """`thumbnails` maps (chunk, record) to paths, `now` is the daemon's clock.
 
         Raises apsw.ConstraintError unless `one_by_one`: then each record has a savepoint, and one that breaks a
-        constraint is settled as a duplicate or rejected.
+        constraint is resolved as a duplicate or rejected.
         """
         self._one_by_one = self._amendments.one_by_one = one_by_one
         first_id = self._next_id
         self._latest = ""
         self._amendments.unapplied = []
-        written = Written([[] for _ in parcels], [], [], [], self._amendments.unapplied)
-        ids = self._write_events(parcels, thumbnails, now, written)
+        written = Written([[] for _ in chunks], [], [], [], self._amendments.unapplied)
+        ids = self._write_events(chunks, thumbnails, now, written)
         if self._amendments.are_waiting and ids:
             self._amendments.apply_pending(ids, now, written.changes)
-        for index, parcel in enumerate(parcels):
-            self._write_others(parcel, now, written.exceptions[index], written)
+        for index, chunk in enumerate(chunks):
+            self._write_others(chunk, now, written.exceptions[index], written)
         # What is no event has its line in a day's folder too.
         moments = [
             change.observation.recorded_at if type(change) is ObservationStored else now
@@ -99,31 +99,34 @@ class Rows:
         ]
         written.changes[:0] = self._days.cover(moments)
         if max(self._latest, *moments, "") > now:
-            self._find_ahead(parcels, now, written)
+            self._find_ahead(chunks, now, written)
         if now[:10] != self._clock_day:
             self._clock_day = now[:10]
             self._connection.execute("INSERT OR IGNORE INTO clock_days VALUES (?, ?)", (self._clock_day, first_id))
-        skipped = {parcel.session: parcel.session.missing for parcel in parcels}
-        for parcel, exceptions in zip(parcels, written.exceptions, strict=True):
-            resolved.count(self._connection, parcel, exceptions, skipped.pop(parcel.session, 0), now)
-        resolved.bury(
+        skipped = {chunk.session: chunk.session.missing for chunk in chunks}
+        for chunk, exceptions in zip(chunks, written.exceptions, strict=True):
+            resolved.count(self._connection, chunk, exceptions, skipped.pop(chunk.session, 0), now)
+        resolved.add_dead_letters(
             self._connection,
-            [(now, letter.producer_id, 0, 0, REJECTED, letter.reason, None, letter.message) for letter in dead_letters],
+            [
+                (now, dead_letter.producer_id, 0, 0, REJECTED, dead_letter.reason, None, dead_letter.message)
+                for dead_letter in dead_letters
+            ],
         )
         return written
 
-    def _find_ahead(self, parcels: Sequence[Parcel], now: str, written: Written) -> None:
+    def _find_ahead(self, chunks: Sequence[Chunk], now: str, written: Written) -> None:
         limit = ahead_from(datetime.fromisoformat(now), newest_clock_day(self._connection))
-        for parcel in parcels:
-            for record in parcel.records:
+        for chunk in chunks:
+            for record in chunk.records:
                 if isinstance(record, (EventRecord, ObservationRecord)) and record.recorded_at >= limit:
-                    written.ahead.append((parcel.session.name, record.recorded_at))
+                    written.ahead.append((chunk.session.name, record.recorded_at))
 
-    def _event_rows(self, parcels: Sequence[Parcel], thumbnails: Thumbnails, now: str) -> Iterator[_EventRow]:
+    def _event_rows(self, chunks: Sequence[Chunk], thumbnails: Thumbnails, now: str) -> Iterator[_EventRow]:
         """Every event, with the id it gets."""
         next_id = self._next_id
-        for index, parcel in enumerate(parcels):
-            for offset, r in enumerate(parcel.records):
+        for index, chunk in enumerate(chunks):
+            for offset, r in enumerate(chunk.records):
                 if type(r) is EventRecord:
                     yield index, offset, r, (
                         next_id, r.event_id, r.site, r.camera_id, r.recorded_at, r.event_type, r.recording_id,
@@ -133,7 +136,7 @@ class Rows:
                     )  # fmt: skip
                     next_id += 1
 
-    def _write_events(self, parcels: Sequence[Parcel], thumbnails: Thumbnails, now: str, written: Written) -> list[str]:
+    def _write_events(self, chunks: Sequence[Chunk], thumbnails: Thumbnails, now: str, written: Written) -> list[str]:
         """Returns the event ids of what was stored."""
         stored = EventsStored([], [])
         rows, records = stored
@@ -142,9 +145,9 @@ class Rows:
         descriptions = []
         faces = []
         cameras = set()
-        event_rows = self._event_rows(parcels, thumbnails, now)
+        event_rows = self._event_rows(chunks, thumbnails, now)
         for _, _, record, row in (
-            self._stored_alone(event_rows, parcels, now, written) if self._one_by_one else event_rows
+            self._stored_alone(event_rows, chunks, now, written) if self._one_by_one else event_rows
         ):
             rows.append(row)
             records.append(record)
@@ -176,10 +179,10 @@ class Rows:
         return [row[1] for row in rows]
 
     def _stored_alone(
-        self, event_rows: Iterator[_EventRow], parcels: Sequence[Parcel], now: str, written: Written
+        self, event_rows: Iterator[_EventRow], chunks: Sequence[Chunk], now: str, written: Written
     ) -> Iterator[_EventRow]:
-        """Stores event after event; yields those that break no constraint, and settles the others."""
-        letters = []
+        """Stores event after event; yields those that break no constraint, and resolves the others."""
+        dead_letters = []
         for event_row in event_rows:
             index, offset, record, row = event_row
             try:
@@ -189,28 +192,28 @@ class Rows:
                     add_detections(detections, row[0], 0, record.detections)
                     statements.DETECTIONS.run(self._connection, detections)
             except apsw.ConstraintError as error:
-                parcel = parcels[index]
-                seq = parcel.first.seq + offset
+                chunk = chunks[index]
+                seq = chunk.first.seq + offset
                 if "events.event_id" in str(error):
                     status, reason = DUPLICATE, f"event {record.event_id} is there already"
                     written.duplicates.append(f"event {record.event_id}")
                 else:
                     status, reason = REJECTED, f"constraint: {error}"
                 written.exceptions[index].append((seq, status, reason))
-                letters.append(resolved.letter(parcel, seq, status, reason, now))
+                dead_letters.append(resolved.dead_letter(chunk, seq, status, reason, now))
             else:
                 yield event_row
-        resolved.bury(self._connection, letters)
+        resolved.add_dead_letters(self._connection, dead_letters)
 
-    def _write_others(self, parcel: Parcel, now: str, exceptions: list[tuple[int, str, str]], written: Written) -> None:
-        letters = []
-        for offset, record in enumerate(parcel.records):
+    def _write_others(self, chunk: Chunk, now: str, exceptions: list[tuple[int, str, str]], written: Written) -> None:
+        dead_letters = []
+        for offset, record in enumerate(chunk.records):
             if type(record) is EventRecord:
                 continue
             status = REJECTED
             reason: str | None
             if isinstance(record, AmendmentRecord):
-                reason = self._amendments.amend_or_keep(parcel, offset, record, now, written.changes)
+                reason = self._amendments.amend_or_keep(chunk, offset, record, now, written.changes)
             elif isinstance(record, PersonRecord):
                 reason = self._add_person(record, now, written.changes)
             elif isinstance(record, ObservationRecord):
@@ -218,10 +221,10 @@ class Rows:
             else:
                 reason = record.reason if isinstance(record, Refusal) else f"unexpected {record!r}"
             if reason is not None:
-                seq = parcel.first.seq + offset
+                seq = chunk.first.seq + offset
                 exceptions.append((seq, status, reason))
-                letters.append(resolved.letter(parcel, seq, status, reason, now))
-        resolved.bury(self._connection, letters)
+                dead_letters.append(resolved.dead_letter(chunk, seq, status, reason, now))
+        resolved.add_dead_letters(self._connection, dead_letters)
         exceptions.sort()
 
     def _add_person(self, person: PersonRecord, now: str, changes: list[Change]) -> str | None:

@@ -19,12 +19,12 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 import apsw
 
 from sightlog.ahead import ahead_from
-from sightlog.protocol.accounts import Settled
+from sightlog.protocol.accounts import Resolved
 from sightlog.protocol.encoding import format_time
 from sightlog.protocol.messages import REJECTED, START, Position
 from sightlogd.calendar import DayRange, Days
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, STORAGE_FULL, Stop, WriteRefused
-from sightlogd.protocol.session import DeadLetter, Exceptions, Parcel
+from sightlogd.protocol.session import Chunk, DeadLetter, Exceptions
 
 from . import by_day, counts, log_marks, lookups, migrate, ranges, values
 from .guard import Identity, Wait, identity_of, refuse
@@ -144,15 +144,15 @@ class Store:
         """Those of the ids that are there already, at whatever site."""
         return self._read(lookups.known_events, event_ids)
 
-    def write(self, parcels: Sequence[Parcel], thumbnails: Thumbnails, dead_letters: Sequence[DeadLetter]) -> Written:
+    def write(self, chunks: Sequence[Chunk], thumbnails: Thumbnails, dead_letters: Sequence[DeadLetter]) -> Written:
         """One batch, one transaction. See the module for what an exception means."""
         try:
             with self._transaction():
-                return self._rows.write(parcels, thumbnails, dead_letters, self.now(), one_by_one=False)
+                return self._rows.write(chunks, thumbnails, dead_letters, self.now(), one_by_one=False)
         except apsw.ConstraintError:
             # Rare: a duplicate, or what a CHECK refuses. Once more, to find out which record it is.
             with self._transaction():
-                written = self._rows.write(parcels, thumbnails, dead_letters, self.now(), one_by_one=True)
+                written = self._rows.write(chunks, thumbnails, dead_letters, self.now(), one_by_one=True)
                 self._check_refused(written)
                 return written
 
@@ -530,12 +530,12 @@ class Store:
     # -- looking up --------------------------------------------------------------------------------------------------
 
     def stored_of(self, producer_id: str) -> Position:
-        """The last position settled of a producer; START for one never heard of. Raises WriteRefused, Stop."""
+        """The last position resolved of a producer; START for one never heard of. Raises WriteRefused, Stop."""
         self._check_files()  # a welcome is an ack too
         return self._read(lookups.stored_of, producer_id) or START
 
-    def producers(self, count_max: int) -> list[tuple[str, str, Settled]]:
-        """Id, name and counters of the producers that had something settled last. Raises WriteRefused, Stop."""
+    def producers(self, count_max: int) -> list[tuple[str, str, Resolved]]:
+        """Id, name and counters of the producers that had something resolved last. Raises WriteRefused, Stop."""
         return self._read(lookups.producers, count_max)
 
     def count_producers(self) -> int:

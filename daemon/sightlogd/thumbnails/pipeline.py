@@ -34,7 +34,7 @@ from sightlogd.errors import STORAGE_FULL, WriteRefused
 from sightlogd.logs import Warnings
 from sightlogd.metrics.metrics import PictureCounts
 from sightlogd.protocol.decoder import EventRecord
-from sightlogd.protocol.session import Parcel
+from sightlogd.protocol.session import Chunk
 from sightlogd.room import ran_out
 from sightlogd.store import Store
 
@@ -103,15 +103,15 @@ class Thumbnails:
 
     # -- before the commit -------------------------------------------------------------------------------------------
 
-    def save(self, parcels: Sequence[Parcel]) -> dict[tuple[int, int], str]:
-        """Durable files before the rows; returns the paths to store, by parcel and record.
+    def save(self, chunks: Sequence[Chunk]) -> dict[tuple[int, int], str]:
+        """Durable files before the rows; returns the paths to store, by chunk and record.
 
         An image that is not acceptable, or has no place, costs the picture, never the event; a duplicate's is not
         looked at. Raises WriteRefused when there is no room for files: that passes, and the producers still have them.
         """
         ids = [
             r.event_id
-            for p in parcels
+            for p in chunks
             if p.images or self._incoming
             for r in p.records
             if isinstance(r, EventRecord) and (p.images or r.event_id in self._incoming)
@@ -121,13 +121,13 @@ class Thumbnails:
         known = self._store.known_events(ids)
         saved: dict[Path, list[tuple[tuple[int, int], str, bytes]]] = {}
         try:
-            for number, parcel in enumerate(parcels):
-                for index, record in enumerate(parcel.records):
+            for number, chunk in enumerate(chunks):
+                for index, record in enumerate(chunk.records):
                     if not isinstance(record, EventRecord) or record.event_id in known:
                         continue
                     known.add(record.event_id)
                     self._supersede(record.event_id)
-                    image = parcel.images.get(index)
+                    image = chunk.images.get(index)
                     if image is not None and (target := self._save_one(record, image)) is not None:
                         saved.setdefault(target.parent, []).append(((number, index), record.event_id, image))
             paths: dict[tuple[int, int], str] = {}
@@ -247,7 +247,7 @@ class Thumbnails:
         """Take what the decoder has made, and give it the next picture. Raises Stop as the store does."""
         answer = self._child.step(now)
         if answer is not None:
-            self._settle(answer, now)
+            self._resolve(answer, now)
         if now < self._retry_at or not (self._child.absent or self._child.idle):
             return
         event_id = self._next(now)
@@ -280,7 +280,7 @@ class Thumbnails:
         except (OSError, NotAcceptable):
             return False  # the decoder tells
         unfinished = self._incoming.unfinished
-        self._counts.stored += self._settle_one(event_id, now, lambda target: durable.write(target, image, unfinished))
+        self._counts.stored += self._resolve_one(event_id, now, lambda target: durable.write(target, image, unfinished))
         return True
 
     def _next(self, now: float) -> str | None:
@@ -294,7 +294,7 @@ class Thumbnails:
             self._forget(event_id)
         return None
 
-    def _settle(self, answer: Answer, now: float) -> None:
+    def _resolve(self, answer: Answer, now: float) -> None:
         event_id, self._asked = self._asked, ""
         if answer.outcome is Outcome.FAILED:
             self._fail(f"cannot re-encode pictures: {answer.reason}", now, event_id)
@@ -306,11 +306,11 @@ class Thumbnails:
         else:
             # Its bytes are durable: the decoder has fsynced them.
             encoded = self._incoming.encoded
-            self._counts.reencoded += self._settle_one(
+            self._counts.reencoded += self._resolve_one(
                 event_id, now, lambda target: os.rename(encoded, target), self._check_encoded
             )
 
-    def _settle_one(
+    def _resolve_one(
         self, event_id: str, now: float, put: Callable[[Path], None], check: Callable[[], None] = lambda: None
     ) -> bool:
         """`put` it in its place, and give its row the path; or tell why not. Whether it is there."""

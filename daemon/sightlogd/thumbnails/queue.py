@@ -36,7 +36,7 @@ class Incoming:
         """When those that could not be put in their places are tried again: seconds of a monotonic clock."""
 
     def load(self) -> None:
-        """What earlier lives left. Raises Odd too."""
+        """What earlier sessions left. Raises Odd too."""
         try:
             for path in (self.directory.parent, self.directory):
                 check_folder(path)
@@ -114,7 +114,7 @@ def check_free(path: Path) -> int:
 
 
 def _free(path: Path) -> Path:
-    """This name, or one like it that nothing has; a file that an earlier life left there is removed."""
+    """This name, or one like it that nothing has; a file that an earlier session left there is removed."""
     for number in count():
         free = path.with_name(f"{path.name}{number or ''}")
         try:

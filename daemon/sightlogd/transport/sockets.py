@@ -40,7 +40,7 @@ ROOM_SHARE: Final = 1 / 16
 """Of all connections: with less room than that it is soon full again, and the log does not say otherwise."""
 
 
-class Doors:
+class Sockets:
     """Messages of all doors in turn, by routes that are unique among them. `poller` is the caller's."""
 
     def __init__(self, local: Listener, remote: Remote | None, poller: zmq.Poller, warn: Warnings) -> None:

@@ -12,7 +12,7 @@ from sightlog.cli.render.table import table
 from sightlog.cli.render.terminal import complain, terminal
 from sightlog.text import printable
 
-_SETTLED: Final = ("stored", "duplicates", "rejected", "missing")
+_RESOLVED: Final = ("stored", "duplicates", "rejected", "missing")
 _SAID: Final = ("published", "carried_over", "spooled", "acked")
 _HEADING: Final = ("producer", "published", "acked", "stored", "duplicates", "rejected", "ack p50", "p99")
 
@@ -23,14 +23,14 @@ Producers = Mapping[str, Mapping[str, Any]]
 def print_tally(stats: Sequence[Path], before: Producers, after: Producers) -> bool:
     """True when every record is accounted for. `stats` are the sensors' files, the rest is the store at both ends."""
     rows = []
-    total: dict[str, Any] = {**dict.fromkeys((*_SAID, *_SETTLED), 0), "ack_ms": [], "rejected_reasons": []}
+    total: dict[str, Any] = {**dict.fromkeys((*_SAID, *_RESOLVED), 0), "ack_ms": [], "rejected_reasons": []}
     silent = [file.stem for file in stats if not file.exists()]
     for file in stats:
         if not file.exists():
             continue
         sensor: dict[str, Any] = json.loads(file.read_bytes())
         now, then = after.get(sensor["producer_id"], {}), before.get(sensor["producer_id"], {})
-        sensor |= {counter: now.get(counter, 0) - then.get(counter, 0) for counter in _SETTLED}
+        sensor |= {counter: now.get(counter, 0) - then.get(counter, 0) for counter in _RESOLVED}
         rows.append(_row(sensor["producer"], sensor))
         total = {key: value + sensor[key] for key, value in total.items()}
     for line in table([_HEADING, *rows, _row("all", total)], terminal()):
@@ -64,10 +64,10 @@ def _quantile(times: Sequence[float], share: float) -> float:
 
 def _print_balance(total: Mapping[str, Any]) -> bool:
     published, carried, spooled = total["published"], total["carried_over"], total["spooled"]
-    settled = total["stored"] + total["duplicates"] + total["rejected"]
-    # What an earlier run left in the spool may have been settled then already, and only its ack been lost.
-    left = min(max(0, settled - published), carried)
-    difference = settled - published - left
+    resolved = total["stored"] + total["duplicates"] + total["rejected"]
+    # What an earlier run left in the spool may have been resolved then already, and only its ack been lost.
+    left = min(max(0, resolved - published), carried)
+    difference = resolved - published - left
     earlier = f" + {left} left by an earlier run" if left else ""
     verdict = f"DIFFERENCE {difference:+d}" if difference else "OK"
     print(

@@ -49,7 +49,7 @@ examples:
   sightlog search blue shirt
   sightlog search '"blue shirt"' deliver*
   sightlog search dog --since yesterday --camera yard -n 5
-  sightlog search parcel -o json | jq -r '.event.event_id'
+  sightlog search chunk -o json | jq -r '.event.event_id'
 
 exit codes: 0 something was found, 1 nothing was,
 {CODES}

@@ -116,7 +116,7 @@ def _read(options: argparse.Namespace, path: Path, found: dict[str, Any]) -> Non
         counts = reader.status()
         newest = next(reader.find_events(end=reader.ahead_from(), newest_first=True, limit=1), None)
         producers = reader.producers()
-        letters = reader.dead_letters(DEAD_LETTERS_SHOWN)
+        dead_letters = reader.dead_letters(DEAD_LETTERS_SHOWN)
         if found["metrics"] is not None and found["daemon"]["running"] and _is_of(found["metrics"], found["daemon"]):
             found["metrics"] = _with_the_newest(found["metrics"], reader)
     found["database"] = {
@@ -130,7 +130,7 @@ def _read(options: argparse.Namespace, path: Path, found: dict[str, Any]) -> Non
     found["events"] = counts["events"]
     found["observations"] = counts["observations"]
     found["producers"] = accounts(found["metrics"], producers)
-    found["dead_letters"] = {"counts": counts["dead_letters"], "latest": letters}
+    found["dead_letters"] = {"counts": counts["dead_letters"], "latest": dead_letters}
     found["pending_amendments"] = counts["pending_amendments"]
 
 
@@ -245,10 +245,10 @@ def _producers(producers: Sequence[Mapping[str, Any]], to: Terminal, now: dateti
         published, spooled, lost, off = (
             (str(account[key]) if account else "-") for key in ("published", "spooled", "lost", "difference")
         )
-        settled = (str(producer[key]) for key in ("stored", "duplicates", "rejected"))
+        resolved = (str(producer[key]) for key in ("stored", "duplicates", "rejected"))
         # Without an account this is what is known of losses.
         lost = lost if account else str(producer["missing"])
-        rows.append([producer["name"], published, *settled, spooled, lost, off, _ago(producer["last_seen_at"], now)])
+        rows.append([producer["name"], published, *resolved, spooled, lost, off, _ago(producer["last_seen_at"], now)])
     yield from table(rows, to)
 
 
@@ -274,10 +274,10 @@ def _details(found: Mapping[str, Any], to: Terminal, now: datetime) -> Iterator[
     yield from _strangers(found["metrics"] or {}, to)
     if found["pending_amendments"]:
         yield field("amendments", f"{found['pending_amendments']} wait for their event", to, "warn")
-    letters = found["dead_letters"]
-    counts = ", ".join(f"{count} {status}" for status, count in letters["counts"].items())
+    dead = found["dead_letters"]
+    counts = ", ".join(f"{count} {status}" for status, count in dead["counts"].items())
     yield field("dead letters", counts or "none", to, "warn" if counts else "")
-    for letter in letters["latest"]:
+    for letter in dead["latest"]:
         who = printable(letter["producer"] or letter["producer_id"])
         text = f"    {_ago(letter['received_at'], now)}  {who}  {letter['status']}: {printable(letter['reason'])}"
         yield to.render([(text, "")])
