@@ -32,7 +32,7 @@ from sightlogd.thumbnails.pipeline import Thumbnails
 
 AHEAD_MAX = 30
 """Events published and not acked."""
-IN_A_HURRY = "import os; os.nice = lambda _: 0; from sightlogd.files import reencode; reencode.main()"
+IN_A_HURRY = "import os; os.nice = lambda _: 0; from sightlogd.thumbnails import reencode; reencode.main()"
 
 
 def _make_things_happen_often() -> None:

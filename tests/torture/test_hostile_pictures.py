@@ -84,7 +84,7 @@ def opened_size(data: bytes) -> tuple[int, int]:
 DECODE = """
 import resource, sys
 from PIL import Image
-from sightlogd.files import reencode
+from sightlogd.thumbnails import reencode
 if sys.argv[1] == "confined":
     reencode.confine(1 << 20)
 else:

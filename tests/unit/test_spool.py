@@ -18,7 +18,7 @@ from sightlog.errors import SpoolDamaged, SpoolFull, SpoolInUse
 from sightlog.protocol.messages import FRAMES_MAX, START, Position
 from sightlog.records import IMAGE_BYTES_MAX, RECORD_BYTES_MAX
 from sightlog.spool.spool import SEGMENT_REUSE_BYTES, Spool
-from sightlog.spool.spool import segment as segment_file
+from sightlog.spool import segment as segment_file
 
 ROOMY = 64 * 1024 * 1024
 ENTRY_BYTES = segment_file._HEAD.size
