@@ -14,36 +14,10 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, Literal, SupportsFloat
 
-ID_CHARS_MAX: Final = 128
-"""Ids and names of sites, cameras, event types: characters at most."""
-ID_PATTERN: Final = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}"
-"""Ids end up in file names, so: no path characters, no leading dot or dash."""
-NAME_CHARS_MAX: Final = 256
-"""Labels, names of people, paths: characters at most, none of what `text.is_harmful` finds."""
-NAME_WITHOUT: Final = "no control characters, direction marks or line separators"
-TEXT_CHARS_MAX: Final = 65_536
-"""Descriptions and observations: characters at most, no NUL."""
-EMBEDDING_NUMBERS_MAX: Final = 8_192
-"""Numbers of one embedding: more than any model in use gives."""
-METADATA_KEYS_MAX: Final = 32
-"""Keys of one record's metadata; texts in it are bounded like names."""
-DETECTIONS_MAX: Final = 1_000
-"""Detections of one event, those that amendments add included."""
-COORDINATE_MAX: Final = 1e9
-"""Bound of a bbox coordinate in pixels: any finite picture fits, NaN and infinity do not."""
-FACE_DISTANCE_MAX: Final = 1e6
-"""Bound of a face distance, whatever its metric."""
-RECORD_BYTES_MAX: Final = 256 * 1024
-"""One record as it is sent, without its image."""
-IMAGE_BYTES_MAX: Final = 4 * 1024 * 1024
-INTEGER_MAX: Final = 2**63 - 1
-"""SQLite's largest integer: no sequence number or epoch is larger."""
-
 Metadata = Mapping[str, str | int | float | bool]
 Embedding = Iterable[SupportsFloat]
 """A list, tuple, array or tensor of one dimension. Stored as float32; a `Reader` gives an `array.array("f")`."""
 DoorAction = Literal["unlocked", "locked", "none"]
-DOOR_ACTIONS: Final = ("unlocked", "locked", "none")
 DEFAULT_SITE: Final = "default"
 
 

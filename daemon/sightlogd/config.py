@@ -19,7 +19,7 @@ from msgspec import Meta, Struct
 
 from sightlog.errors import UsageError
 from sightlog.protocol.endpoint import DEFAULT_ENDPOINT, check_endpoint, is_loopback
-from sightlog.records import IMAGE_BYTES_MAX
+from sightlog.protocol.limits import IMAGE_BYTES_MAX
 
 from .errors import EXIT_CONFIG, Stop
 

@@ -17,8 +17,8 @@ from remote import Remote
 import sightlog.protocol.encoding
 from sightlog import Event, InvalidRecord, Observation, Publisher
 from sightlog.protocol import messages
+from sightlog.protocol.limits import EMBEDDING_NUMBERS_MAX, IMAGE_BYTES_MAX, RECORD_BYTES_MAX
 from sightlog.protocol.messages import Position
-from sightlog.records import EMBEDDING_NUMBERS_MAX, IMAGE_BYTES_MAX, RECORD_BYTES_MAX
 
 SOON = 30
 NEAR = sorted({*range(-64, 1, 8), -34, -33, -32, -1})

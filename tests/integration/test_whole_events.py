@@ -16,7 +16,7 @@ from conftest import wait_for
 from peer import Peer
 
 from sightlog import Amendment, Detection, Event, Observation
-from sightlog.records import (
+from sightlog.protocol.limits import (
     DETECTIONS_MAX,
     EMBEDDING_NUMBERS_MAX,
     METADATA_KEYS_MAX,

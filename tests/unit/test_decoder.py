@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sightlog import Amendment, Detection, Event, InvalidRecord, Person
 from sightlog.protocol.encoding import encode_record, format_time
-from sightlog.records import RECORD_BYTES_MAX
+from sightlog.protocol.limits import RECORD_BYTES_MAX
 from sightlogd.protocol import decoder
 from sightlogd.protocol.decoder import Malformed, Refusal, decode_body, decode_header, decode_record
 

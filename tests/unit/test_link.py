@@ -7,19 +7,8 @@ from itertools import pairwise
 import pytest
 
 from sightlog import ProtocolError
-from sightlog.protocol.messages import (
-    MESSAGE_BYTES_MAX,
-    MESSAGE_RECORDS_MAX,
-    START,
-    Ack,
-    Busy,
-    Limits,
-    Pong,
-    Position,
-    Refused,
-    Resync,
-    Welcome,
-)
+from sightlog.protocol.limits import MESSAGE_BYTES_MAX, MESSAGE_RECORDS_MAX
+from sightlog.protocol.messages import START, Ack, Busy, Limits, Pong, Position, Refused, Resync, Welcome
 from sightlog.publisher.session import BUSY_PAUSE_MAX, IDLE, MALFORMED_PAUSE, SILENCE_MAX, SILENCE_MIN, Link, Phase
 
 LIMITS = Limits(window_records=10, window_bytes=1_000, message_records_max=4, message_bytes_max=500)

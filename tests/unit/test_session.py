@@ -9,19 +9,8 @@ import pytest
 
 from sightlog import Event
 from sightlog.protocol import encoding, messages
-from sightlog.protocol.messages import (
-    FRAMES_MAX,
-    START,
-    Ack,
-    Busy,
-    Limits,
-    Pong,
-    Position,
-    Refused,
-    Resync,
-    SpoolReport,
-    Welcome,
-)
+from sightlog.protocol.limits import FRAMES_MAX
+from sightlog.protocol.messages import START, Ack, Busy, Limits, Pong, Position, Refused, Resync, SpoolReport, Welcome
 from sightlogd.protocol import session as session_module
 from sightlogd.protocol.decoder import EventRecord, Refusal
 from sightlogd.protocol.session import UNKNOWN, Sessions

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from sightlog.errors import SpoolDamaged, SpoolFull, SpoolInUse
-from sightlog.protocol.messages import FRAMES_MAX, START, Position
-from sightlog.records import IMAGE_BYTES_MAX, RECORD_BYTES_MAX
-from sightlog.spool.spool import SEGMENT_REUSE_BYTES, Spool
+from sightlog.protocol.limits import FRAMES_MAX, IMAGE_BYTES_MAX, RECORD_BYTES_MAX
+from sightlog.protocol.messages import START, Position
 from sightlog.spool import segment as segment_file
+from sightlog.spool.spool import SEGMENT_REUSE_BYTES, Spool
 
 ROOMY = 64 * 1024 * 1024
 ENTRY_BYTES = segment_file._HEAD.size

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from sightlog import InvalidRecord
+from sightlog.protocol.limits import COUNTERS, INFERENCE_NAMES_MAX, INFERENCE_SAMPLES_MAX
 from sightlog.publisher.session import Link, Phase
-from sightlog.publisher.telemetry import COUNTERS, INFERENCE_NAMES_MAX, INFERENCE_SAMPLES_MAX, TelemetryReporter
+from sightlog.publisher.telemetry import TelemetryReporter
 from sightlog.spool.spool import Spool
 from sightlogd.protocol.decoder import Telemetry, decode_header
 

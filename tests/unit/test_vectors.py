@@ -15,8 +15,8 @@ import pytest
 from sightlog import Amendment, Detection, Event, Observation, Person
 from sightlog.protocol import encoding, messages
 from sightlog.protocol.embedding import unpack
+from sightlog.protocol.limits import COUNTERS
 from sightlog.protocol.messages import Limits, Position, SpoolReport
-from sightlog.publisher.telemetry import COUNTERS
 from sightlogd.protocol.decoder import Refusal, decode_body, decode_header, decode_record
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "v1.json"

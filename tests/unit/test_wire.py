@@ -16,8 +16,7 @@ from sightlog import Amendment, Detection, Event, InvalidRecord, Person
 from sightlog.errors import ProtocolError
 from sightlog.protocol import encoding, messages
 from sightlog.protocol.encoding import encode_record
-from sightlog.protocol.messages import Position
-from sightlog.records import (
+from sightlog.protocol.limits import (
     COORDINATE_MAX,
     DETECTIONS_MAX,
     DOOR_ACTIONS,
@@ -27,6 +26,7 @@ from sightlog.records import (
     RECORD_BYTES_MAX,
     TEXT_CHARS_MAX,
 )
+from sightlog.protocol.messages import Position
 from sightlog.text import is_harmful
 from sightlogd.protocol.decoder import (
     AmendmentRecord,

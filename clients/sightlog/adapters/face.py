@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sightlog.errors import InvalidRecord
-from sightlog.records import FACE_DISTANCE_MAX, Embedding
+from sightlog.protocol.limits import FACE_DISTANCE_MAX
+from sightlog.records import Embedding
 
 from .values import ROUNDING, fraction, number
 

@@ -6,7 +6,8 @@ import argparse
 from typing import Any, Final, NamedTuple
 
 from sightlog.errors import UsageError
-from sightlog.records import DOOR_ACTIONS, Event
+from sightlog.protocol.limits import DOOR_ACTIONS
+from sightlog.records import Event
 
 
 class Filters(NamedTuple):

@@ -7,7 +7,9 @@ from array import array
 from typing import Final
 
 from sightlog.errors import InvalidRecord
-from sightlog.records import EMBEDDING_NUMBERS_MAX, Embedding
+from sightlog.records import Embedding
+
+from .limits import EMBEDDING_NUMBERS_MAX
 
 EMBEDDING_BYTES_MAX: Final = 4 * EMBEDDING_NUMBERS_MAX
 

@@ -12,7 +12,11 @@ from typing import Any, Final
 import msgpack
 
 from sightlog.errors import InvalidRecord
-from sightlog.records import (
+from sightlog.records import Amendment, Detection, Event, Observation, Person, Record, utc_text
+from sightlog.text import is_harmful
+
+from . import embedding
+from .limits import (
     COORDINATE_MAX,
     DETECTIONS_MAX,
     DOOR_ACTIONS,
@@ -25,17 +29,7 @@ from sightlog.records import (
     NAME_WITHOUT,
     RECORD_BYTES_MAX,
     TEXT_CHARS_MAX,
-    Amendment,
-    Detection,
-    Event,
-    Observation,
-    Person,
-    Record,
-    utc_text,
 )
-from sightlog.text import is_harmful
-
-from . import embedding
 
 _is_id = re.compile(ID_PATTERN).fullmatch
 

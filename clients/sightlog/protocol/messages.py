@@ -16,18 +16,10 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from sightlog.errors import ProtocolError
-from sightlog.records import IMAGE_BYTES_MAX, INTEGER_MAX, RECORD_BYTES_MAX
+
+from .limits import IMAGE_BYTES_MAX, INTEGER_MAX, MESSAGE_BYTES_MAX, MESSAGE_RECORDS_MAX, RECORD_BYTES_MAX
 
 PROTOCOL: Final = 1
-MESSAGE_BYTES_MAX: Final = 1024 * 1024
-"""The body frame. A body with more than one record stays below this."""
-MESSAGE_RECORDS_MAX: Final = 1_000
-FRAME_BYTES_MAX: Final = IMAGE_BYTES_MAX
-"""No frame of any kind is larger; the daemon's socket drops a peer that sends one."""
-MESSAGE_IMAGES_MAX: Final = 64
-FRAMES_MAX: Final = 2 + MESSAGE_IMAGES_MAX
-"""Header, body, images."""
-
 PRODUCERS_MAX: Final = 10_000
 """Identities that a store knows. What it has of one says which of its records are resolved: none is ever forgotten."""
 

@@ -10,19 +10,8 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 from sightlog.errors import ProtocolError
-from sightlog.protocol.messages import (
-    MESSAGE_BYTES_MAX,
-    MESSAGE_RECORDS_MAX,
-    START,
-    Ack,
-    Busy,
-    Limits,
-    Position,
-    Refused,
-    Reply,
-    Resync,
-    Welcome,
-)
+from sightlog.protocol.limits import MESSAGE_BYTES_MAX, MESSAGE_RECORDS_MAX
+from sightlog.protocol.messages import START, Ack, Busy, Limits, Position, Refused, Reply, Resync, Welcome
 
 SILENCE_MIN: Final = 0.25
 """How long an answer may be outstanding before the producer asks again; doubled each time up to SILENCE_MAX."""

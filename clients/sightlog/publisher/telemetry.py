@@ -15,17 +15,12 @@ from typing import Final
 from sightlog.errors import InvalidRecord
 from sightlog.protocol import messages
 from sightlog.protocol.encoding import check_id, to_number
+from sightlog.protocol.limits import COUNTERS, INFERENCE_MS_MAX, INFERENCE_NAMES_MAX, INFERENCE_SAMPLES_MAX, INTEGER_MAX
 from sightlog.protocol.messages import Position
-from sightlog.records import INTEGER_MAX
 from sightlog.spool.spool import Spool
 
 from .session import Link, Phase
 
-COUNTERS: Final = ("frames_processed", "motion_detected", "events_created", "events_suppressed")
-INFERENCE_NAMES_MAX: Final = 16
-INFERENCE_SAMPLES_MAX: Final = 100
-"""Of one name between two tellings; the newest are kept."""
-INFERENCE_MS_MAX: Final = 1e9
 SECONDS_MIN: Final = 1.0
 """Between two tellings."""
 QUIET_SECONDS_MIN: Final = 10.0

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from sightlog.errors import UsageError
-from sightlog.records import DOOR_ACTIONS, INTEGER_MAX
+from sightlog.protocol.limits import DOOR_ACTIONS, INTEGER_MAX
 
 Place = tuple[str, int]
 """(recorded_at, id): where a row stands in the order of time, and exactly one row stands there."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from sightlog.records import INTEGER_MAX
+from sightlog.protocol.limits import INTEGER_MAX
 
 from .filters import ALWAYS, Span
 from .rows import Connection

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sightlog.protocol.messages import MESSAGE_IMAGES_MAX, Position, unsendable
+from sightlog.protocol.limits import MESSAGE_IMAGES_MAX
+from sightlog.protocol.messages import Position, unsendable
 
 from .segment import Segment
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from sightlog.fsutil import is_in_place, open_file, sync_directory
+from sightlog.protocol.limits import IMAGE_BYTES_MAX, RECORD_BYTES_MAX
 from sightlog.protocol.messages import Position, unsendable
-from sightlog.records import IMAGE_BYTES_MAX, RECORD_BYTES_MAX
 
 log = logging.getLogger("sightlog.spool")
 

@@ -6,7 +6,7 @@ import os
 import re
 from typing import Final
 
-from sightlog.records import ID_PATTERN
+from sightlog.protocol.limits import ID_PATTERN
 
 from .writer import JSON_NAME, TEXT_NAME
 

@@ -18,8 +18,8 @@ from msgspec import field as named
 
 from sightlog.protocol import messages
 from sightlog.protocol.accounts import Resolved, account
+from sightlog.protocol.limits import COUNTERS
 from sightlog.protocol.messages import DUPLICATE, REJECTED, Position
-from sightlog.publisher.telemetry import COUNTERS
 from sightlogd.protocol.decoder import EventRecord
 from sightlogd.protocol.session import SESSIONS_MAX, Chunk, Reported
 from sightlogd.store.schema import NOTHING_FOREIGN, Schema

@@ -18,21 +18,26 @@ import msgspec
 from msgspec import Meta, Struct
 
 from sightlog.protocol.embedding import EMBEDDING_BYTES_MAX
-from sightlog.protocol.messages import MESSAGE_BYTES_MAX, MESSAGE_IMAGES_MAX, MESSAGE_RECORDS_MAX, Position, SpoolReport
-from sightlog.publisher.telemetry import INFERENCE_MS_MAX, INFERENCE_NAMES_MAX, INFERENCE_SAMPLES_MAX
-from sightlog.records import (
+from sightlog.protocol.limits import (
     COORDINATE_MAX,
     DETECTIONS_MAX,
     FACE_DISTANCE_MAX,
     ID_CHARS_MAX,
     ID_PATTERN,
+    INFERENCE_MS_MAX,
+    INFERENCE_NAMES_MAX,
+    INFERENCE_SAMPLES_MAX,
     INTEGER_MAX,
+    MESSAGE_BYTES_MAX,
+    MESSAGE_IMAGES_MAX,
+    MESSAGE_RECORDS_MAX,
     METADATA_KEYS_MAX,
     NAME_CHARS_MAX,
     NAME_WITHOUT,
     RECORD_BYTES_MAX,
     TEXT_CHARS_MAX,
 )
+from sightlog.protocol.messages import Position, SpoolReport
 from sightlog.text import is_harmful, printable
 
 WHOLE_BYTES_MAX = sys.maxsize

@@ -9,8 +9,8 @@ from typing import Any, Final
 import apsw
 import msgspec
 
+from sightlog.protocol.limits import DETECTIONS_MAX, METADATA_KEYS_MAX
 from sightlog.protocol.messages import REJECTED
-from sightlog.records import DETECTIONS_MAX, METADATA_KEYS_MAX
 from sightlogd.protocol.decoder import WHOLE_BYTES_MAX, AmendmentRecord, Decoded, DetectionRecord, decode_record
 from sightlogd.protocol.session import Chunk
 

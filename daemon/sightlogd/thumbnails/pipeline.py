@@ -24,7 +24,7 @@ from typing import Final
 
 import structlog
 
-from sightlog.records import IMAGE_BYTES_MAX
+from sightlog.protocol.limits import IMAGE_BYTES_MAX
 from sightlogd import durable
 from sightlogd.daylogs.days import EVENTS, INCOMING, make_folder
 from sightlogd.daylogs.own import PICTURE

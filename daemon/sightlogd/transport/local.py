@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 import zmq
 
-from sightlog.protocol.messages import FRAME_BYTES_MAX
+from sightlog.protocol.limits import FRAME_BYTES_MAX
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_TRY_AGAIN, Stop
 from sightlogd.store.guard import identity_of
 

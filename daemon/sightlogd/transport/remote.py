@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 import zmq
 
-from sightlog.protocol.messages import FRAME_BYTES_MAX
+from sightlog.protocol.limits import FRAME_BYTES_MAX
 from sightlogd.config import Config
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
 from sightlogd.logs import Warnings
