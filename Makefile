@@ -9,7 +9,7 @@ COMPILE := $(VENV)/lock/bin/uv pip compile -q --universal --python-version 3.11 
 	--no-emit-index-url --no-header --upgrade
 SOURCES := $(shell find clients daemon -name '*.py' -o -name '*.sql' -o -name py.typed) pyproject.toml
 
-.PHONY: help demo test test-system lint unit torture soak bench lock clean install uninstall wheels
+.PHONY: help demo test test-system lint unit torture soak bench fields lock clean install uninstall wheels
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,9 @@ uninstall: ## remove the service; data and configuration stay: sudo make uninsta
 
 wheels: ## what an install needs that has no network: make wheels [WHEELS=folder]
 	systemd/install.sh wheels $(WHEELS)
+
+fields: $(VENV)/dependencies ## the code and tables that follow from clients/sightlog/protocol/fields.py
+	PYTHONPATH=clients:daemon $(BIN)/python tests/unit/fields_code.py
 
 lock: ## pin every dependency anew
 	$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip -q install uv

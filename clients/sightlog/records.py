@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import lru_cache
 from typing import Final, Literal, SupportsFloat
 
@@ -43,14 +43,19 @@ def utc_text(moment: datetime) -> str:
     """UTC, ISO 8601, fixed width, milliseconds (cut, not rounded): `2026-11-20T10:00:00.000Z`. Raises OverflowError."""
     if moment.tzinfo is not UTC:
         moment = moment.astimezone(UTC)
-    # Half of what isoformat() takes, which asks the time zone once more.
-    minute = _minute(moment.year, moment.month, moment.day, moment.hour, moment.minute)
-    return f"{minute}{moment.second:02d}.{moment.microsecond // 1000:03d}Z"
+    # A third of what isoformat() takes, which asks the time zone once more.
+    return (
+        f"{_day(moment.toordinal())}T{_TWO_DIGITS[moment.hour]}:{_TWO_DIGITS[moment.minute]}:"
+        f"{_TWO_DIGITS[moment.second]}.{moment.microsecond // 1000:03d}Z"
+    )
+
+
+_TWO_DIGITS: Final = tuple(f"{number:02d}" for number in range(60))
 
 
 @lru_cache(maxsize=64)
-def _minute(year: int, month: int, day: int, hour: int, minute: int) -> str:
-    return f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:"
+def _day(ordinal: int) -> str:
+    return date.fromordinal(ordinal).isoformat()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +83,14 @@ class Event:
     daemon: a producer leaves them alone.
     """
 
+    # <made by make fields: Event>
     camera_id: str
     event_type: str = "motion"
     _: KW_ONLY
-    detections: Sequence[Detection] = ()
-    site: str = DEFAULT_SITE
     event_id: str = field(default_factory=new_id)
+    site: str = DEFAULT_SITE
     recorded_at: datetime = field(default_factory=now_utc)
+    detections: Sequence[Detection] = ()
     recording_id: str | None = None
     motion_confidence: float | None = None
     person_name: str | None = None
@@ -103,6 +109,7 @@ class Event:
     id: int | None = field(default=None, compare=False)
     thumbnail_path: str | None = field(default=None, compare=False)
     created_at: datetime | None = field(default=None, compare=False)
+    # </made>
 
     def __post_init__(self) -> None:
         if type(self.detections) is not list:
@@ -122,6 +129,7 @@ class Amendment:
     An `embedding` replaces the one before, with its model and version.
     """
 
+    # <made by make fields: Amendment>
     event_id: str
     _: KW_ONLY
     site: str = DEFAULT_SITE
@@ -140,15 +148,18 @@ class Amendment:
     embedding: Embedding | None = field(default=None, compare=False, repr=False)
     embedding_model: str | None = None
     embedding_version: str | None = None
+    # </made>
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
     """Somebody the face recogniser may name. `name` is unique within its site."""
 
+    # <made by make fields: Person>
     name: str
     display_name: str | None = None
     site: str = DEFAULT_SITE
+    # </made>
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +170,7 @@ class Observation:
     those of the same model, version and length. The last two fields are set by the daemon.
     """
 
+    # <made by make fields: Observation>
     content: str
     source: str
     event_id: str | None = None
@@ -167,11 +179,12 @@ class Observation:
     embedding_version: str | None = None
     metadata: Metadata | None = None
     _: KW_ONLY
-    site: str = DEFAULT_SITE
     observation_id: str = field(default_factory=new_id)
+    site: str = DEFAULT_SITE
     recorded_at: datetime = field(default_factory=now_utc)
     id: int | None = field(default=None, compare=False)
     created_at: datetime | None = field(default=None, compare=False)
+    # </made>
 
 
 Record = Event | Amendment | Person | Observation

@@ -14,8 +14,9 @@ import stored
 from commands import SIGHTLOG, environment, event_ids, objects, on_a_terminal, run
 
 from sightlog import Event, Observation, Reader
-from sightlog.cli.render.objects import EVENT_FIELDS, OBSERVATION_FIELDS, event_object, observation_object
+from sightlog.cli.render.objects import event_object, observation_object
 from sightlog.cli.render.terminal import cells
+from sightlog.protocol.fields import EXPORTED_OF_EVENT, EXPORTED_OF_OBSERVATION
 
 
 @pytest.mark.parametrize(
@@ -53,9 +54,9 @@ def test_json_and_csv_lose_nothing(home):
     assert objects(run(home, "export")) == whole
     assert objects(run(home, "export", "--observations")) == notes
     for arguments, fields, expected in (
-        (("events", "-o", "csv", "--raw"), (*EVENT_FIELDS, "detections"), whole),
-        (("export", "-o", "csv", "--raw"), (*EVENT_FIELDS, "detections"), whole),
-        (("export", "-o", "csv", "--raw", "--observations"), OBSERVATION_FIELDS, notes),
+        (("events", "-o", "csv", "--raw"), (*EXPORTED_OF_EVENT, "detections"), whole),
+        (("export", "-o", "csv", "--raw"), (*EXPORTED_OF_EVENT, "detections"), whole),
+        (("export", "-o", "csv", "--raw", "--observations"), EXPORTED_OF_OBSERVATION, notes),
     ):
         # A locale that has no 門 is no reason to lose it.
         more = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
@@ -141,7 +142,7 @@ def test_show_has_the_observations_too(home):
 
 def test_show_of_an_observation(home):
     fields = dict(line.split(maxsplit=1) for line in run(home, "show", "o1").stdout.splitlines())
-    assert fields.keys() == set(OBSERVATION_FIELDS)
+    assert fields.keys() == set(EXPORTED_OF_OBSERVATION)
     assert fields["content"] == "the man wears a blue shirt"
     assert fields["embedding"].startswith("3 numbers")
     (whole,) = objects(run(home, "show", "o1", "-o", "json"))

@@ -15,7 +15,7 @@ def told(seq: int, acked: Position, published: int, spooled: int, lost: int = 0)
 
 
 @pytest.mark.parametrize(
-    ("said", "settled", "found"),
+    ("said", "resolved", "found"),
     [
         pytest.param(
             told(10, Position(THIS, 7), 110, 3), Resolved(Position(THIS, 7), 100, 4, 3, 0), Account(110, 3, 0, 0),

@@ -513,14 +513,14 @@ def telemetry(house, route, epoch=1):
 def test_telemetry_is_passed_on_with_who_told_it_and_gets_no_answer(house):
     house.hello(A, name="camera")
     assert telemetry(house, A) is None
-    said = house.answer.told
+    said = house.answer.reported
     assert (said.producer_id, said.name, said.telemetry.frames_processed) == ("p", "camera", 30)
     assert said.telemetry.report == SpoolReport(Position(1, 7), Position(1, 4), 107, 0, 3, 400)
 
 
 def test_telemetry_without_a_hello_is_ignored_and_asks_for_one(house):
     assert telemetry(house, A) == Resync(None)
-    assert house.answer.told is None
+    assert house.answer.reported is None
 
 
 def test_telemetry_of_a_fenced_or_of_another_life_is_not_counted(house):
@@ -528,7 +528,7 @@ def test_telemetry_of_a_fenced_or_of_another_life_is_not_counted(house):
     assert telemetry(house, A, epoch=2).code == "malformed"
     house.hello(B, epoch=2, first=(2, 1))
     assert telemetry(house, A, epoch=1).code == "fenced"
-    assert house.answer.told is None
+    assert house.answer.reported is None
 
 
 def test_records_received_again_are_counted_as_resent(house):

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict, Unpack
 
 from sightlog.errors import UsageError
+from sightlog.protocol.fields import FILTERS, INDEXES
 from sightlog.protocol.limits import DOOR_ACTIONS, INTEGER_MAX
+
+if TYPE_CHECKING:
+    from sightlog.records import DoorAction, Event
 
 Place = tuple[str, int]
 """(recorded_at, id): where a row stands in the order of time, and exactly one row stands there."""
@@ -15,8 +20,29 @@ Place = tuple[str, int]
 _FIRST: Final[Place] = ("", 0)
 _LAST: Final[Place] = ("~", 0)
 _CURSOR: Final = r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)/(\d{1,19})"
-AT_LOCK: Final = "(unlock_granted IS NOT NULL OR door_action IN ('unlocked', 'locked'))"
-"""The condition of events_at_lock, word for word: SQLite takes a partial index only where it finds that again."""
+# <made by make fields: filters>
+
+
+class EventFilters(TypedDict, total=False):
+    """All that is given has to hold."""
+
+    camera_id: str | None
+    """of this camera"""
+    event_type: str | None
+    """of this type: motion, ding, …"""
+    person: str | None
+    """where this person was recognised"""
+    stranger: bool
+    """where nobody was recognised"""
+    unlock_granted: bool | None
+    """where unlocking was granted or refused"""
+    door_action: DoorAction | None
+    """unlocked, locked or none"""
+    alert_sent: bool | None
+    """about which no alert was sent yet"""
+
+
+# </made>
 
 
 class Filter(NamedTuple):
@@ -35,72 +61,73 @@ class Span(NamedTuple):
 
 
 ALWAYS: Final = Span(_FIRST, _LAST)
+NAMES: Final = ("label", "min_confidence", *(one.name for one in FILTERS))
+"""Arguments of `events_filter`."""
 
 
 def events_filter(
-    *,
-    camera_id: str | None = None,
-    event_type: str | None = None,
-    person: str | None = None,
-    stranger: bool = False,
-    label: str | None = None,
-    min_confidence: float | None = None,
-    door_action: str | None = None,
-    unlock_granted: bool | None = None,
-    alert_sent: bool | None = None,
+    *, label: str | None = None, min_confidence: float | None = None, **given: Unpack[EventFilters]
 ) -> Filter:
-    """The events that pass all filters given. Raises UsageError for filters that contradict or mean nothing."""
-    if stranger and person is not None:
-        raise UsageError(f"stranger=True and person={person!r:.80}: an event has one or the other; give one of them")
-    sure = 0.0
-    if min_confidence is not None:
-        from sightlog.protocol.encoding import to_number  # as in `times`
+    """The events that pass all filters given. Raises UsageError for filters that contradict or mean nothing.
 
-        if label is None:
-            raise UsageError("min_confidence is of a detection: give its label too")
-        sure = to_number(min_confidence)
-        if not 0 <= sure <= 1:
-            raise UsageError(f"min_confidence={min_confidence!r:.80}: expected a number from 0 to 1")
-    if door_action is not None and door_action not in DOOR_ACTIONS:
-        raise UsageError(f"door_action={door_action!r:.80}: expected one of {', '.join(DOOR_ACTIONS)}")
-    at_lock = unlock_granted is not None or door_action in ("unlocked", "locked")
-    rare_type = event_type is not None and event_type != "motion"
-    conditions: list[tuple[str, tuple[object, ...]]] = []
-    for column, value in (
-        ("camera_id", camera_id), ("event_type", event_type), ("person_name", person), ("door_action", door_action),
-        ("unlock_granted", unlock_granted), ("alert_sent", alert_sent),
-    ):  # fmt: skip
-        if value is not None:
-            conditions.append((f"{column} = ?", (value,)))
-    if stranger:
-        conditions.append(("person_name IS NULL", ()))
-    if at_lock:
-        conditions.append((AT_LOCK, ()))
-    if rare_type:
-        conditions.append(("event_type <> 'motion'", ()))
-    if label is not None:
+    `label` is of those with a detection of it, of at least `min_confidence`.
+    """
+    wanted = _wanted(given)
+    if "stranger" in wanted and "person" in wanted:
+        raise UsageError(f"stranger=True and person={wanted['person']!r:.80}: an event has one or the other; give one")
+    action = wanted.get("door_action", DOOR_ACTIONS[0])
+    if action not in DOOR_ACTIONS:
+        raise UsageError(f"door_action={action!r:.80}: expected one of {', '.join(DOOR_ACTIONS)}")
+    conditions: list[str] = []
+    parameters: list[object] = []
+    driving = {"events_by_time"}
+    for one in FILTERS:
+        if one.name in wanted:
+            conditions.append(one.sql)
+            parameters += [wanted[one.name]] * one.sql.count("?")
+            driving.add(one.drives(wanted[one.name]) or "events_by_time")
+    if label is not None or min_confidence is not None:
         conditions.append(
-            (
-                "EXISTS (SELECT 1 FROM detections WHERE event_id = events.id AND label = ? AND confidence >= ?)",
-                (label, sure),
-            )
+            "EXISTS (SELECT 1 FROM detections WHERE event_id = events.id AND label = ? AND confidence >= ?)"
         )
-    drive = next(
-        name
-        for name, drives in (
-            ("events_by_person", person is not None),
-            ("events_at_lock", at_lock),
-            ("events_by_type", rare_type),
-            ("events_by_camera", camera_id is not None),
-            ("events_by_time", True),
-        )
-        if drives
-    )
+        parameters += [label, _confidence(label, min_confidence)]
+    conditions += [condition for name, condition in INDEXES.items() if name in driving and condition]
     return Filter(
-        drive,
-        "".join(f" AND {condition}" for condition, _ in conditions),
-        tuple(value for _, values in conditions for value in values),
+        next(name for name in INDEXES if name in driving),
+        "".join(f" AND {condition}" for condition in conditions),
+        tuple(parameters),
     )
+
+
+def matches(event: Event, given: Mapping[str, Any]) -> bool:
+    """Whether `events_filter` with these arguments gives the event: for those that come by `follow`."""
+    if given.get("label") is not None and not any(
+        detection.label == given["label"] and detection.confidence >= (given.get("min_confidence") or 0)
+        for detection in event.detections
+    ):
+        return False
+    wanted = _wanted({name: value for name, value in given.items() if name not in ("label", "min_confidence")})
+    return all(one.matches(event, wanted[one.name]) for one in FILTERS if one.name in wanted)
+
+
+def _wanted(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Raises TypeError for what is no filter, as a call does."""
+    if unknown := given.keys() - {one.name for one in FILTERS}:
+        raise TypeError(f"unexpected keyword argument {min(unknown)!r}; filters are {', '.join(NAMES)}")
+    return {name: value for name, value in given.items() if value is not None and (name != "stranger" or value)}
+
+
+def _confidence(label: str | None, given: float | None) -> float:
+    if label is None:
+        raise UsageError("min_confidence is of a detection: give its label too")
+    if given is None:
+        return 0.0
+    from sightlog.protocol.encoding import to_number  # as in `times`
+
+    sure = to_number(given)
+    if not 0 <= sure <= 1:
+        raise UsageError(f"min_confidence={given!r:.80}: expected a number from 0 to 1")
+    return sure
 
 
 def observations_filter(*, event_id: str | None = None, source: str | None = None) -> Filter:

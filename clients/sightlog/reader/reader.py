@@ -11,9 +11,10 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
 
 from sightlog.errors import DatabaseNotFound, UsageError
+from sightlog.protocol.fields import EVENT_COLUMNS, OBSERVATION_COLUMNS
 from sightlog.records import DEFAULT_SITE, Embedding, Event, Observation, utc_text
 
 from . import filters, rows
@@ -27,23 +28,12 @@ if TYPE_CHECKING:
 
 FOLLOW_SECONDS: Final = 0.07
 
-COLUMNS: Final = (
-    "id", "event_id", "site", "camera_id", "recorded_at", "event_type", "recording_id", "motion_confidence",
-    "person_name", "face_confidence", "face_distance", "unlock_granted", "door_action", "thumbnail_path", "image_path",
-    "llm_description", "alert_sent", "created_at", "metadata",
-)  # fmt: skip
-"""Of an event, in the order of the table."""
-_OBSERVATIONS: Final = (
-    "SELECT id, observation_id, site, recorded_at, event_id, content, source, embedding, embedding_model, "
-    "embedding_version, metadata, created_at FROM observations"
-)
+Row = TypeVar("Row", bound=Event | Observation)
+Fetch = Callable[[rows.Connection, str, Sequence[object], str], list[Row]]
+
 _BY_EVENT_ID: Final = "sqlite_autoindex_events_1"
 """The index of UNIQUE (event_id)."""
 _PAGE_ROWS: Final = 500
-
-
-Row = TypeVar("Row", bound=Event | Observation)
-Fetch = Callable[[rows.Connection, str, Sequence[object], str], list[Row]]
 
 
 class Reader(Database):
@@ -59,13 +49,14 @@ class Reader(Database):
     def _events(
         self, connection: rows.Connection, rest: str, parameters: Sequence[object], hint: str = ""
     ) -> list[Event]:
-        query = f"SELECT {', '.join(COLUMNS)} FROM events {hint} WHERE site = ? {rest}"
+        query = f"SELECT {', '.join(EVENT_COLUMNS)} FROM events {hint} WHERE site = ? {rest}"
         return rows.events(connection, query, (self.site, *parameters))
 
     def _observations(
         self, connection: rows.Connection, rest: str, parameters: Sequence[object], hint: str = ""
     ) -> list[Observation]:
-        return rows.observations(connection, f"{_OBSERVATIONS} {hint} WHERE site = ? {rest}", (self.site, *parameters))
+        query = f"SELECT {', '.join(OBSERVATION_COLUMNS)} FROM observations {hint} WHERE site = ? {rest}"
+        return rows.observations(connection, query, (self.site, *parameters))
 
     # -- queries -----------------------------------------------------------------------------------------------------
 
@@ -113,24 +104,19 @@ class Reader(Database):
         *,
         start: datetime | None = None,
         end: datetime | None = None,
-        camera_id: str | None = None,
-        event_type: str | None = None,
-        person: str | None = None,
-        stranger: bool = False,
         label: str | None = None,
         min_confidence: float | None = None,
-        door_action: str | None = None,
-        unlock_granted: bool | None = None,
-        alert_sent: bool | None = None,
         newest_first: bool = False,
         limit: int | None = None,
         offset: int = 0,
         after: str | None = None,
         before: str | None = None,
+        **given: Unpack[filters.EventFilters],
     ) -> Iterator[Event]:
         """Events with start <= recorded_at < end that pass all filters, in the order of that time; None is no bound.
 
-        `stranger` is those without a name; `label` those with a detection of it, of at least `min_confidence`.
+        Filters are `camera_id`, `event_type`, `person`, `stranger=True` (nobody was recognised), `unlock_granted`,
+        `door_action`, `alert_sent`, and `label`: with a detection of it, of at least `min_confidence`.
         `after` and `before` are `Event.cursor` of events shown already: `after` gives what comes behind it in the order
         asked for, `before` what comes in front of it, and with a limit the ones nearest to it: the page before.
 
@@ -138,17 +124,7 @@ class Reader(Database):
         checkpoint. A label that is rare is looked for in all events: a second in a million of them on a PC. An event
         committed meanwhile is missed when its time is in what went by already.
         """
-        wanted = filters.events_filter(
-            camera_id=camera_id,
-            event_type=event_type,
-            person=person,
-            stranger=stranger,
-            label=label,
-            min_confidence=min_confidence,
-            door_action=door_action,
-            unlock_granted=unlock_granted,
-            alert_sent=alert_sent,
-        )
+        wanted = filters.events_filter(label=label, min_confidence=min_confidence, **given)
         span = filters.narrowed(filters.times(start, end), after=after, before=before, newest_first=newest_first)
         left = None if limit is None else _count("limit", limit)
         if _count("offset", offset) and (after is not None or before is not None):

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 
 from sightlog.protocol.embedding import unpack
+from sightlog.protocol.fields import FLAGS, TIMES
 from sightlog.records import Detection, Event, Observation
 
 ANY_OF: Final = "IN (SELECT value FROM json_each(?))"
@@ -54,9 +55,9 @@ def observations(connection: Connection, query: str, parameters: Sequence[object
 
 def _fields(row: Any) -> dict[str, Any]:
     fields = dict(row)
-    for name in ("recorded_at", "created_at"):
+    for name in TIMES:
         fields[name] = datetime.fromisoformat(fields[name])
-    for name in ("alert_sent", "unlock_granted"):
+    for name in FLAGS:
         if fields.get(name) is not None:
             fields[name] = bool(fields[name])
     if fields["metadata"] is not None:

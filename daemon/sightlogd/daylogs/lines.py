@@ -10,12 +10,14 @@ or an empty list.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct, structs
 
+from sightlog.protocol.fields import AMENDABLE, FLAGS
 from sightlog.text import json_safe
 from sightlogd.calendar import BEGINNING, END, DayRange
 from sightlogd.protocol.decoder import (
@@ -30,6 +32,9 @@ from sightlogd.protocol.decoder import (
     check_time,
     decode_record,
 )
+from sightlogd.store.columns import EventColumns, ObservationColumns, json_text
+from sightlogd.store.log_marks import EventRow
+from sightlogd.store.texts import Face
 from sightlogd.store.written import (
     AmendmentKept,
     EventAmended,
@@ -48,6 +53,9 @@ class Box(Struct, frozen=True, omit_defaults=True, gc=False):
     label: str
     confidence: float
     bbox: tuple[float, float, float, float] | None = None
+
+
+# <made by make fields: lines>
 
 
 class EventLine(Struct, tag_field="kind", tag="event", frozen=True, omit_defaults=True, gc=False):
@@ -80,12 +88,14 @@ class EventLine(Struct, tag_field="kind", tag="event", frozen=True, omit_default
 
 
 class AmendmentLine(Struct, tag_field="kind", tag="amendment", frozen=True, omit_defaults=True, gc=False):
+    """`camera_id` and so on are the event's, where it has come."""
+
     at: str
     event_id: str
     site: str
     camera_id: str | None = None
-    event_type: str | None = None
     recorded_at: str | None = None
+    event_type: str | None = None
     recording_id: str | None = None
     motion_confidence: float | None = None
     person_name: str | None = None
@@ -136,6 +146,9 @@ class ObservationLine(Struct, tag_field="kind", tag="observation", frozen=True, 
     stored: bool = True
 
 
+# </made>
+
+
 class DayLine(Struct, tag_field="kind", tag="day", frozen=True, omit_defaults=True, gc=False):
     """A `DayRange`, which is in the table `days` too."""
 
@@ -151,11 +164,6 @@ class DayLine(Struct, tag_field="kind", tag="day", frozen=True, omit_defaults=Tr
 
 RecordLine = EventLine | AmendmentLine | PersonLine | ObservationLine
 Line = RecordLine | DayLine
-
-AMENDABLE: tuple[str, ...] = tuple(
-    field for field in AmendmentRecord.__struct_fields__ if field not in ("event_id", "site", "detections")
-)
-"""Fields that an amendment may set."""
 
 MOMENT_CHARS = 24
 """2026-11-20T10:00:00.000Z"""
@@ -213,14 +221,105 @@ def boxes(detections: Sequence[DetectionRecord]) -> list[Box]:
     return [Box(d.label, d.confidence, d.bbox) for d in detections]
 
 
-def event_line(row: Sequence[Any], record: EventRecord) -> EventLine:
-    """Of an event that was stored: its row in `events`, and what that was made of."""
-    found = [Box(d.label, d.confidence, d.bbox) for d in record.detections]
-    # The row as it is, where it can be: a batch has a thousand of them.
-    if record.metadata is None and record.embedding is None:
-        return EventLine(*(*row, found))
-    face = record.embedding, record.embedding_model, record.embedding_version
-    return EventLine(*(*row[:18], record.metadata, found, *face))
+# <made by make fields: event_line>
+
+
+def event_line(row: Sequence[Any], r: EventRecord) -> EventLine:
+    """Of an event that was stored: its row in `events`, and the record it was made of."""
+    found = [Box(d.label, d.confidence, d.bbox) for d in r.detections]
+    (
+        row_id,
+        event_id,
+        site,
+        camera_id,
+        recorded_at,
+        event_type,
+        recording_id,
+        motion_confidence,
+        person_name,
+        face_confidence,
+        face_distance,
+        unlock_granted,
+        door_action,
+        thumbnail_path,
+        image_path,
+        llm_description,
+        alert_sent,
+        created_at,
+        _,
+    ) = row
+    return EventLine(
+        row_id,
+        event_id,
+        site,
+        camera_id,
+        recorded_at,
+        event_type,
+        recording_id,
+        motion_confidence,
+        person_name,
+        face_confidence,
+        face_distance,
+        unlock_granted,
+        door_action,
+        thumbnail_path,
+        image_path,
+        llm_description,
+        alert_sent,
+        created_at,
+        r.metadata,
+        found,
+        r.embedding,
+        r.embedding_model,
+        r.embedding_version,
+    )
+
+
+# </made>
+
+
+# -- rows ------------------------------------------------------------------------------------------------------------
+
+
+def line_of_row(row: EventRow) -> EventLine:
+    columns = row.columns._asdict()
+    for name in FLAGS:
+        columns[name] = None if columns[name] is None else bool(columns[name])
+    columns["metadata"] = json.loads(columns["metadata"]) if columns["metadata"] else None
+    face = row.face._asdict() if row.face else {}
+    return EventLine(**columns, detections=[Box(*detection) for detection in row.detections], **face)
+
+
+def line_of_observation(row: ObservationColumns) -> ObservationLine:
+    columns = row._asdict()
+    columns["metadata"] = json.loads(columns["metadata"]) if columns["metadata"] else None
+    return ObservationLine(**columns)
+
+
+def row_of(event: EventLine, row_id: int, now: str) -> EventRow:
+    """The row that a line tells, for a new database; `now` where it does not tell when it was stored."""
+    columns = {name: getattr(event, name) for name in EventColumns._fields}
+    columns |= {
+        "id": row_id,
+        "created_at": event.created_at or now,
+        "metadata": json_text(event.metadata) if event.metadata else None,
+    }
+    boxes = [(box.label, box.confidence, box.bbox) for box in event.detections]
+    face = Face(event.embedding, event.embedding_model, event.embedding_version) if event.embedding else None
+    return EventRow(EventColumns(**columns), boxes, face)
+
+
+def row_of_observation(line: ObservationLine, row_id: int, now: str) -> ObservationColumns:
+    columns = {name: getattr(line, name) for name in ObservationColumns._fields}
+    columns |= {
+        "id": row_id,
+        "created_at": line.created_at or now,
+        "metadata": json_text(line.metadata) if line.metadata else None,
+    }
+    return ObservationColumns(**columns)
+
+
+# -- changes ---------------------------------------------------------------------------------------------------------
 
 
 def line_of(change: RecordChange) -> RecordLine:
@@ -235,8 +334,16 @@ def line_of(change: RecordChange) -> RecordLine:
             recorded_at=subject.recorded_at,
         )
     if isinstance(change, ThumbnailSet):
-        _, event_id, site, camera_id, event_type, recorded_at = change.subject
-        return AmendmentLine(change.at, event_id, site, camera_id, event_type, recorded_at, thumbnail_path=change.path)
+        subject = change.subject
+        return AmendmentLine(
+            change.at,
+            subject.event_id,
+            subject.site,
+            camera_id=subject.camera_id,
+            event_type=subject.event_type,
+            recorded_at=subject.recorded_at,
+            thumbnail_path=change.path,
+        )
     if isinstance(change, AmendmentKept):
         return waiting_line(change)
     if isinstance(change, ObservationStored):

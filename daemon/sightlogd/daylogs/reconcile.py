@@ -6,17 +6,27 @@ lines do not add up to its row gets a line that replaces them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 from sightlogd.protocol.decoder import WHOLE_BYTES_MAX, AmendmentRecord, decode_record
 from sightlogd.retention import purge
 from sightlogd.store import Store
+from sightlogd.store.columns import ObservationColumns
 from sightlogd.store.log_marks import EventRow
 from sightlogd.store.written import AmendmentKept
 
-from .lines import AmendmentLine, Box, EventLine, Line, ObservationLine, PersonLine, RecordLine, Replay, waiting_line
+from .lines import (
+    AmendmentLine,
+    Line,
+    ObservationLine,
+    PersonLine,
+    RecordLine,
+    Replay,
+    line_of_observation,
+    line_of_row,
+    waiting_line,
+)
 from .writer import DayLogs
 
 PAGE_EVENTS: Final = 500
@@ -48,11 +58,11 @@ def catch_up(store: Store, logs: DayLogs) -> Iterator[int]:
                 added += count
                 yield added
             compared += len(page)
-            if compared >= MARK_EVENTS and not logs.behind and page[-1].columns[0] > marks["event"]:
+            if compared >= MARK_EVENTS and not logs.behind and page[-1].columns.id > marks["event"]:
                 # So that one crash after the other does not make it begin from further and further behind.
                 compared = 0
                 if logs.sync():
-                    store.mark_events_logged(page[-1].columns[0])
+                    store.mark_events_logged(page[-1].columns.id)
     added += _compare_persons(store, logs, marks["person"]) + _compare_pending(store, logs)
     if logs.behind:
         return
@@ -87,8 +97,8 @@ class _Comparison:
         by_day: dict[str, list[int]] = {}
         for row in rows:
             day = self._logs.day_of(line_of_row(row).recorded_at)
-            if not self._is_leaving(day, row.columns[0]):
-                by_day.setdefault(day, []).append(row.columns[0])
+            if not self._is_leaving(day, row.columns.id):
+                by_day.setdefault(day, []).append(row.columns.id)
         for day, ids in by_day.items():
             if not (yield from self._has_read(day)):
                 continue
@@ -103,13 +113,13 @@ class _Comparison:
             self._logs.write_lines(missing, self._entries)
             yield len(missing)
 
-    def compare_observations(self, rows: Sequence[tuple[Any, ...]]) -> Iterator[int]:
+    def compare_observations(self, rows: Sequence[ObservationColumns]) -> Iterator[int]:
         """In slices; yields how many lines each added."""
         by_day: dict[str, list[ObservationLine]] = {}
         for row in rows:
             line = line_of_observation(row)
             day = self._logs.day_of(line.recorded_at)
-            if not self._is_leaving(day, row[0]):
+            if not self._is_leaving(day, row.id):
                 by_day.setdefault(day, []).append(line)
         for day, lines in by_day.items():
             if not (yield from self._has_read(day)):
@@ -144,28 +154,6 @@ class _Comparison:
         self._entries = self._logs.entries_of(day)
         if (found := self._logs.range_of(day)) and found != self._replay.range:
             self._logs.note(found)
-
-
-def line_of_row(row: EventRow) -> EventLine:
-    columns = dict(zip(EventLine.__struct_fields__, row.columns, strict=False))
-    if columns["unlock_granted"] is not None:
-        columns["unlock_granted"] = bool(columns["unlock_granted"])
-    columns["alert_sent"] = bool(columns["alert_sent"])
-    columns["metadata"] = json.loads(columns["metadata"]) if columns["metadata"] else None
-    return EventLine(**columns, detections=[Box(*detection) for detection in row.detections], **_face(row))
-
-
-def _face(row: EventRow) -> dict[str, Any]:
-    if row.face is None:
-        return {}
-    embedding, model, version = row.face
-    return {"embedding": embedding, "embedding_model": model, "embedding_version": version}
-
-
-def line_of_observation(row: Sequence[Any]) -> ObservationLine:
-    columns = dict(zip(ObservationLine.__struct_fields__, row, strict=False))
-    columns["metadata"] = json.loads(columns["metadata"]) if columns["metadata"] else None
-    return ObservationLine(**columns)
 
 
 def _compare_persons(store: Store, logs: DayLogs, after: int) -> int:

@@ -12,7 +12,7 @@ import sys
 from array import array
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
@@ -38,6 +38,7 @@ from sightlog.protocol.limits import (
     TEXT_CHARS_MAX,
 )
 from sightlog.protocol.messages import Position, SpoolReport
+from sightlog.records import DoorAction
 from sightlog.text import is_harmful, printable
 
 WHOLE_BYTES_MAX = sys.maxsize
@@ -62,7 +63,7 @@ Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS_MAX)]
 Text = Annotated[str, Meta(max_length=TEXT_CHARS_MAX)]
 Metadata = Annotated[dict[Name, str | int | float | bool], Meta(min_length=1, max_length=METADATA_KEYS_MAX)]
 Embedding = Annotated[bytes, Meta(min_length=4, max_length=EMBEDDING_BYTES_MAX)]
-Moment = Annotated[str, Meta(min_length=24, max_length=24)]
+Time = Annotated[str, Meta(min_length=24, max_length=24)]
 
 
 def quoting(reason: str) -> str:
@@ -127,20 +128,25 @@ class DetectionRecord(Struct, array_like=True, frozen=True, forbid_unknown_field
     bbox: tuple[Coordinate, Coordinate, Coordinate, Coordinate] | None = None
 
 
+Detections = Annotated[list[DetectionRecord], Meta(max_length=DETECTIONS_MAX)]
+
+# <made by make fields: structs>
+
+
 class EventRecord(Struct, tag_field="kind", tag="event", frozen=True, forbid_unknown_fields=True, gc=False):
     event_id: Id
     site: Id
     camera_id: Id
-    recorded_at: Moment
+    recorded_at: Time
     event_type: Id
-    detections: Annotated[list[DetectionRecord], Meta(max_length=DETECTIONS_MAX)] = []
+    detections: Detections = []
     recording_id: Id | None = None
     motion_confidence: Fraction | None = None
     person_name: Name | None = None
     face_confidence: Fraction | None = None
     face_distance: Distance | None = None
     unlock_granted: bool | None = None
-    door_action: Literal["unlocked", "locked", "none"] | None = None
+    door_action: DoorAction | None = None
     image_path: Name | None = None
     llm_description: Text | None = None
     alert_sent: bool = False
@@ -153,14 +159,14 @@ class EventRecord(Struct, tag_field="kind", tag="event", frozen=True, forbid_unk
 class AmendmentRecord(Struct, tag_field="kind", tag="amendment", frozen=True, forbid_unknown_fields=True, gc=False):
     event_id: Id
     site: Id
-    detections: Annotated[list[DetectionRecord], Meta(max_length=DETECTIONS_MAX)] = []
+    detections: Detections = []
     recording_id: Id | None = None
     motion_confidence: Fraction | None = None
     person_name: Name | None = None
     face_confidence: Fraction | None = None
     face_distance: Distance | None = None
     unlock_granted: bool | None = None
-    door_action: Literal["unlocked", "locked", "none"] | None = None
+    door_action: DoorAction | None = None
     image_path: Name | None = None
     llm_description: Text | None = None
     alert_sent: bool | None = None
@@ -179,7 +185,7 @@ class PersonRecord(Struct, tag_field="kind", tag="person", frozen=True, forbid_u
 class ObservationRecord(Struct, tag_field="kind", tag="observation", frozen=True, forbid_unknown_fields=True, gc=False):
     observation_id: Id
     site: Id
-    recorded_at: Moment
+    recorded_at: Time
     content: Text
     source: Name
     event_id: Id | None = None
@@ -187,6 +193,9 @@ class ObservationRecord(Struct, tag_field="kind", tag="observation", frozen=True
     embedding_model: Name | None = None
     embedding_version: Name | None = None
     metadata: Metadata | None = None
+
+
+# </made>
 
 
 class RefusedRecord(Struct, tag_field="kind", tag="refused", frozen=True, forbid_unknown_fields=True, gc=False):
@@ -256,7 +265,7 @@ def _check_id(field: str, value: str) -> str | None:
     return None
 
 
-def _check_repeated_id(field: str, value: str) -> str | None:
+def _check_known_id(field: str, value: str) -> str | None:
     reason = _check_id(field, value)
     if reason is None:
         _remember(_known_ids, value)
@@ -305,57 +314,93 @@ def _check_embedding(r: EventRecord | AmendmentRecord | ObservationRecord) -> st
     return _check_name("embedding_model", r.embedding_model) or _check_name("embedding_version", r.embedding_version)
 
 
-def _check_later(r: EventRecord | AmendmentRecord) -> str | None:
-    """The optional fields that an event and an amendment share."""
-    # Of a batch of thousands most have none of them, and a call costs more than a look.
-    return (
-        (_check_labels(r.detections) if r.detections else None)
-        or (_check_id("recording_id", r.recording_id) if r.recording_id is not None else None)
-        or (_check_name("person_name", r.person_name) if r.person_name is not None else None)
-        or (_check_name("image_path", r.image_path) if r.image_path is not None else None)
-        or ("llm_description: NUL" if r.llm_description is not None and "\0" in r.llm_description else None)
-        or (_check_metadata(r.metadata) if r.metadata is not None else None)
-        or _check_embedding(r)
-    )
+# <made by make fields: checks>
 
 
 def _check_event(r: EventRecord) -> str | None:
-    if not (_is_id(r.event_id) and r.site in _known_ids and r.camera_id in _known_ids and r.event_type in _known_ids):
-        reason = (
-            _check_id("event_id", r.event_id)
-            or _check_repeated_id("site", r.site)
-            or _check_repeated_id("camera_id", r.camera_id)
-            or _check_repeated_id("event_type", r.event_type)
-        )
-        if reason:
-            return reason
-    return check_time("recorded_at", r.recorded_at) or _check_later(r)
+    if not (
+        _is_id(r.event_id) and r.site in _known_ids and r.camera_id in _known_ids and r.event_type in _known_ids
+    ) and (
+        reason := _check_id("event_id", r.event_id)
+        or _check_known_id("site", r.site)
+        or _check_known_id("camera_id", r.camera_id)
+        or _check_known_id("event_type", r.event_type)
+    ):
+        return reason
+    if reason := check_time("recorded_at", r.recorded_at):
+        return reason
+    if r.detections and (reason := _check_labels(r.detections)):
+        return reason
+    if r.recording_id is not None and (reason := _check_id("recording_id", r.recording_id)):
+        return reason
+    if r.person_name is not None and (reason := _check_name("person_name", r.person_name)):
+        return reason
+    if r.image_path is not None and (reason := _check_name("image_path", r.image_path)):
+        return reason
+    if r.llm_description is not None and "\0" in r.llm_description:
+        return "llm_description: NUL"
+    if r.metadata is not None and (reason := _check_metadata(r.metadata)):
+        return reason
+    if r.embedding is not None or r.embedding_model is not None or r.embedding_version is not None:
+        return _check_embedding(r)
+    return None
 
 
 def _check_amendment(r: AmendmentRecord) -> str | None:
     if r == AmendmentRecord(r.event_id, r.site):
         return "the amendment changes nothing"
-    return _check_id("event_id", r.event_id) or _check_repeated_id("site", r.site) or _check_later(r)
+    if not (_is_id(r.event_id) and r.site in _known_ids) and (
+        reason := _check_id("event_id", r.event_id) or _check_known_id("site", r.site)
+    ):
+        return reason
+    if r.detections and (reason := _check_labels(r.detections)):
+        return reason
+    if r.recording_id is not None and (reason := _check_id("recording_id", r.recording_id)):
+        return reason
+    if r.person_name is not None and (reason := _check_name("person_name", r.person_name)):
+        return reason
+    if r.image_path is not None and (reason := _check_name("image_path", r.image_path)):
+        return reason
+    if r.llm_description is not None and "\0" in r.llm_description:
+        return "llm_description: NUL"
+    if r.metadata is not None and (reason := _check_metadata(r.metadata)):
+        return reason
+    if r.embedding is not None or r.embedding_model is not None or r.embedding_version is not None:
+        return _check_embedding(r)
+    return None
 
 
 def _check_person(r: PersonRecord) -> str | None:
-    return (
-        _check_repeated_id("site", r.site) or _check_name("name", r.name) or _check_name("display_name", r.display_name)
-    )
+    if r.site not in _known_ids and (reason := _check_known_id("site", r.site)):
+        return reason
+    if reason := _check_name("name", r.name):
+        return reason
+    if r.display_name is not None and (reason := _check_name("display_name", r.display_name)):
+        return reason
+    return None
 
 
 def _check_observation(r: ObservationRecord) -> str | None:
+    if not (_is_id(r.observation_id) and r.site in _known_ids) and (
+        reason := _check_id("observation_id", r.observation_id) or _check_known_id("site", r.site)
+    ):
+        return reason
+    if reason := check_time("recorded_at", r.recorded_at):
+        return reason
     if "\0" in r.content:
         return "content: NUL"
-    return (
-        _check_id("observation_id", r.observation_id)
-        or _check_repeated_id("site", r.site)
-        or check_time("recorded_at", r.recorded_at)
-        or _check_name("source", r.source)
-        or (_check_id("event_id", r.event_id) if r.event_id is not None else None)
-        or (_check_metadata(r.metadata) if r.metadata is not None else None)
-        or _check_embedding(r)
-    )
+    if reason := _check_name("source", r.source):
+        return reason
+    if r.event_id is not None and (reason := _check_id("event_id", r.event_id)):
+        return reason
+    if r.metadata is not None and (reason := _check_metadata(r.metadata)):
+        return reason
+    if r.embedding is not None or r.embedding_model is not None or r.embedding_version is not None:
+        return _check_embedding(r)
+    return None
+
+
+# </made>
 
 
 def _check_refused(r: RefusedRecord) -> str | None:

@@ -19,9 +19,17 @@ from typing import Any, Final
 
 from sightlogd.daylogs.days import EVENTS, HeldFolder, folders
 from sightlogd.daylogs.index import LogLines, numbered, read_lines
-from sightlogd.daylogs.lines import DayLine, EventLine, ObservationLine, PersonLine, Replay, fault_of
+from sightlogd.daylogs.lines import (
+    DayLine,
+    EventLine,
+    ObservationLine,
+    PersonLine,
+    Replay,
+    fault_of,
+    line_of_observation,
+    line_of_row,
+)
 from sightlogd.daylogs.own import PICTURE, is_own
-from sightlogd.daylogs.reconcile import line_of_observation, line_of_row
 from sightlogd.daylogs.writer import JSON_NAME
 from sightlogd.directory import Odd, open_file
 from sightlogd.retention import purge
@@ -186,8 +194,8 @@ class Audit:
         _, first, after, _ = found
         for site in self._view.sites():
             for page, rows in self._event_pages(site, first, after):
-                state = lines.replay("events", [row.columns[1] for row in rows]).state if lines else {}
-                pairs = ((row.columns[0], line_of_row(row)) for row in rows)
+                state = lines.replay("events", [row.columns.event_id for row in rows]).state if lines else {}
+                pairs = ((row.columns.id, line_of_row(row)) for row in rows)
                 day.suspect_events([key for key, line in pairs if _trouble(state.get(line.event_id), line)])
                 if lines:
                     self._find_missing_pictures(day, [path for _, _, path in page if path is not None])
@@ -204,7 +212,7 @@ class Audit:
         while True:
             with self._view.moment():
                 page = self._view.event_page(site, reached, after, PAGE)
-                rows = self._view.logged_events([row[0] for row in page])
+                rows = self._view.logged_events([event for event, _, _ in page])
             if not page:
                 return
             reached = page[-1][1], page[-1][0]
@@ -219,8 +227,8 @@ class Audit:
                 mark = self._view.marks()["event"]
             if not page:
                 return
-            reached = page[-1][3], page[-1][0]
-            yield [line_of_observation(row) for row in page if row[0] <= mark]
+            reached = page[-1].recorded_at, page[-1].id
+            yield [line_of_observation(row) for row in page if row.id <= mark]
 
     def _find_missing_pictures(self, day: _Day, paths: Sequence[str]) -> None:
         suspects = {Path(path).stem: path for path in paths if self._picture_trouble(path)}
@@ -272,7 +280,7 @@ class Audit:
         for start in range(0, len(ids), PAGE):
             with self._view.moment():
                 rows = self._view.logged_events(ids[start : start + PAGE])
-            found |= {row.columns[0]: line_of_row(row) for row in rows}
+            found |= {row.columns.id: line_of_row(row) for row in rows}
         return found
 
     def _replay(self, day: str, ids: Collection[str]) -> Replay:

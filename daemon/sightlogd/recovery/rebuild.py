@@ -11,18 +11,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import tzinfo
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from sightlog.protocol.encoding import format_time
-from sightlog.reader.reader import COLUMNS
+from sightlog.protocol.fields import AMENDABLE
 from sightlog.records import now_utc
 from sightlogd.calendar import Days
 from sightlogd.daylogs.days import EVENTS, folders
 from sightlogd.daylogs.index import lines_of
 from sightlogd.daylogs.lines import (
-    AMENDABLE,
     AmendmentLine,
     EventLine,
     Line,
@@ -31,12 +30,14 @@ from sightlogd.daylogs.lines import (
     Replay,
     decode_line,
     fault_of,
+    row_of,
+    row_of_observation,
 )
 from sightlogd.daylogs.writer import JSON_NAME
 from sightlogd.dayranges import Folder
 from sightlogd.directory import Directory, Odd
+from sightlogd.store.columns import ObservationColumns, PersonColumns
 from sightlogd.store.log_marks import EventRow
-from sightlogd.store.texts import Face
 from sightlogd.store.tools.refill import Pending, Refill, make
 
 from .findings import FINDINGS_MAX
@@ -90,18 +91,18 @@ def rebuild_from_logs(
             if sound is not line:
                 found.leave_out(f"event {line.event_id!r:.140}")
             if sound is not None:
-                yield _row(sound, now)
+                yield row_of(sound, _sound_id(sound.id), now)
 
-    def observation_rows(lines: Iterable[ObservationLine]) -> Iterator[tuple[Any, ...]]:
+    def observation_rows(lines: Iterable[ObservationLine]) -> Iterator[ObservationColumns]:
         for line in lines:
             if not fault_of(line):
-                yield _observation(line, now)
+                yield row_of_observation(line, _sound_id(line.id), now)
             else:
                 found.leave_out(f"observation {line.observation_id!r:.140}")
 
     def fill(refill: Refill) -> None:
         pending: list[Pending] = []
-        late_persons: list[tuple[Any, ...]] = []
+        late_persons: list[PersonColumns] = []
         days: list[Folder] = []
         for day in folders(data_dir):
             lines = list(_lines(events_folder, day, found))
@@ -153,34 +154,12 @@ def _lines(events: Directory, day: str, found: Rebuilt) -> Iterator[Line]:
             found.leave_out(f"{EVENTS}/{name}:{number}")
 
 
-def _observation(line: ObservationLine, now: str) -> tuple[Any, ...]:
-    columns = {field: getattr(line, field) for field in line.__struct_fields__[:-1]}
-    columns["created_at"] = line.created_at or now
-    columns["metadata"] = _json(line.metadata)
-    columns["id"] = _sound_id(line.id)
-    return tuple(columns.values())
+def _sound_id(row_id: int | None) -> int:
+    return row_id if row_id is not None and 0 < row_id <= ID_MAX else 0
 
 
-def _json(metadata: Mapping[str, Any] | None) -> str | None:
-    return msgspec.json.encode(metadata).decode() if metadata else None
-
-
-def _sound_id(row_id: int | None) -> int | None:
-    return row_id if row_id is not None and 0 < row_id <= ID_MAX else None
-
-
-def _row(event: EventLine, now: str) -> EventRow:
-    columns = {field: getattr(event, field) for field in COLUMNS}
-    columns["created_at"] = event.created_at or now
-    columns["metadata"] = _json(event.metadata)
-    columns["id"] = _sound_id(event.id)
-    boxes = [(box.label, box.confidence, box.bbox) for box in event.detections]
-    face = Face(event.embedding, event.embedding_model, event.embedding_version) if event.embedding else None
-    return EventRow(tuple(columns.values()), boxes, face)
-
-
-def _person(line: PersonLine) -> tuple[Any, ...]:
-    return line.id, line.site, line.name, line.display_name, line.created_at
+def _person(line: PersonLine) -> PersonColumns:
+    return PersonColumns(line.id or 0, line.site, line.name, line.display_name, line.created_at)
 
 
 def _pending(line: AmendmentLine) -> Pending:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 import apsw
-import msgspec
 
+from sightlog.protocol.fields import AMENDABLE_COLUMNS
 from sightlog.protocol.limits import DETECTIONS_MAX, METADATA_KEYS_MAX
 from sightlog.protocol.messages import REJECTED
 from sightlogd.protocol.decoder import WHOLE_BYTES_MAX, AmendmentRecord, Decoded, DetectionRecord, decode_record
 from sightlogd.protocol.session import Chunk
 
 from . import resolved, statements, texts
+from .columns import json_text
 from .statements import alone
 from .texts import Face
 from .written import AmendmentKept, Change, EventAmended, Subject, ThumbnailSet
@@ -27,15 +29,12 @@ _LATE: Final = "it did not come in time for this amendment"
 _NO_ROOM: Final = f"this amendment made room: {PENDING_AMENDMENTS_MAX:,}, or {PENDING_BYTES_MAX >> 20} MiB, may wait"
 _NO_BOX: Final = (None, None, None, None)
 # None leaves a column as it is.
-_AMEND: Final = """
-UPDATE events SET
-    recording_id = coalesce(?, recording_id), motion_confidence = coalesce(?, motion_confidence),
-    person_name = coalesce(?, person_name), face_confidence = coalesce(?, face_confidence),
-    face_distance = coalesce(?, face_distance), unlock_granted = coalesce(?, unlock_granted),
-    door_action = coalesce(?, door_action), image_path = coalesce(?, image_path),
-    llm_description = coalesce(?, llm_description), alert_sent = coalesce(?, alert_sent),
-    metadata = coalesce(?, metadata)
-WHERE event_id = ? AND site = ? RETURNING id, event_id, site, camera_id, event_type, recorded_at"""
+_AMEND: Final = (
+    f"UPDATE events SET {', '.join(f'{name} = coalesce(?, {name})' for name in AMENDABLE_COLUMNS)} "
+    f"WHERE event_id = ? AND site = ? RETURNING {', '.join(Subject._fields)}"
+)
+_values_of = attrgetter(*(name for name in AMENDABLE_COLUMNS if name != "metadata"))
+assert AMENDABLE_COLUMNS[-1] == "metadata"  # it is merged with the event's
 
 
 class Amendments:
@@ -69,14 +68,7 @@ class Amendments:
             return f"detections: {there + len(a.detections):,} with those the event has; at most {DETECTIONS_MAX:,}"
         try:
             with alone(self._connection, self.one_by_one):
-                found = execute(
-                    _AMEND,
-                    (
-                        a.recording_id, a.motion_confidence, a.person_name, a.face_confidence, a.face_distance,
-                        a.unlock_granted, a.door_action, a.image_path, a.llm_description, a.alert_sent,
-                        metadata and json_text(metadata), a.event_id, a.site,
-                    ),
-                ).get  # fmt: skip
+                found = execute(_AMEND, (*_values_of(a), metadata and json_text(metadata), a.event_id, a.site)).get
                 if found is None:
                     return None
                 subject = Subject(*found)
@@ -97,8 +89,7 @@ class Amendments:
     def set_thumbnail(self, event_id: str, path: str, now: str) -> ThumbnailSet | None:
         """None: the event is gone."""
         found = self._connection.execute(
-            "UPDATE events SET thumbnail_path = ? WHERE event_id = ? "
-            "RETURNING id, event_id, site, camera_id, event_type, recorded_at",
+            f"UPDATE events SET thumbnail_path = ? WHERE event_id = ? RETURNING {', '.join(Subject._fields)}",
             (path, event_id),
         ).get
         if found is None:
@@ -205,10 +196,6 @@ class Amendments:
         self._pending -= len(expired)
         self._pending_bytes -= sum(len(record) for *_, record in expired)
         return len(expired)
-
-
-def json_text(metadata: Mapping[str, Any]) -> str:
-    return msgspec.json.encode(metadata).decode()
 
 
 def add_detections(values: list[Any], event: int, start: int, detections: Sequence[DetectionRecord]) -> None:

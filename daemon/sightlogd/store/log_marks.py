@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import apsw
 
+from .columns import EventColumns, ObservationColumns, PersonColumns
 from .texts import Face, faces_of
 
 
 class EventRow(NamedTuple):
-    columns: tuple[Any, ...]
-    """Of `events`, in their order."""
+    columns: EventColumns
     detections: list[tuple[str, float, tuple[float, float, float, float] | None]]
     face: Face | None = None
 
@@ -54,11 +54,12 @@ def event_ids(connection: apsw.Connection, after: int, up_to: int, limit: int) -
 
 def events(connection: apsw.Connection, ids: Sequence[int]) -> list[EventRow]:
     """By id."""
-    marks = ",".join("?" * len(ids))
+    marks = ",".join("?" for _ in ids)
+    query = f"SELECT {', '.join(EventColumns._fields)} FROM events WHERE id IN ({marks}) ORDER BY id"
     faces = faces_of(connection, ids)
     rows: dict[int, EventRow] = {
-        columns[0]: EventRow(columns, [], faces.get(columns[0]))
-        for columns in connection.execute(f"SELECT * FROM events WHERE id IN ({marks}) ORDER BY id", tuple(ids))
+        columns.id: EventRow(columns, [], faces.get(columns.id))
+        for columns in map(EventColumns._make, connection.execute(query, tuple(ids)))
     }
     for event, label, confidence, x1, y1, x2, y2 in connection.execute(
         "SELECT event_id, label, confidence, bbox_x1, bbox_y1, bbox_x2, bbox_y2 FROM detections "
@@ -69,17 +70,16 @@ def events(connection: apsw.Connection, ids: Sequence[int]) -> list[EventRow]:
     return list(rows.values())
 
 
-def observations(connection: apsw.Connection, after: int, up_to: int, limit: int) -> list[tuple[Any, ...]]:
+def observations(connection: apsw.Connection, after: int, up_to: int, limit: int) -> list[ObservationColumns]:
     """Rows of `observations` with after < id <= up_to, by id."""
-    query = "SELECT * FROM observations WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
-    return connection.execute(query, (after, up_to, limit)).fetchall()
+    names = ", ".join(ObservationColumns._fields)
+    query = f"SELECT {names} FROM observations WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
+    return [ObservationColumns(*row) for row in connection.execute(query, (after, up_to, limit))]
 
 
-def persons(connection: apsw.Connection, after: int) -> list[tuple[Any, ...]]:
-    """(id, site, name, display_name, created_at)"""
-    return connection.execute(
-        "SELECT id, site, name, display_name, created_at FROM persons WHERE id > ? ORDER BY id", (after,)
-    ).fetchall()
+def persons(connection: apsw.Connection, after: int) -> list[PersonColumns]:
+    query = f"SELECT {', '.join(PersonColumns._fields)} FROM persons WHERE id > ? ORDER BY id"
+    return [PersonColumns(*row) for row in connection.execute(query, (after,))]
 
 
 def pending(connection: apsw.Connection) -> list[tuple[Any, ...]]:

@@ -9,13 +9,15 @@ from typing import Any, Final, NamedTuple
 import apsw
 
 from sightlog.ahead import ahead_from
+from sightlog.protocol.fields import EVENT_COLUMNS
 from sightlog.protocol.messages import DUPLICATE, REJECTED, STORED
 from sightlogd.protocol.decoder import AmendmentRecord, EventRecord, ObservationRecord, PersonRecord, Refusal
 from sightlogd.protocol.session import Chunk, DeadLetter
 
 from . import log_marks, resolved, statements, texts
-from .amendments import Amendments, add_detections, json_text
+from .amendments import Amendments, add_detections
 from .by_day import newest_clock_day
+from .columns import event_row, observation_row
 from .ranges import Ranges
 from .statements import alone
 from .texts import Face
@@ -37,8 +39,7 @@ class Written(NamedTuple):
 
 Thumbnails = Mapping[tuple[int, int], str]
 """Paths by the indices of chunk and record."""
-_RECORDED_AT: Final = 4
-"""Where it is in a row of events."""
+_RECORDED_AT: Final = EVENT_COLUMNS.index("recorded_at")
 _EventRow = tuple[int, int, EventRecord, tuple[Any, ...]]
 """The indices of chunk and record, the record, the row."""
 
@@ -128,12 +129,8 @@ class Rows:
         for index, chunk in enumerate(chunks):
             for offset, r in enumerate(chunk.records):
                 if type(r) is EventRecord:
-                    yield index, offset, r, (
-                        next_id, r.event_id, r.site, r.camera_id, r.recorded_at, r.event_type, r.recording_id,
-                        r.motion_confidence, r.person_name, r.face_confidence, r.face_distance, r.unlock_granted,
-                        r.door_action, thumbnails.get((index, offset)) if thumbnails else None, r.image_path,
-                        r.llm_description, r.alert_sent, now, json_text(r.metadata) if r.metadata else None,
-                    )  # fmt: skip
+                    path = thumbnails.get((index, offset)) if thumbnails else None
+                    yield index, offset, r, event_row(r, next_id, path, now)
                     next_id += 1
 
     def _write_events(self, chunks: Sequence[Chunk], thumbnails: Thumbnails, now: str, written: Written) -> list[str]:
@@ -183,8 +180,8 @@ class Rows:
     ) -> Iterator[_EventRow]:
         """Stores event after event; yields those that break no constraint, and resolves the others."""
         dead_letters = []
-        for event_row in event_rows:
-            index, offset, record, row = event_row
+        for found in event_rows:
+            index, offset, record, row = found
             try:
                 with alone(self._connection, self._one_by_one):
                     statements.EVENTS.run(self._connection, row)
@@ -202,7 +199,7 @@ class Rows:
                 written.exceptions[index].append((seq, status, reason))
                 dead_letters.append(resolved.dead_letter(chunk, seq, status, reason, now))
             else:
-                yield event_row
+                yield found
         resolved.add_dead_letters(self._connection, dead_letters)
 
     def _write_others(self, chunk: Chunk, now: str, exceptions: list[tuple[int, str, str]], written: Written) -> None:
@@ -240,10 +237,7 @@ class Rows:
 
     def _add_observation(self, o: ObservationRecord, now: str, written: Written) -> tuple[str, str | None]:
         """A status, and the reason when it was not stored."""
-        row = (
-            self._next_id, o.observation_id, o.site, o.recorded_at, o.event_id, o.content, o.source, o.embedding,
-            o.embedding_model, o.embedding_version, o.metadata and json_text(o.metadata), now,
-        )  # fmt: skip
+        row = observation_row(o, self._next_id, now)
         try:
             texts.add_observation(self._connection, row)
         except apsw.ConstraintError as error:

@@ -13,15 +13,17 @@ from typing import Any, Final
 
 import apsw
 
+from sightlog.protocol.fields import DETECTION_COLUMNS, EVENT_COLUMNS, OBSERVATION_COLUMNS
+
 
 class Insert:
-    """Into all `columns` columns of `table`, so many `rows` a statement, the most first. `one` is that for one row."""
+    """Into `columns` of `table`, so many `rows` a statement, the most first. `one` is that for one row."""
 
-    def __init__(self, table: str, columns: int, *rows: int) -> None:
-        row = f"({','.join('?' * columns)})"
-        self.one: Final = f"INSERT INTO {table} VALUES {row}"
-        self._columns = columns
-        self._many = [(columns * count, f"{self.one}{f',{row}' * (count - 1)}") for count in rows]
+    def __init__(self, table: str, columns: Sequence[str], *rows: int) -> None:
+        row = f"({','.join('?' for _ in columns)})"
+        self.one: Final = f"INSERT INTO {table} ({', '.join(columns)}) VALUES {row}"
+        self._columns = len(columns)
+        self._many = [(self._columns * count, f"{self.one}{f',{row}' * (count - 1)}") for count in rows]
 
     def run(self, connection: apsw.Connection, values: Sequence[Any]) -> None:
         """`values`: those of all rows, one row behind the other."""
@@ -35,8 +37,9 @@ class Insert:
             connection.executemany(self.one, (values[start : start + columns] for start in range(at, end, columns)))
 
 
-EVENTS: Final = Insert("events", 19, 200, 20)
-DETECTIONS: Final = Insert("detections", 8, 500, 50)
+EVENTS: Final = Insert("events", EVENT_COLUMNS, 200, 20)
+DETECTIONS: Final = Insert("detections", DETECTION_COLUMNS, 500, 50)
+OBSERVATIONS: Final = Insert("observations", OBSERVATION_COLUMNS)
 
 
 @contextmanager

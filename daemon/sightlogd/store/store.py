@@ -27,6 +27,7 @@ from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, STORAGE_FULL, Stop, Wri
 from sightlogd.protocol.session import Chunk, DeadLetter, Exceptions
 
 from . import by_day, counts, log_marks, lookups, migrate, ranges, values
+from .columns import ObservationColumns, PersonColumns
 from .guard import Identity, Wait, identity_of, refuse
 from .log_marks import EventRow
 from .migrate import RESTORE
@@ -343,13 +344,13 @@ class Store:
             yield self._read(log_marks.events, ids)
             after = ids[-1]
 
-    def observation_pages(self, after: int, up_to: int, limit: int) -> Iterator[list[tuple[Any, ...]]]:
+    def observation_pages(self, after: int, up_to: int, limit: int) -> Iterator[list[ObservationColumns]]:
         """Rows with after < id <= up_to in commit order; a page is read when it is asked for."""
         while page := self._read(log_marks.observations, after, up_to, limit):
             yield page
-            after = page[-1][0]
+            after = page[-1].id
 
-    def persons_since(self, after: int) -> list[tuple[Any, ...]]:
+    def persons_since(self, after: int) -> list[PersonColumns]:
         return self._read(log_marks.persons, after)
 
     def pending_amendments(self) -> list[tuple[Any, ...]]:

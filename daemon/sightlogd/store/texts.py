@@ -7,18 +7,19 @@ from typing import Any, Final, NamedTuple
 
 import apsw
 
+from . import statements
+from .columns import ObservationColumns
+
 _INSERT_TEXT: Final = "INSERT INTO texts_index (rowid, site, origin, content) VALUES (?, ?, ?, ?)"
 _OBSERVATION_ORIGIN: Final = "observation"
-
-_INSERT_OBSERVATION: Final = f"INSERT INTO observations VALUES ({', '.join('?' * 12)})"
 
 
 class Face(NamedTuple):
     """The embedding of an event's face."""
 
     embedding: bytes
-    model: str | None
-    version: str | None
+    embedding_model: str | None
+    embedding_version: str | None
 
 
 def index_descriptions(connection: apsw.Connection, texts: Sequence[tuple[int, str, str, str]]) -> None:
@@ -27,15 +28,16 @@ def index_descriptions(connection: apsw.Connection, texts: Sequence[tuple[int, s
         connection.executemany(_INSERT_TEXT, texts)
 
 
-def add_observation(connection: apsw.Connection, row: Sequence[Any], conflict: str = "") -> bool:
-    """The columns of `observations` in their order; False when `conflict`, an ON CONFLICT clause, left it out.
+def add_observation(connection: apsw.Connection, values: Sequence[Any], conflict: str = "") -> bool:
+    """`values` of ObservationColumns; False when `conflict`, an ON CONFLICT clause, left it out.
 
     Raises apsw.ConstraintError, and has done nothing then.
     """
-    connection.execute(f"{_INSERT_OBSERVATION} {conflict}", row)
+    connection.execute(f"{statements.OBSERVATIONS.one} {conflict}", values)
     if not connection.changes():
         return False
-    connection.execute(_INSERT_TEXT, (row[0], row[2], _OBSERVATION_ORIGIN, row[5]))
+    row = ObservationColumns(*values)
+    connection.execute(_INSERT_TEXT, (row.id, row.site, _OBSERVATION_ORIGIN, row.content))
     return True
 
 
@@ -43,14 +45,15 @@ def set_faces(connection: apsw.Connection, faces: Sequence[tuple[int, str, Face]
     """(id, site, face) of events."""
     if faces:
         connection.executemany(
-            "INSERT OR REPLACE INTO face_embeddings VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO face_embeddings (event_id, site, embedding, embedding_model, embedding_version) "
+            "VALUES (?, ?, ?, ?, ?)",
             [(event, site, *face) for event, site, face in faces],
         )
 
 
 def faces_of(connection: apsw.Connection, events: Sequence[int]) -> dict[int, Face]:
     """By events.id; those without a face are left out."""
-    marks = ",".join("?" * len(events))
+    marks = ",".join("?" for _ in events)
     rows = connection.execute(
         "SELECT event_id, embedding, embedding_model, embedding_version FROM face_embeddings "
         f"WHERE event_id IN ({marks})",

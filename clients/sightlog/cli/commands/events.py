@@ -27,6 +27,7 @@ from sightlog.cli.render.objects import event_object, observation_object
 from sightlog.cli.render.terminal import complain, end_when_nobody_reads, json_line, print_lines, terminal
 from sightlog.cli.render.text import event_details, observation_details
 from sightlog.cli.times import FORMS
+from sightlog.reader.filters import matches
 
 if TYPE_CHECKING:
     from sightlog.cli.options import Commands
@@ -111,7 +112,7 @@ def add_parsers(commands: Commands) -> None:
 
 def _run_events(options: argparse.Namespace) -> int:
     since, until = times_of(options)
-    query = filters_of(options).query()
+    query = filters_of(options)
     lines = options.lines
     if lines is None:
         lines = EVENTS_SHOWN if since is None else ALL
@@ -141,13 +142,13 @@ def _run_tail(options: argparse.Namespace) -> int:
         # Before the query: what is committed between the two is then in both, and printed once.
         cursor = reader.last_id()
         end = reader.ahead_from()
-        newest = list(reader.find_events(end=end, **filters.query(), newest_first=True, limit=options.lines))[::-1]
+        newest = list(reader.find_events(end=end, **filters, newest_first=True, limit=options.lines))[::-1]
         if not options.follow:
             return (
                 FOUND if print_lines(event_lines(newest, options.output, terminal(), raw=options.raw)) else none_found()
             )
         printed = {event.id for event in newest}
-        coming = (event for event in reader.follow(cursor) if event.id not in printed and filters.admit(event))
+        coming = (event for event in reader.follow(cursor) if event.id not in printed and matches(event, filters))
         end_when_nobody_reads()
         lines = event_lines(chain(newest, coming), options.output, terminal(), ahead=len(newest), raw=options.raw)
         print_lines(lines, flush=True)

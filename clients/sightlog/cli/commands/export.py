@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sightlog.cli.filters import Filters, add_filters, filters_of
+from sightlog.cli.filters import add_filters, filters_of
 from sightlog.cli.options import (
     CODES,
     FOUND,
@@ -71,7 +71,7 @@ def add_parsers(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     since, until = times_of(options)
     filters = filters_of(options)
-    if options.observations and filters != Filters():
+    if options.observations and filters:
         raise UsageError("--observations: they are chosen by --since and --until only. Leave the events' filters out")
     if options.to == Path("-"):
         options.to = None
@@ -80,12 +80,12 @@ def _run(options: argparse.Namespace) -> int:
     elif options.force:
         raise UsageError("--force: to replace which file? Give --to FILE too")
     with open_reader(options) as reader:
-        is_all = (since, until, filters, options.observations) == (None, None, Filters(), False)
+        is_all = (since, until, filters, options.observations) == (None, None, {}, False)
         total = reader.count_events() if is_all else None
         objects = (
             map(observation_object, reader.find_observations(start=since, end=until))
             if options.observations
-            else map(event_object, reader.find_events(start=since, end=until, **filters.query()))
+            else map(event_object, reader.find_events(start=since, end=until, **filters))
         )
         lines = object_lines(_told(objects, total, options.to), options.output, terminal(), raw=options.raw)
         if options.to is None:

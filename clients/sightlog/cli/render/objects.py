@@ -4,31 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
-from sightlog.reader.reader import COLUMNS
+from sightlog.protocol.fields import EXPORTED_OF_EVENT, EXPORTED_OF_OBSERVATION
 from sightlog.records import Detection, Event, Observation, utc_text
 from sightlog.text import cell_safe
 
 from .terminal import json_line
 
-_EMBEDDING: Final = ("embedding", "embedding_model", "embedding_version")
-EVENT_FIELDS: Final = (*COLUMNS, *_EMBEDDING)
-OBSERVATION_FIELDS: Final = (
-    "id", "observation_id", "site", "recorded_at", "event_id", "content", "source", "created_at", "metadata",
-    *_EMBEDDING,
-)  # fmt: skip
-
 
 def event_object(event: Event) -> dict[str, Any]:
     """Every column under its name, and the detections."""
-    values = {name: _plain(name, getattr(event, name)) for name in EVENT_FIELDS}
+    values = {name: _plain(name, getattr(event, name)) for name in EXPORTED_OF_EVENT}
     return {**values, "detections": [_detection_object(detection) for detection in event.detections]}
 
 
 def observation_object(observation: Observation) -> dict[str, Any]:
     """Every column under its name."""
-    return {name: _plain(name, getattr(observation, name)) for name in OBSERVATION_FIELDS}
+    return {name: _plain(name, getattr(observation, name)) for name in EXPORTED_OF_OBSERVATION}
 
 
 def _detection_object(detection: Detection) -> dict[str, Any]:

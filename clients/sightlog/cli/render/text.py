@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from sightlog.cli.times import local
+from sightlog.protocol.fields import EXPORTED_OF_EVENT, EXPORTED_OF_OBSERVATION
 from sightlog.records import Event, Observation
 from sightlog.text import printable
 
-from .objects import EVENT_FIELDS, OBSERVATION_FIELDS
 from .terminal import Span, Terminal, age, cells, wrap
 
 NARROW: Final = 60
@@ -121,14 +121,14 @@ def event_says(event: Event) -> str:
 
 # -- every field -----------------------------------------------------------------------------------------------------
 
-_LABEL_WIDTH: Final = max(map(len, (*EVENT_FIELDS, *OBSERVATION_FIELDS, "observations"))) + 2
+_LABEL_WIDTH: Final = max(map(len, (*EXPORTED_OF_EVENT, *EXPORTED_OF_OBSERVATION, "observations"))) + 2
 
 
 def event_details(
     event: Event, observations: Sequence[Observation], data_dir: Path, terminal: Terminal, now: datetime
 ) -> Iterator[str]:
     """Every field, one a line or more, then a line a detection, then the observations about it."""
-    for name in EVENT_FIELDS:
+    for name in EXPORTED_OF_EVENT:
         value = getattr(event, name)
         where = data_dir / value if name == "thumbnail_path" and value is not None else value
         yield from _detail(name, where, terminal, now)
@@ -149,7 +149,7 @@ def event_details(
 
 def observation_details(observation: Observation, terminal: Terminal, now: datetime) -> Iterator[str]:
     """Every field, one a line or more."""
-    for name in OBSERVATION_FIELDS:
+    for name in EXPORTED_OF_OBSERVATION:
         yield from _detail(name, getattr(observation, name), terminal, now)
 
 

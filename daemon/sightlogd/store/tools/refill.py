@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from sightlog.reader.reader import COLUMNS
 from sightlogd.calendar import Days
 from sightlogd.dayranges import Folder, of_folders
 from sightlogd.store import statements, texts
 from sightlogd.store.by_day import TABLES
+from sightlogd.store.columns import ObservationColumns, PersonColumns
 from sightlogd.store.log_marks import EventRow
 from sightlogd.store.opening import create, explained
 from sightlogd.store.ranges import Ranges
@@ -37,14 +37,14 @@ class Refill:
         self._connection = connection
         self._calendar = calendar
         self._without_id: list[EventRow] = []
-        self._observations_without_id: list[Sequence[Any]] = []
+        self._observations_without_id: list[ObservationColumns] = []
         self._logged: dict[str, int] = {}
         """By kind, the last id that lines have: what came late has none under the id it gets."""
         connection.execute("BEGIN")
 
     def add_events(self, events: Iterable[EventRow]) -> None:
         for event in events:
-            if event.columns[0] is None or self._is_taken(event.columns[0]):
+            if not event.columns.id or self._is_taken(event.columns.id):
                 self._without_id.append(event)
             else:
                 self._insert(event)
@@ -65,29 +65,30 @@ class Refill:
                 for position, (label, confidence, box) in enumerate(event.detections)
             ],
         )
-        _, _, site, camera_id, *_ = event.columns
-        description = event.columns[COLUMNS.index("llm_description")]
-        if description is not None:
-            texts.index_descriptions(self._connection, [(row_id, site, camera_id, description)])
+        row = event.columns
+        if row.llm_description is not None:
+            texts.index_descriptions(self._connection, [(row_id, row.site, row.camera_id, row.llm_description)])
         if event.face is not None:
-            texts.set_faces(self._connection, [(row_id, site, event.face)])
+            texts.set_faces(self._connection, [(row_id, row.site, event.face)])
 
-    def add_observations(self, observations: Iterable[Sequence[Any]]) -> None:
+    def add_observations(self, observations: Iterable[ObservationColumns]) -> None:
         """Rows of `observations`. The first of those with one observation_id is kept."""
         for row in observations:
-            if row[0] is None or self._is_taken(row[0]):
+            if not row.id or self._is_taken(row.id):
                 self._observations_without_id.append(row)
             else:
                 self._insert_observation(row)
 
-    def _insert_observation(self, row: Sequence[Any]) -> None:
+    def _insert_observation(self, row: ObservationColumns) -> None:
         texts.add_observation(self._connection, row, "ON CONFLICT (observation_id) DO NOTHING")
 
-    def add_persons(self, persons: Iterable[Sequence[Any]]) -> None:
-        """(id, site, name, display_name, created_at)."""
-        self._connection.executemany("INSERT OR IGNORE INTO persons VALUES (?, ?, ?, ?, ?)", persons)
+    def add_persons(self, persons: Iterable[PersonColumns]) -> None:
+        self._connection.executemany(
+            f"INSERT OR IGNORE INTO persons ({', '.join(PersonColumns._fields)}) VALUES (nullif(?, 0), ?, ?, ?, ?)",
+            persons,
+        )
 
-    def add_late(self, persons: Iterable[Sequence[Any]]) -> None:
+    def add_late(self, persons: Iterable[PersonColumns]) -> None:
         """What gets new ids, behind all others; the daemon writes lines of it when it starts."""
         query = "SELECT max(seq) FROM sqlite_sequence WHERE name IN ('events', 'observations')"
         last = int(self._connection.execute(query).get or 0)
@@ -95,10 +96,10 @@ class Refill:
         self.add_persons(persons)
         next_id = 1 + last
         for event in self._without_id:
-            self._insert(event._replace(columns=(next_id, *event.columns[1:])))
+            self._insert(event._replace(columns=event.columns._replace(id=next_id)))
             next_id += 1
         for row in self._observations_without_id:
-            self._insert_observation((next_id, *row[1:]))
+            self._insert_observation(row._replace(id=next_id))
             next_id += 1
 
     def _add_days(self, folders: Sequence[Folder]) -> bool:

@@ -15,6 +15,7 @@ from sightlog import writer
 from sightlogd.calendar import DayRange
 from sightlogd.errors import EXIT_CONFIG, EXIT_PERMISSION, EXIT_TRY_AGAIN, Stop, WriteRefused
 from sightlogd.store import by_day, log_marks, lookups, migrate, ranges, soundness, values
+from sightlogd.store.columns import ObservationColumns
 from sightlogd.store.log_marks import EventRow
 from sightlogd.store.opening import BUSY_TIMEOUT_MS
 from sightlogd.store.schema import Schema
@@ -182,13 +183,14 @@ class View:
         ]
         return log_marks.events(self.connection, found)
 
-    def observation_page(self, site: str, reached: tuple[str, int], after: str, limit: int) -> list[tuple[Any, ...]]:
+    def observation_page(self, site: str, reached: tuple[str, int], after: str, limit: int) -> list[ObservationColumns]:
         """Rows behind (recorded_at, id) and before a time."""
-        return self.connection.execute(
-            "SELECT * FROM observations WHERE site = ? AND (recorded_at, id) > (?, ?) AND recorded_at < ? "
-            "ORDER BY recorded_at, id LIMIT ?",
+        found = self.connection.execute(
+            f"SELECT {', '.join(ObservationColumns._fields)} FROM observations "
+            "WHERE site = ? AND (recorded_at, id) > (?, ?) AND recorded_at < ? ORDER BY recorded_at, id LIMIT ?",
             (site, *reached, after, limit),
-        ).fetchall()
+        )
+        return [ObservationColumns(*row) for row in found]
 
     def known(self, table: str, column: str, ids: Sequence[str]) -> set[str]:
         """Those of the ids that the table has."""
