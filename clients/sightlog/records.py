@@ -43,19 +43,18 @@ def utc_text(moment: datetime) -> str:
     """UTC, ISO 8601, fixed width, milliseconds (cut, not rounded): `2026-11-20T10:00:00.000Z`. Raises OverflowError."""
     if moment.tzinfo is not UTC:
         moment = moment.astimezone(UTC)
-    # A third of what isoformat() takes, which asks the time zone once more.
-    return (
-        f"{_day(moment.toordinal())}T{_TWO_DIGITS[moment.hour]}:{_TWO_DIGITS[moment.minute]}:"
-        f"{_TWO_DIGITS[moment.second]}.{moment.microsecond // 1000:03d}Z"
-    )
+    # A third of what isoformat() takes, which asks the time zone once more. No number is formatted: that takes as long.
+    minute = _minute(moment.toordinal(), moment.hour, moment.minute)
+    return f"{minute}{_SECONDS[moment.second]}.{_MILLISECONDS[moment.microsecond // 1000]}Z"
 
 
-_TWO_DIGITS: Final = tuple(f"{number:02d}" for number in range(60))
+_SECONDS: Final = tuple(f"{number:02d}" for number in range(60))
+_MILLISECONDS: Final = tuple(f"{number:03d}" for number in range(1000))
 
 
 @lru_cache(maxsize=64)
-def _day(ordinal: int) -> str:
-    return date.fromordinal(ordinal).isoformat()
+def _minute(day: int, hour: int, minute: int) -> str:
+    return f"{date.fromordinal(day).isoformat()}T{hour:02d}:{minute:02d}:"
 
 
 @dataclass(frozen=True, slots=True)

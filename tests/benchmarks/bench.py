@@ -341,9 +341,10 @@ def raw_connection(path: Path) -> apsw.Connection:
     return open_apsw(path)
 
 
-def stored(found: Sequence[Row], batch: Sequence[Event]) -> EventsStored:
+def stored(batch: Sequence[Event], first_id: int) -> EventsStored:
     """What the daemon would write of them to the day logs."""
-    return EventsStored([tuple(row) for row in found], [decoded(event) for event in batch])
+    ids = range(first_id, first_id + len(batch))
+    return EventsStored(ids, [decoded(event) for event in batch], {}, format_time(batch[-1].recorded_at))
 
 
 def decoded(event: Event) -> EventRecord:

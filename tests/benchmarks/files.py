@@ -33,7 +33,7 @@ def append_ms(home: Path, count: int, rounds: int) -> tuple[list[float], list[fl
     for turn in range(rounds):
         events = bench.events(count)
         found, boxes = bench.rows(events, 1 + turn * count)
-        change = bench.stored(found, events)
+        change = bench.stored(events, 1 + turn * count)
         began = time.perf_counter()
         bench.raw_insert(connection, found, boxes)
         commits.append((time.perf_counter() - began) * 1000)

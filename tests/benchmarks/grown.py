@@ -128,7 +128,6 @@ class Grown:
         ]
         for start in range(0, A_DAY, 1_000):
             some = events[start : start + 1_000]
-            rows, _ = bench.rows(some, 1 + number * A_DAY + start)
-            logs.add([bench.stored(rows, some)], 0)
+            logs.add([bench.stored(some, 1 + number * A_DAY + start)], 0)
             logs.write_all()
         logs.close_all()

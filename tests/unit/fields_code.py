@@ -177,7 +177,9 @@ def check(name: str) -> Code:
         value = f"r.{field.name}"
         is_there = "" if field.required else f"{value} is not None and "
         if field.kind is DETECTIONS:
-            yield f"    if {value} and (reason := _check_labels({value})): return reason"
+            yield f"    for detection in {value}:"
+            yield "        if detection.label not in _known_labels and (reason := _check_label(detection.label)):"
+            yield "            return reason"
         elif field.kind is TEXT:
             yield f'    if {is_there}"\\0" in {value}: return "{field.name}: NUL"'
         elif field.kind in (TIME, NAME, ID) and not field.name.startswith("embedding_"):
@@ -256,15 +258,11 @@ def lines() -> Code:
 
 
 def event_line() -> Code:
-    columns = [field.name for field in EVENT if field.stored == "column"]
-    beside = [field.name for field in EVENT if field.stored == "beside" and field.kind is not DETECTIONS]
-    yield "def event_line(row: Sequence[Any], r: EventRecord) -> EventLine:"
-    yield '    """Of an event that was stored: its row in `events`, and the record it was made of."""'
+    made = {"id": "row_id", "thumbnail_path": "thumbnail_path", "created_at": "now", "detections": "found"}
+    yield "def event_line(r: EventRecord, row_id: int, thumbnail_path: str | None, now: str) -> EventLine:"
+    yield '    """Of an event that was stored."""'
     yield "    found = [Box(d.label, d.confidence, d.bbox) for d in r.detections]"
-    taken = [{"id": "row_id", "metadata": "_"}.get(name, name) for name in columns]
-    yield f"    ({', '.join(taken)}) = row"
-    given = [{"id": "row_id", "metadata": "r.metadata"}.get(name, name) for name in columns]
-    yield f"    return EventLine({', '.join(given)}, found, {', '.join(f'r.{name}' for name in beside)})"
+    yield f"    return EventLine({', '.join(made.get(field.name, f'r.{field.name}') for field in of_line(EVENT))})"
 
 
 def columns() -> Code:

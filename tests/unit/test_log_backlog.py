@@ -25,8 +25,12 @@ def record(number: int, detections: int = 0) -> EventRecord:
     return EventRecord(f"record {number}", "default", "door", "2026-11-20T10:00:00.000Z", "motion", seen)
 
 
+def stored(first: int, records: list[EventRecord]) -> EventsStored:
+    return EventsStored(range(first, first + len(records)), records, {}, "2026-11-20T10:00:00.000Z")
+
+
 def batch(first: int, events: int, others: int) -> list:
-    found: list = [EventsStored([(first + n,) for n in range(events)], [record(first + n) for n in range(events)])]
+    found: list = [stored(first, [record(first + n) for n in range(events)])]
     return found[: bool(events)] + [AmendmentKept("p", 1, first + events + n, None, "") for n in range(others)]  # type: ignore[arg-type]
 
 
@@ -34,8 +38,8 @@ def numbers(changes: list) -> list[int]:
     found = []
     for change in changes:
         if isinstance(change, EventsStored):
-            assert [record.event_id for record in change.records] == [f"record {row[0]}" for row in change.rows]
-            found += [row[0] for row in change.rows]
+            assert [record.event_id for record in change.records] == [f"record {row_id}" for row_id in change.ids]
+            found += change.ids
         else:
             found.append(change.seq)
     return found
@@ -83,7 +87,7 @@ def test_it_tells_when_too_many_bytes_wait():
 def test_detections_of_four_bytes_count_by_what_they_take_in_memory():
     waiting = Backlog()
     count = backlog.BYTES_MAX // backlog.DETECTION_BYTES
-    waiting.add([EventsStored([(1,)], [record(1, count)])], 0)
+    waiting.add([stored(1, [record(1, count)])], 0)
     assert not waiting.over
     amended = AmendmentRecord("e", "default", [DetectionRecord("cat", 1.0)])
     waiting.add([EventAmended(Subject(1, "e", "default", "door", "motion", ""), amended, "")], 20)

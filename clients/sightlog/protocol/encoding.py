@@ -137,15 +137,10 @@ def _metadata_value(field: str, key: str, value: object) -> str | int | float | 
 
 def _bbox(box: Any) -> tuple[float, float, float, float]:
     try:
-        x1, y1, x2, y2 = box
-        if not type(x1) is type(y1) is type(x2) is type(y2) is float:
-            x1, y1, x2, y2 = to_number(x1), to_number(y1), to_number(x2), to_number(y2)
+        x1, y1, x2, y2 = map(to_number, box)
     except (TypeError, ValueError):
         x1 = y1 = x2 = y2 = math.nan
-    # One comparison in place of eight: a sum of squares within the bound has no number outside it, and NaN is in none.
-    if not x1 * x1 + y1 * y1 + x2 * x2 + y2 * y2 <= _SQUARE_MAX and not all(
-        -COORDINATE_MAX <= number <= COORDINATE_MAX for number in (x1, y1, x2, y2)
-    ):
+    if not all(-COORDINATE_MAX <= number <= COORDINATE_MAX for number in (x1, y1, x2, y2)):
         raise InvalidRecord(f"bbox={box!r:.80}: expected four finite numbers x1, y1, x2, y2 or None")
     return x1, y1, x2, y2
 
@@ -165,7 +160,19 @@ def _detections(detections: Sequence[Detection]) -> list[tuple[Any, ...]]:
             label = _name("label", label)
         if type(confidence) is not float or not 0.0 <= confidence <= 1.0:
             confidence = _fraction("confidence", confidence)
-        packed.append((label, confidence) if box is None else (label, confidence, _bbox(box)))
+        if box is None:
+            packed.append((label, confidence))
+            continue
+        if type(box) is tuple and len(box) == 4:
+            x1, y1, x2, y2 = box
+            # One comparison in place of eight: of such a sum of squares no number is beyond the bound, or is NaN.
+            if (
+                type(x1) is type(y1) is type(x2) is type(y2) is float
+                and x1 * x1 + y1 * y1 + x2 * x2 + y2 * y2 <= _SQUARE_MAX
+            ):
+                packed.append((label, confidence, box))
+                continue
+        packed.append((label, confidence, _bbox(box)))
     return packed
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sightlog.protocol.limits import MESSAGE_IMAGES_MAX
+from sightlog.protocol.limits import MESSAGE_IMAGES_MAX, RECORD_BYTES_MAX
 from sightlog.protocol.messages import Position, unsendable
 
 from .segment import Segment
@@ -50,7 +50,7 @@ class Playback:
         first: Position | None = None
         records: list[bytes] = []
         images: list[bytes] = []
-        total = carriers = 0
+        total = carriers = following_seq = 0
         full = False
         while not full:
             if cursor.offset >= cursor.segment.size:
@@ -66,20 +66,23 @@ class Playback:
             entries, offset = cursor.segment.read(cursor.offset, last.seq if last.epoch == epoch else 0)
             for seq, record, image, end in entries:
                 if epoch > after.epoch or seq > after.seq:
-                    if (stand_in := unsendable(record, image)) is not None:
-                        cursor.segment.keep(seq, len(record) + len(image))
-                        record, image = stand_in, b""
                     size = len(record) + len(image)
+                    # Most are far below what can be sent.
+                    if size > RECORD_BYTES_MAX and (stand_in := unsendable(record, image)) is not None:
+                        cursor.segment.keep(seq, size)
+                        record, image, size = stand_in, b"", len(stand_in)
                     if first is None:
                         first = Position(epoch, seq)
+                        following_seq = seq
                     elif (
-                        seq != first.seq + len(records)
+                        seq != following_seq
                         or len(records) >= records_max
                         or total + size > bytes_max
                         or (image and carriers >= MESSAGE_IMAGES_MAX)
                     ):
                         full = True
                         break
+                    following_seq += 1
                     carriers += bool(image)
                     records.append(record)
                     images.append(image)

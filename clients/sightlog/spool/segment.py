@@ -14,10 +14,12 @@ import os
 import re
 import stat
 import struct
+import sys
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from sightlog.fsutil import is_in_place, open_file, sync_directory
 from sightlog.protocol.limits import IMAGE_BYTES_MAX, RECORD_BYTES_MAX
@@ -32,19 +34,13 @@ HEAD_BYTES: Final = _HEAD.size
 """What an entry takes beside its record and image."""
 _CHECKED: Final = struct.Struct("<IIIQ")
 """What the CRC of the head covers."""
-_CHECKED_FROM: Final = _HEAD.size - _CHECKED.size
+_CHECKED_FROM: Final = HEAD_BYTES - _CHECKED.size
+Entry = tuple[int, bytes, bytes, int]
+"""Seq, record, image, and the offset behind it."""
 _NAME: Final = re.compile(r"(\d{15,})-(\d{12,})\.spool")
 _WINDOW_BYTES: Final = 256 * 1024
-_ENTRY_BYTES_MAX: Final = _HEAD.size + RECORD_BYTES_MAX + IMAGE_BYTES_MAX
+_ENTRY_BYTES_MAX: Final = HEAD_BYTES + RECORD_BYTES_MAX + IMAGE_BYTES_MAX
 """Of those that are written here; a version that takes more may have left larger ones."""
-
-
-class Entry(NamedTuple):
-    seq: int
-    record: bytes
-    image: bytes
-    end: int
-    """Offset behind it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -81,11 +77,15 @@ class Segment:
     def last(self) -> Position:
         return Position(self.epoch, self.next_seq - 1)
 
-    def encode(self, record: bytes, image: bytes, seq: int) -> bytes:
-        """The entry of one record of this segment."""
-        body = zlib.crc32(image, zlib.crc32(record))
-        checked = _CHECKED.pack(body, len(record), len(image), seq)
-        return b"%b%b%b%b%b" % (MARKER, zlib.crc32(checked, self._seed).to_bytes(4, "little"), checked, record, image)
+    def encode(self, encoded: Sequence[tuple[bytes, bytes]], first_seq: int) -> bytes:
+        """The entries of (record, image) pairs of this segment, the first of them under `first_seq`."""
+        crc32, pack, seed = zlib.crc32, _CHECKED.pack, self._seed
+        parts: list[bytes] = []
+        for seq, (record, image) in enumerate(encoded, first_seq):
+            body = crc32(record)
+            checked = pack(crc32(image, body) if image else body, len(record), len(image), seq)
+            parts += (MARKER, crc32(checked, seed).to_bytes(4, "little"), checked, record, image)
+        return b"".join(parts)
 
     def read(self, offset: int, behind: int) -> tuple[list[Entry], int]:
         """Entries from `offset` on, as many as one read holds, and the offset to go on at.
@@ -94,17 +94,14 @@ class Segment:
         the last entry before `offset`: a disk may have written a block of this file over another one.
         """
         data = self._pread(offset, _WINDOW_BYTES)
-        if self._parse(data, 0, offset) is None:
+        entries = self._parse(data, 0, offset)
+        if not entries:
             head = self._parse_head(data, 0)
-            size = _HEAD.size + head[1] + head[2] if head else 0
+            size = HEAD_BYTES + head[1] + head[2] if head else 0
             data = self._pread(offset, max(_ENTRY_BYTES_MAX, size))
-        entries = []
-        at = 0
-        while (entry := self._parse(data, at, offset)) is not None:
-            at = entry.end - offset
-            entries.append(entry)
+            entries = self._parse(data, 0, offset)
         if entries:
-            return entries, entries[-1].end
+            return entries, entries[-1][3]
         return [], self._beyond_damage(offset, data, behind)
 
     def is_of_another_format(self) -> bool:
@@ -171,50 +168,56 @@ class Segment:
         offset = 0
         while offset < self.size:
             entries, beyond = self.read(offset, self.next_seq - 1)
-            for entry in entries:
-                if before is not None and entry.seq >= before:
+            for seq, record, image, end in entries:
+                if before is not None and seq >= before:
                     self.torn += self.size - offset
                     self.size = offset
                     return
-                offset = entry.end
-                if unsendable(entry.record, entry.image) is not None:
-                    self.keep(entry.seq, len(entry.record) + len(entry.image))
-                if entry.seq >= self.next_seq:
-                    self.lost += entry.seq - self.next_seq
-                    self.next_seq = entry.seq + 1
+                offset = end
+                if unsendable(record, image) is not None:
+                    self.keep(seq, len(record) + len(image))
+                if seq >= self.next_seq:
+                    self.lost += seq - self.next_seq
+                    self.next_seq = seq + 1
             if not entries and beyond > offset and beyond == self.size:
                 self.lost += 1  # at least
                 self.next_seq += 1
             offset = beyond
 
-    def _parse(self, data: bytes, at: int, offset: int) -> Entry | None:
-        """The entry at `at` of `data`, which begins at `offset`; None when there is no whole and undamaged one."""
-        head = self._parse_head(data, at)
-        if head is None:
-            return None
-        body_crc, record_bytes, image_bytes, seq = head
-        body = at + _HEAD.size
-        middle = body + record_bytes
-        end = middle + image_bytes
-        if len(data) < end or zlib.crc32(data[body:end]) != body_crc:
-            return None
-        return Entry(seq, data[body:middle], data[middle:end], offset + end)
+    def _parse(self, data: bytes, at: int, offset: int, entries_max: int = sys.maxsize) -> list[Entry]:
+        """The whole and undamaged entries from `at` of `data`, which begins at `offset`, without a gap."""
+        # A burst is read back record by record: without a call for each.
+        unpack, crc32, seed, size = _HEAD.unpack_from, zlib.crc32, self._seed, len(data)
+        entries: list[Entry] = []
+        while (body := at + HEAD_BYTES) <= size and len(entries) < entries_max:
+            marker, crc, body_crc, record_bytes, image_bytes, seq = unpack(data, at)
+            middle = body + record_bytes
+            end = middle + image_bytes
+            if marker != MARKER or end > size or crc32(data[at + _CHECKED_FROM : body], seed) != crc:
+                break
+            record = data[body:middle]
+            image = data[middle:end] if image_bytes else b""
+            if crc32(image, crc32(record)) != body_crc:
+                break
+            entries.append((seq, record, image, offset + end))
+            at = end
+        return entries
 
     def _parse_head(self, data: bytes, at: int) -> tuple[int, int, int, int] | None:
-        if len(data) < at + _HEAD.size:
+        if len(data) < at + HEAD_BYTES:
             return None
         marker, crc, *head = _HEAD.unpack_from(data, at)
-        if marker != MARKER or zlib.crc32(data[at + _CHECKED_FROM : at + _HEAD.size], self._seed) != crc:
+        if marker != MARKER or zlib.crc32(data[at + _CHECKED_FROM : at + HEAD_BYTES], self._seed) != crc:
             return None
         body_crc, record_bytes, image_bytes, seq = head
         return body_crc, record_bytes, image_bytes, seq
 
     def _is_torn(self, data: bytes) -> bool:
         """Whether `data`, the rest of the file, is the front part of one entry: what a killed writer leaves."""
-        if len(data) < _HEAD.size:
+        if len(data) < HEAD_BYTES:
             return data[: len(MARKER)] == MARKER[: len(data)]
         head = self._parse_head(data, 0)
-        return head is not None and len(data) < _HEAD.size + head[1] + head[2]
+        return head is not None and len(data) < HEAD_BYTES + head[1] + head[2]
 
     def _beyond_damage(self, offset: int, data: bytes, behind: int) -> int:
         """Where the next readable entry begins, or may begin; `data` was read at `offset`, where none does."""
@@ -235,7 +238,7 @@ class Segment:
             return offset + following
         at = data.find(MARKER, 1)
         while at >= 0:
-            if self._parse_head(data, at) is not None or len(data) < at + _HEAD.size:
+            if self._parse_head(data, at) is not None or len(data) < at + HEAD_BYTES:
                 return offset + at
             at = data.find(MARKER, at + 1)
         return self.size if is_rest else offset + len(data) - len(MARKER) + 1
@@ -245,10 +248,10 @@ class Segment:
         found: tuple[int, int] | None = None
         at = data.find(MARKER, 1)
         while at >= 0:
-            entry = self._parse(data, at, 0)
-            if entry is not None and entry.seq > behind and (found is None or entry.seq < found[0]):
-                found = entry.seq, at
-            at = data.find(MARKER, at + 1 if entry is None else entry.end)
+            entry = next(iter(self._parse(data, at, 0, 1)), None)
+            if entry is not None and entry[0] > behind and (found is None or entry[0] < found[0]):
+                found = entry[0], at
+            at = data.find(MARKER, at + 1 if entry is None else entry[3])
         return None if found is None else found[1]
 
     def _pread(self, offset: int, length: int) -> bytes:

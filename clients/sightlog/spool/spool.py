@@ -183,9 +183,8 @@ class Spool:
                     f"not taken records for a while. Look at `sightlog status`; publish again when it runs. {NOT_TAKEN}"
                 )
             segment = self._active_segment()
-            entries = [segment.encode(record, image, seq + index) for index, (record, image) in enumerate(encoded)]
-            data = entries[0] if len(entries) == 1 else b"".join(entries)
-            now, last = time.monotonic(), Position(self.epoch, seq + len(entries) - 1)
+            data = segment.encode(encoded, seq)
+            now, last = time.monotonic(), Position(self.epoch, seq + len(encoded) - 1)
             try:
                 _write_all(self._fd, data)
             except BaseException as error:

@@ -44,7 +44,7 @@ class Backlog:
             count = 0
             for change in changes:
                 if isinstance(change, EventsStored):
-                    count += len(change.rows)
+                    count += len(change.records)
                     size += DETECTION_BYTES * sum(len(record.detections) for record in change.records)
                 else:
                     count += 1
@@ -63,10 +63,11 @@ class Backlog:
         while changes and limit > 0:
             change = changes.popleft()
             if isinstance(change, EventsStored):
-                if len(change.rows) > limit:
-                    changes.appendleft(EventsStored(change.rows[limit:], change.records[limit:]))
-                    change = EventsStored(change.rows[:limit], change.records[:limit])
-                limit -= len(change.rows)
+                ids, records = change.ids, change.records
+                if len(records) > limit:
+                    changes.appendleft(change._replace(ids=ids[limit:], records=records[limit:]))
+                    change = change._replace(ids=ids[:limit], records=records[:limit])
+                limit -= len(change.records)
             else:
                 limit -= 1
             taken.append(change)

@@ -109,7 +109,7 @@ class _Comparison:
                 if self._replay.state.get(line.event_id) != line:
                     missing.append((line.recorded_at, line))
                 elif (text := self._logs.entry(self._replay.first[line.event_id])) not in self._entries:
-                    self._logs.append_text(day, text)
+                    self._logs.append_entry(day, text)
             self._logs.write_lines(missing, self._entries)
             yield len(missing)
 
@@ -129,7 +129,7 @@ class _Comparison:
                 if self._replay.observations.get(line.observation_id) != line:
                     missing.append((line.recorded_at, line))
                 elif (text := self._logs.entry(line)) not in self._entries:
-                    self._logs.append_text(day, text)
+                    self._logs.append_entry(day, text)
             self._logs.write_lines(missing, self._entries)
             yield len(missing)
 

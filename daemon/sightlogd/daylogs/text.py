@@ -29,13 +29,15 @@ def entry(line: RecordLine, time: str, *, debug: bool = False) -> str:
     """`time`: the event's own, or when the rest was learnt: YYYY-MM-DD HH:MM:SS."""
     note = "" if line.stored else " (not in the database yet)"
     if isinstance(line, (EventLine, AmendmentLine)):
-        return _of_event(line, time, note, debug)
+        text = _of_event(line, time, note, debug)
+        return f"{text if text.isascii() else lines_safe(text)}\n"
     if isinstance(line, PersonLine):
         shown = f" ({line.display_name})" if line.display_name else ""
-        return lines_safe(f"[{time}] PERSON{note}: {line.name}{shown} is known at {line.site}\n") + "\n"
-    text = f"[{time}] OBSERVATION{note} by {line.source}: {_breaks(' ', line.content).strip()}\n"
-    if line.event_id is not None:
-        text += f"  - Event: {line.event_id}\n"
+        text = f"[{time}] PERSON{note}: {line.name}{shown} is known at {line.site}\n"
+    else:
+        text = f"[{time}] OBSERVATION{note} by {line.source}: {_breaks(' ', line.content).strip()}\n"
+        if line.event_id is not None:
+            text += f"  - Event: {line.event_id}\n"
     return lines_safe(text) + "\n"
 
 
@@ -47,38 +49,14 @@ def _of_event(line: EventLine | AmendmentLine, time: str, note: str, debug: bool
         objects += f", {label} ({_PERCENT[int(confidence * 100 + 0.5)]})"
         if confidence > most:
             best, most = label, confidence
-    if isinstance(line, EventLine):
-        text = f"[{time}] EVENT{note}: {_headline(line, best, most)}\n"
-    else:
+    if not isinstance(line, EventLine):
         text = f"[{time}] UPDATE{note}: {_subject(line)}\n"
+    elif best and line.event_type == "motion":
+        text = f"[{time}] EVENT{note}: {_detected(best, line.camera_id, line.site)} (confidence: {_percent(most)})\n"
+    else:
+        text = f"[{time}] EVENT{note}: {_headline(line)}\n"
     if objects:
         text += f"  - Objects: {objects[2:]}\n"
-    text += _details(line)
-    if debug and line.metadata:
-        text += "  - DEBUG: " + ", ".join(f"{_spaced(key)}: {value}" for key, value in line.metadata.items()) + "\n"
-    return (text if text.isascii() else lines_safe(text)) + "\n"
-
-
-def _headline(event: EventLine, best: str, confidence: float) -> str:
-    if best and event.event_type == "motion":
-        return f"{_detected(best, event.camera_id, event.site)} (confidence: {_percent(confidence)})"
-    place = _place(event.camera_id, event.site)
-    if event.event_type != "motion":
-        return f"{_named(event.event_type)} at {place}"
-    if event.motion_confidence is not None:
-        return f"Motion detected at {place} (confidence: {_percent(event.motion_confidence)})"
-    return f"Motion detected at {place}"
-
-
-def _subject(amendment: AmendmentLine) -> str:
-    if amendment.camera_id is None:
-        return f"event {amendment.event_id}"
-    what = _named(amendment.event_type or "event")
-    return f"{what} at {_place(amendment.camera_id, amendment.site)}, {amendment.event_id}"
-
-
-def _details(line: EventLine | AmendmentLine) -> str:
-    text = ""
     if line.person_name is not None:
         sure = f" (confidence: {_percent(line.face_confidence)})" if line.face_confidence is not None else ""
         text += f"  - Person: {line.person_name}{sure}\n"
@@ -92,7 +70,25 @@ def _details(line: EventLine | AmendmentLine) -> str:
         text += f"  - Image: {line.thumbnail_path}\n"
     if line.alert_sent:
         text += "  - Alert: sent\n"
+    if debug and line.metadata:
+        text += "  - DEBUG: " + ", ".join(f"{_spaced(key)}: {value}" for key, value in line.metadata.items()) + "\n"
     return text
+
+
+def _headline(event: EventLine) -> str:
+    place = _place(event.camera_id, event.site)
+    if event.event_type != "motion":
+        return f"{_named(event.event_type)} at {place}"
+    if event.motion_confidence is not None:
+        return f"Motion detected at {place} (confidence: {_percent(event.motion_confidence)})"
+    return f"Motion detected at {place}"
+
+
+def _subject(amendment: AmendmentLine) -> str:
+    if amendment.camera_id is None:
+        return f"event {amendment.event_id}"
+    what = _named(amendment.event_type or "event")
+    return f"{what} at {_place(amendment.camera_id, amendment.site)}, {amendment.event_id}"
 
 
 def _percent(fraction: float) -> str:

@@ -32,7 +32,7 @@ from sightlogd.store.written import (
     ThumbnailSet,
 )
 
-from . import text as prose
+from . import text
 from .backlog import Backlog
 from .days import EVENTS, folders, make_folder
 from .index import read_lines
@@ -205,7 +205,11 @@ class DayLogs:
         lines: list[tuple[str, RecordLine]] = []
         for change in changes:
             if isinstance(change, EventsStored):
-                lines += [(row[4], event_line(row, record)) for row, record in zip(*change, strict=True)]
+                ids, records, paths, now = change
+                lines += [
+                    (r.recorded_at, event_line(r, row_id, paths.get(row_id), now))
+                    for row_id, r in zip(ids, records, strict=True)
+                ]
             elif isinstance(change, DayRange):
                 self._write_lines(lines)
                 lines = []
@@ -251,20 +255,20 @@ class DayLogs:
 
     def _write_by_day(self, lines: Sequence[tuple[str, RecordLine]], entered: Collection[str]) -> None:
         by_day: defaultdict[str, tuple[list[RecordLine], list[str]]] = defaultdict(lambda: ([], []))
-        local, debug = self._days.local, self._debug_line
+        local, entry_of, debug = self._days.local, text.entry, self._debug_line
         for moment, line in lines:
             day, time = local(moment)
             some, entries = by_day[day]
             some.append(line)
-            entry = prose.entry(line, local(line.at)[1] if type(line) is AmendmentLine else time, debug=debug)
+            entry = entry_of(line, local(line.at)[1] if type(line) is AmendmentLine else time, debug=debug)
             if not entered or entry not in entered:
                 entries.append(entry)
         for day, (some, entries) in by_day.items():
             # Lone surrogates cannot come in: msgpack's text is UTF-8.
             self._append(day, encode_lines(some), "".join(entries).encode())
 
-    def _append(self, day: str, lines: bytes, text: bytes) -> None:
-        for name, data in ((JSON_NAME, lines), (TEXT_NAME, text)):
+    def _append(self, day: str, lines: bytes, entries: bytes) -> None:
+        for name, data in ((JSON_NAME, lines), (TEXT_NAME, entries)):
             if not data:
                 continue
             try:
@@ -438,11 +442,11 @@ class DayLogs:
 
     def entry(self, line: EventLine | ObservationLine) -> str:
         """As events.log has it."""
-        return prose.entry(line, self._days.local(line.recorded_at)[1], debug=self._debug_line)
+        return text.entry(line, self._days.local(line.recorded_at)[1], debug=self._debug_line)
 
-    def append_text(self, day: str, text: str) -> None:
+    def append_entry(self, day: str, entry: str) -> None:
         self.write_all()
-        self._append(day, b"", text.encode())
+        self._append(day, b"", entry.encode())
 
     def close(self, day: str) -> None:
         """Let go of a day's files."""

@@ -10,7 +10,6 @@ import math
 import re
 import sys
 from array import array
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -282,13 +281,10 @@ def _check_name(field: str, value: str | None) -> str | None:
     return f"{field}: expected {NAME_WITHOUT}" if value is not None and is_harmful(value) else None
 
 
-def _check_labels(detections: Sequence[DetectionRecord]) -> str | None:
-    for detection in detections:
-        label = detection.label
-        if label not in _known_labels:
-            if is_harmful(label):
-                return f"label: expected {NAME_WITHOUT}"
-            _remember(_known_labels, label)
+def _check_label(label: str) -> str | None:
+    if is_harmful(label):
+        return f"label: expected {NAME_WITHOUT}"
+    _remember(_known_labels, label)
     return None
 
 
@@ -329,8 +325,9 @@ def _check_event(r: EventRecord) -> str | None:
         return reason
     if reason := check_time("recorded_at", r.recorded_at):
         return reason
-    if r.detections and (reason := _check_labels(r.detections)):
-        return reason
+    for detection in r.detections:
+        if detection.label not in _known_labels and (reason := _check_label(detection.label)):
+            return reason
     if r.recording_id is not None and (reason := _check_id("recording_id", r.recording_id)):
         return reason
     if r.person_name is not None and (reason := _check_name("person_name", r.person_name)):
@@ -353,8 +350,9 @@ def _check_amendment(r: AmendmentRecord) -> str | None:
         reason := _check_id("event_id", r.event_id) or _check_known_id("site", r.site)
     ):
         return reason
-    if r.detections and (reason := _check_labels(r.detections)):
-        return reason
+    for detection in r.detections:
+        if detection.label not in _known_labels and (reason := _check_label(detection.label)):
+            return reason
     if r.recording_id is not None and (reason := _check_id("recording_id", r.recording_id)):
         return reason
     if r.person_name is not None and (reason := _check_name("person_name", r.person_name)):

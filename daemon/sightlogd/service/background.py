@@ -110,7 +110,7 @@ class Maintenance:
     def stored(self, records: int, size: int, changes: Changes) -> None:
         """So many more records, in messages of `size` bytes, and what they changed."""
         self.logs.add(changes, size)
-        self.budget.events_total += sum(len(change.rows) for change in changes if type(change) is EventsStored)
+        self.budget.events_total += sum(len(change.records) for change in changes if type(change) is EventsStored)
         self.budget.observations_total += sum(type(change) is ObservationStored for change in changes)
         self._unchecked += records
         if self._unchecked >= self._check_interval:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import apsw
 
 from sightlog.ahead import ahead_from
-from sightlog.protocol.fields import EVENT_COLUMNS
 from sightlog.protocol.messages import DUPLICATE, REJECTED, STORED
 from sightlogd.protocol.decoder import AmendmentRecord, EventRecord, ObservationRecord, PersonRecord, Refusal
 from sightlogd.protocol.session import Chunk, DeadLetter
@@ -39,9 +38,17 @@ class Written(NamedTuple):
 
 Thumbnails = Mapping[tuple[int, int], str]
 """Paths by the indices of chunk and record."""
-_RECORDED_AT: Final = EVENT_COLUMNS.index("recorded_at")
-_EventRow = tuple[int, int, EventRecord, tuple[Any, ...]]
-"""The indices of chunk and record, the record, the row."""
+
+
+def _paths_by_id(chunks: Sequence[Chunk], thumbnails: Thumbnails, first_id: int) -> dict[int, str]:
+    """By the ids that events get: one after the other, whatever becomes of each."""
+    places = (
+        (index, offset)
+        for index, chunk in enumerate(chunks)
+        for offset, r in enumerate(chunk.records)
+        if type(r) is EventRecord
+    )
+    return {row_id: thumbnails[place] for row_id, place in enumerate(places, first_id) if place in thumbnails}
 
 
 class Rows:
@@ -123,84 +130,90 @@ class Rows:
                 if isinstance(record, (EventRecord, ObservationRecord)) and record.recorded_at >= limit:
                     written.ahead.append((chunk.session.name, record.recorded_at))
 
-    def _event_rows(self, chunks: Sequence[Chunk], thumbnails: Thumbnails, now: str) -> Iterator[_EventRow]:
-        """Every event, with the id it gets."""
-        next_id = self._next_id
-        for index, chunk in enumerate(chunks):
-            for offset, r in enumerate(chunk.records):
-                if type(r) is EventRecord:
-                    path = thumbnails.get((index, offset)) if thumbnails else None
-                    yield index, offset, r, event_row(r, next_id, path, now)
-                    next_id += 1
-
     def _write_events(self, chunks: Sequence[Chunk], thumbnails: Thumbnails, now: str, written: Written) -> list[str]:
         """Returns the event ids of what was stored."""
-        stored = EventsStored([], [])
-        rows, records = stored
-        values: list[Any] = []
-        detections: list[Any] = []
-        descriptions = []
-        faces = []
-        cameras = set()
-        event_rows = self._event_rows(chunks, thumbnails, now)
-        for _, _, record, row in (
-            self._stored_alone(event_rows, chunks, now, written) if self._one_by_one else event_rows
-        ):
-            rows.append(row)
-            records.append(record)
-            values += row
-            if record.detections:
-                add_detections(detections, row[0], 0, record.detections)
-            if record.llm_description is not None:
-                descriptions.append((row[0], record.site, record.camera_id, record.llm_description))
-            if record.embedding is not None:
-                face = Face(record.embedding, record.embedding_model, record.embedding_version)
-                faces.append((row[0], record.site, face))
-            cameras.add((record.site, record.camera_id))
-        if not rows:
+        found = self._write_alone if self._one_by_one else self._write_together
+        stored = found(chunks, thumbnails, now, written)
+        ids, records, _, _ = stored
+        if not records:
             return []
-        if not self._one_by_one:
-            statements.EVENTS.run(self._connection, values)
-            statements.DETECTIONS.run(self._connection, detections)
-        moments = values[_RECORDED_AT :: len(rows[0])]
+        moments = [r.recorded_at for r in records]
         self._latest = max(moments)
         written.changes.extend(self._days.cover(moments))
         written.changes.append(stored)
-        texts.index_descriptions(self._connection, descriptions)
-        texts.set_faces(self._connection, faces)
-        self._next_id = rows[-1][0] + 1
+        texts.index_descriptions(
+            self._connection,
+            [
+                (row_id, r.site, r.camera_id, r.llm_description)
+                for row_id, r in zip(ids, records, strict=True)
+                if r.llm_description is not None
+            ],
+        )
+        texts.set_faces(
+            self._connection,
+            [
+                (row_id, r.site, Face(r.embedding, r.embedding_model, r.embedding_version))
+                for row_id, r in zip(ids, records, strict=True)
+                if r.embedding is not None
+            ],
+        )
+        self._next_id = ids[-1] + 1
+        cameras = {(r.site, r.camera_id) for r in records}
         if not cameras <= self._cameras:
             new = [(site, camera_id, now) for site, camera_id in cameras - self._cameras]
             self._connection.executemany("INSERT OR IGNORE INTO cameras VALUES (?, ?, ?)", new)
             self._cameras |= cameras
-        return [row[1] for row in rows]
+        return [r.event_id for r in records]
 
-    def _stored_alone(
-        self, event_rows: Iterator[_EventRow], chunks: Sequence[Chunk], now: str, written: Written
-    ) -> Iterator[_EventRow]:
-        """Stores event after event; yields those that break no constraint, and resolves the others."""
+    def _write_together(
+        self, chunks: Sequence[Chunk], thumbnails: Thumbnails, now: str, written: Written
+    ) -> EventsStored:
+        """All events with few statements. Raises apsw.ConstraintError when one of them breaks a constraint."""
+        records = [r for chunk in chunks for r in chunk.records if type(r) is EventRecord]
+        ids = range(self._next_id, self._next_id + len(records))
+        paths = _paths_by_id(chunks, thumbnails, self._next_id) if thumbnails else {}
+        values: list[Any] = []
+        detections: list[Any] = []
+        for row_id, r in zip(ids, records, strict=True):
+            values += event_row(r, row_id, paths.get(row_id), now)
+            if r.detections:
+                add_detections(detections, row_id, 0, r.detections)
+        statements.EVENTS.run(self._connection, values)
+        statements.DETECTIONS.run(self._connection, detections)
+        return EventsStored(ids, records, paths, now)
+
+    def _write_alone(self, chunks: Sequence[Chunk], thumbnails: Thumbnails, now: str, written: Written) -> EventsStored:
+        """Event after event: one that breaks a constraint is a duplicate or rejected, and the others are stored."""
+        ids: list[int] = []
+        records: list[EventRecord] = []
         dead_letters = []
-        for found in event_rows:
-            index, offset, record, row = found
-            try:
-                with alone(self._connection, self._one_by_one):
-                    statements.EVENTS.run(self._connection, row)
-                    detections: list[Any] = []
-                    add_detections(detections, row[0], 0, record.detections)
-                    statements.DETECTIONS.run(self._connection, detections)
-            except apsw.ConstraintError as error:
-                chunk = chunks[index]
-                seq = chunk.first.seq + offset
-                if "events.event_id" in str(error):
-                    status, reason = DUPLICATE, f"event {record.event_id} is there already"
-                    written.duplicates.append(f"event {record.event_id}")
+        paths = _paths_by_id(chunks, thumbnails, self._next_id)
+        row_id = self._next_id - 1
+        for index, chunk in enumerate(chunks):
+            for offset, r in enumerate(chunk.records):
+                if type(r) is not EventRecord:
+                    continue
+                row_id += 1
+                try:
+                    with alone(self._connection, self._one_by_one):
+                        statements.EVENTS.run(self._connection, event_row(r, row_id, paths.get(row_id), now))
+                        detections: list[Any] = []
+                        add_detections(detections, row_id, 0, r.detections)
+                        statements.DETECTIONS.run(self._connection, detections)
+                except apsw.ConstraintError as error:
+                    seq = chunk.first.seq + offset
+                    if "events.event_id" in str(error):
+                        status, reason = DUPLICATE, f"event {r.event_id} is there already"
+                        written.duplicates.append(f"event {r.event_id}")
+                    else:
+                        status, reason = REJECTED, f"constraint: {error}"
+                    written.exceptions[index].append((seq, status, reason))
+                    dead_letters.append(resolved.dead_letter(chunk, seq, status, reason, now))
                 else:
-                    status, reason = REJECTED, f"constraint: {error}"
-                written.exceptions[index].append((seq, status, reason))
-                dead_letters.append(resolved.dead_letter(chunk, seq, status, reason, now))
-            else:
-                yield found
+                    ids.append(row_id)
+                    records.append(r)
         resolved.add_dead_letters(self._connection, dead_letters)
+        return EventsStored(ids, records, paths, now)
 
     def _write_others(self, chunk: Chunk, now: str, exceptions: list[tuple[int, str, str]], written: Written) -> None:
         dead_letters = []

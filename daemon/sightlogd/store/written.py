@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from sightlogd.calendar import DayRange
 from sightlogd.protocol.decoder import AmendmentRecord, EventRecord, ObservationRecord, PersonRecord
@@ -12,10 +12,12 @@ from sightlogd.protocol.decoder import AmendmentRecord, EventRecord, Observation
 class EventsStored(NamedTuple):
     """All events of a transaction."""
 
-    rows: list[tuple[Any, ...]]
-    """The columns of `events` in their order; `metadata`, the last one, is JSON text."""
-    records: list[EventRecord]
-    """What each row was made of."""
+    ids: Sequence[int]
+    records: Sequence[EventRecord]
+    thumbnails: Mapping[int, str]
+    """Paths, by id."""
+    at: str
+    """The daemon's clock."""
 
 
 class Subject(NamedTuple):
