@@ -124,7 +124,7 @@ def encoded(field: Field, value: str, *, optional: bool = False) -> str:
     if field.kind is DETECTIONS:
         return f"_detections(r.{field.name})"
     if field.kind is KNOWN_ID:  # what needs no call is looked at here
-        return f'value if type(value := {value}) is str and value in _known_ids else _known_id("{field.name}", value)'
+        return f'value if type(value := {value}) is str and value in known_ids else _known_id("{field.name}", value)'
     check = next(made for name, made in CHECKS.items() if getattr(fields, name) is field.kind)
     return f'{check}("{field.name}", {value})'
 
@@ -166,7 +166,7 @@ def check(name: str) -> Code:
     if name == "Amendment":
         yield "    if r == AmendmentRecord(r.event_id, r.site):"
         yield '        return "the amendment changes nothing"'
-    looks = [f"_is_id(r.{field.name})" if field.kind is ID else f"r.{field.name} in _known_ids" for field in ids]
+    looks = [f"is_id(r.{field.name})" if field.kind is ID else f"r.{field.name} in known_ids" for field in ids]
     failed = f"not ({' and '.join(looks)})" if len(looks) > 1 else looks[0].replace(" in ", " not in ")
     yield f"    if {failed} and (reason := "
     yield " or ".join(
@@ -178,7 +178,7 @@ def check(name: str) -> Code:
         is_there = "" if field.required else f"{value} is not None and "
         if field.kind is DETECTIONS:
             yield f"    for detection in {value}:"
-            yield "        if detection.label not in _known_labels and (reason := _check_label(detection.label)):"
+            yield "        if detection.label not in known_names and (reason := _check_label(detection.label)):"
             yield "            return reason"
         elif field.kind is TEXT:
             yield f'    if {is_there}"\\0" in {value}: return "{field.name}: NUL"'

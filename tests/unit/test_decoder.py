@@ -13,9 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sightlog import Amendment, Detection, Event, InvalidRecord, Person
+from sightlog.protocol import ids
 from sightlog.protocol.encoding import encode_record, format_time
 from sightlog.protocol.limits import RECORD_BYTES_MAX
-from sightlogd.protocol import decoder
 from sightlogd.protocol.decoder import Malformed, Refusal, decode_body, decode_header, decode_record
 
 settings.register_profile("repeatable", derandomize=True, max_examples=300, deadline=None)
@@ -404,11 +404,10 @@ def test_a_time_that_is_taken_is_the_one_way_to_write_it(text):
 
 
 def test_many_different_ids_are_not_remembered_without_bound():
-    for number in range(3 * decoder.KNOWN_IDS_MAX):
+    for number in range(3 * ids.KNOWN_MAX):
         assert not refused({**EVENT, "camera_id": f"c{number}", "detections": [[f"label {number}", 0.5]]})
-    remembered = [value for value in vars(decoder).values() if isinstance(value, set)]
-    assert remembered
-    assert all(len(known) <= decoder.KNOWN_IDS_MAX for known in remembered)
+    assert 0 < len(ids.known_ids) <= ids.KNOWN_MAX
+    assert 0 < len(ids.known_names) <= ids.KNOWN_MAX
 
 
 def test_what_was_refused_once_is_refused_again():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,12 +16,12 @@ from sightlog.text import is_harmful
 
 from . import embedding
 from .fields import AMENDMENT
+from .ids import is_id, known_ids, known_names, remember
 from .limits import (
     COORDINATE_MAX,
     DETECTIONS_MAX,
     DOOR_ACTIONS,
     FACE_DISTANCE_MAX,
-    ID_PATTERN,
     IMAGE_BYTES_MAX,
     INTEGER_MAX,
     METADATA_KEYS_MAX,
@@ -32,25 +31,12 @@ from .limits import (
     TEXT_CHARS_MAX,
 )
 
-_is_id = re.compile(ID_PATTERN).fullmatch
-
-
 _SQUARE_MAX: Final = COORDINATE_MAX**2
-_KNOWN_MAX: Final = 10_000
-_known_ids: set[str] = set()
-_known_names: set[str] = set()
-"""What passed its check is remembered: cameras, sites and labels repeat."""
-
-
-def _remember(known: set[str], value: str) -> None:
-    if len(known) >= _KNOWN_MAX:
-        known.clear()
-    known.add(value)
 
 
 def check_id(field: str, value: object) -> str:
     """`value`, or InvalidRecord when it is no id."""
-    if not isinstance(value, str) or not _is_id(value):
+    if not isinstance(value, str) or not is_id(value):
         raise InvalidRecord(
             f"{field}={value!r:.80}: expected 1 to 128 characters of A-Z a-z 0-9 _ . : - not beginning with . : -"
         )
@@ -59,16 +45,16 @@ def check_id(field: str, value: object) -> str:
 
 def _known_id(field: str, value: object) -> str:
     checked = check_id(field, value)
-    _remember(_known_ids, checked)
+    remember(known_ids, checked)
     return checked
 
 
 def _name(field: str, value: object) -> str:
-    if type(value) is str and value in _known_names:
+    if type(value) is str and value in known_names:
         return value
     if not isinstance(value, str) or not 0 < len(value) <= NAME_CHARS_MAX or is_harmful(value):
         raise InvalidRecord(f"{field}={value!r:.80}: expected 1 to {NAME_CHARS_MAX} characters, {NAME_WITHOUT}")
-    _remember(_known_names, value)
+    remember(known_names, value)
     return value
 
 
@@ -156,7 +142,7 @@ def _detections(detections: Sequence[Detection]) -> list[tuple[Any, ...]]:
             raise InvalidRecord(f"detections: expected Detection objects, got {type(detection).__name__}")
         label, confidence, box = detection.label, detection.confidence, detection.bbox
         # What needs no call is looked at here: a busy sensor has thousands a second.
-        if type(label) is not str or label not in _known_names:
+        if type(label) is not str or label not in known_names:
             label = _name("label", label)
         if type(confidence) is not float or not 0.0 <= confidence <= 1.0:
             confidence = _fraction("confidence", confidence)
@@ -217,13 +203,13 @@ def _encode_event(r: Event) -> dict[str, Any]:
     packed: dict[str, Any] = {
         "kind": "event",
         "event_id": check_id("event_id", r.event_id),
-        "site": value if type(value := r.site) is str and value in _known_ids else _known_id("site", value),
+        "site": value if type(value := r.site) is str and value in known_ids else _known_id("site", value),
         "camera_id": value
-        if type(value := r.camera_id) is str and value in _known_ids
+        if type(value := r.camera_id) is str and value in known_ids
         else _known_id("camera_id", value),
         "recorded_at": format_time(r.recorded_at),
         "event_type": value
-        if type(value := r.event_type) is str and value in _known_ids
+        if type(value := r.event_type) is str and value in known_ids
         else _known_id("event_type", value),
     }
     if r.detections:
@@ -260,7 +246,7 @@ def _encode_amendment(r: Amendment) -> dict[str, Any]:
     packed: dict[str, Any] = {
         "kind": "amendment",
         "event_id": check_id("event_id", r.event_id),
-        "site": value if type(value := r.site) is str and value in _known_ids else _known_id("site", value),
+        "site": value if type(value := r.site) is str and value in known_ids else _known_id("site", value),
     }
     if r.detections:
         packed["detections"] = _detections(r.detections)
@@ -295,7 +281,7 @@ def _encode_person(r: Person) -> dict[str, Any]:
     value: Any
     packed: dict[str, Any] = {
         "kind": "person",
-        "site": value if type(value := r.site) is str and value in _known_ids else _known_id("site", value),
+        "site": value if type(value := r.site) is str and value in known_ids else _known_id("site", value),
         "name": _name("name", r.name),
     }
     if (value := r.display_name) is not None:
@@ -310,7 +296,7 @@ def _encode_observation(r: Observation) -> dict[str, Any]:
     packed: dict[str, Any] = {
         "kind": "observation",
         "observation_id": check_id("observation_id", r.observation_id),
-        "site": value if type(value := r.site) is str and value in _known_ids else _known_id("site", value),
+        "site": value if type(value := r.site) is str and value in known_ids else _known_id("site", value),
         "recorded_at": format_time(r.recorded_at),
         "content": _text("content", r.content),
         "source": _name("source", r.source),

@@ -7,7 +7,6 @@ so that its neighbours go on.
 from __future__ import annotations
 
 import math
-import re
 import sys
 from array import array
 from datetime import datetime
@@ -17,12 +16,12 @@ import msgspec
 from msgspec import Meta, Struct
 
 from sightlog.protocol.embedding import EMBEDDING_BYTES_MAX
+from sightlog.protocol.ids import is_id, known_ids, known_names, remember
 from sightlog.protocol.limits import (
     COORDINATE_MAX,
     DETECTIONS_MAX,
     FACE_DISTANCE_MAX,
     ID_CHARS_MAX,
-    ID_PATTERN,
     INFERENCE_MS_MAX,
     INFERENCE_NAMES_MAX,
     INFERENCE_SAMPLES_MAX,
@@ -46,8 +45,6 @@ REASON_CHARS_MAX = 300
 """A reason quotes what was sent, which may be megabytes."""
 BODY_BYTES_MAX = MESSAGE_BYTES_MAX + 8 * 1024
 """Of more than one record: those that the producer counts, and what an array of binaries adds."""
-KNOWN_IDS_MAX = 10_000
-"""Sites, cameras, event types and labels that passed their check, remembered: they repeat, event ids do not."""
 
 # Plain `float` would admit NaN and infinity: every number has bounds, and NaN is within none.
 Fraction = Annotated[float, Meta(ge=0, le=1)]
@@ -253,13 +250,8 @@ def decode_body(frame: bytes) -> list[bytes]:
     return packed
 
 
-_is_id = re.compile(ID_PATTERN).fullmatch
-_known_ids: set[str] = set()
-_known_labels: set[str] = set()
-
-
 def _check_id(field: str, value: str) -> str | None:
-    if not _is_id(value):
+    if not is_id(value):
         return f"{field}: expected characters of A-Z a-z 0-9 _ . : - not beginning with . : -"
     return None
 
@@ -267,14 +259,8 @@ def _check_id(field: str, value: str) -> str | None:
 def _check_known_id(field: str, value: str) -> str | None:
     reason = _check_id(field, value)
     if reason is None:
-        _remember(_known_ids, value)
+        remember(known_ids, value)
     return reason
-
-
-def _remember(known: set[str], value: str) -> None:
-    if len(known) >= KNOWN_IDS_MAX:
-        known.clear()
-    known.add(value)
 
 
 def _check_name(field: str, value: str | None) -> str | None:
@@ -284,7 +270,7 @@ def _check_name(field: str, value: str | None) -> str | None:
 def _check_label(label: str) -> str | None:
     if is_harmful(label):
         return f"label: expected {NAME_WITHOUT}"
-    _remember(_known_labels, label)
+    remember(known_names, label)
     return None
 
 
@@ -314,9 +300,7 @@ def _check_embedding(r: EventRecord | AmendmentRecord | ObservationRecord) -> st
 
 
 def _check_event(r: EventRecord) -> str | None:
-    if not (
-        _is_id(r.event_id) and r.site in _known_ids and r.camera_id in _known_ids and r.event_type in _known_ids
-    ) and (
+    if not (is_id(r.event_id) and r.site in known_ids and r.camera_id in known_ids and r.event_type in known_ids) and (
         reason := _check_id("event_id", r.event_id)
         or _check_known_id("site", r.site)
         or _check_known_id("camera_id", r.camera_id)
@@ -326,7 +310,7 @@ def _check_event(r: EventRecord) -> str | None:
     if reason := check_time("recorded_at", r.recorded_at):
         return reason
     for detection in r.detections:
-        if detection.label not in _known_labels and (reason := _check_label(detection.label)):
+        if detection.label not in known_names and (reason := _check_label(detection.label)):
             return reason
     if r.recording_id is not None and (reason := _check_id("recording_id", r.recording_id)):
         return reason
@@ -346,12 +330,12 @@ def _check_event(r: EventRecord) -> str | None:
 def _check_amendment(r: AmendmentRecord) -> str | None:
     if r == AmendmentRecord(r.event_id, r.site):
         return "the amendment changes nothing"
-    if not (_is_id(r.event_id) and r.site in _known_ids) and (
+    if not (is_id(r.event_id) and r.site in known_ids) and (
         reason := _check_id("event_id", r.event_id) or _check_known_id("site", r.site)
     ):
         return reason
     for detection in r.detections:
-        if detection.label not in _known_labels and (reason := _check_label(detection.label)):
+        if detection.label not in known_names and (reason := _check_label(detection.label)):
             return reason
     if r.recording_id is not None and (reason := _check_id("recording_id", r.recording_id)):
         return reason
@@ -369,7 +353,7 @@ def _check_amendment(r: AmendmentRecord) -> str | None:
 
 
 def _check_person(r: PersonRecord) -> str | None:
-    if r.site not in _known_ids and (reason := _check_known_id("site", r.site)):
+    if r.site not in known_ids and (reason := _check_known_id("site", r.site)):
         return reason
     if reason := _check_name("name", r.name):
         return reason
@@ -379,7 +363,7 @@ def _check_person(r: PersonRecord) -> str | None:
 
 
 def _check_observation(r: ObservationRecord) -> str | None:
-    if not (_is_id(r.observation_id) and r.site in _known_ids) and (
+    if not (is_id(r.observation_id) and r.site in known_ids) and (
         reason := _check_id("observation_id", r.observation_id) or _check_known_id("site", r.site)
     ):
         return reason
@@ -423,7 +407,7 @@ def site_of(packed: bytes) -> str | None:
         site: str = _sited.decode(packed).site
     except DECODE_ERRORS:
         return None
-    return site if _is_id(site) else None
+    return site if is_id(site) else None
 
 
 _CHECKS: dict[type, Any] = {

@@ -15,7 +15,7 @@ from sightlog.protocol.messages import REJECTED
 from sightlogd.protocol.decoder import WHOLE_BYTES_MAX, AmendmentRecord, Decoded, DetectionRecord, decode_record
 from sightlogd.protocol.session import Chunk
 
-from . import resolved, statements, texts
+from . import log_marks, resolved, statements, texts
 from .columns import json_text
 from .statements import alone
 from .texts import Face
@@ -105,6 +105,23 @@ class Amendments:
             ).get
             if cleared is not None:
                 self._remember_change(cleared)
+
+    # -- what the day logs have --------------------------------------------------------------------------------------
+
+    def mark_events_logged(self, up_to: int) -> None:
+        """The day logs have the events up to there; those before them that were amended are still to be compared."""
+        self.marked = up_to
+        log_marks.set_event_mark(self._connection, up_to)
+
+    def mark_logged(self, up_to: int) -> None:
+        """The day logs have everything up to there."""
+        self.marked = up_to
+        log_marks.set_marks(self._connection, up_to)
+
+    def forget_logged(self) -> None:
+        """The day logs may lack anything."""
+        self.marked = 0
+        log_marks.clear_marks(self._connection)
 
     def _remember_change(self, event: int) -> None:
         if event <= self.marked:

@@ -13,14 +13,14 @@ from sightlog.protocol.messages import DUPLICATE, REJECTED, STORED
 from sightlogd.protocol.decoder import AmendmentRecord, EventRecord, ObservationRecord, PersonRecord, Refusal
 from sightlogd.protocol.session import Chunk, DeadLetter
 
-from . import log_marks, resolved, statements, texts
+from . import resolved, statements, texts
 from .amendments import Amendments, add_detections
 from .by_day import newest_clock_day
 from .columns import event_row, observation_row
 from .ranges import Ranges
 from .statements import alone
 from .texts import Face
-from .written import AmendmentKept, Change, EventsStored, ObservationStored, PersonStored, ThumbnailSet
+from .written import AmendmentKept, Change, EventsStored, ObservationStored, PersonStored
 
 
 class Written(NamedTuple):
@@ -71,7 +71,7 @@ class Rows:
         self._clock_day = ""
         self._days.forget()
         self._cameras = set(get("SELECT site, camera_id FROM cameras").fetchall())
-        self._amendments = Amendments(self._connection)
+        self.amendments = Amendments(self._connection)
 
     # -- a batch -----------------------------------------------------------------------------------------------------
 
@@ -89,14 +89,14 @@ class Rows:
         Raises apsw.ConstraintError unless `one_by_one`: then each record has a savepoint, and one that breaks a
         constraint is resolved as a duplicate or rejected.
         """
-        self._one_by_one = self._amendments.one_by_one = one_by_one
+        self._one_by_one = self.amendments.one_by_one = one_by_one
         first_id = self._next_id
         self._latest = ""
-        self._amendments.unapplied = []
-        written = Written([[] for _ in chunks], [], [], [], self._amendments.unapplied)
+        self.amendments.unapplied = []
+        written = Written([[] for _ in chunks], [], [], [], self.amendments.unapplied)
         ids = self._write_events(chunks, thumbnails, now, written)
-        if self._amendments.are_waiting and ids:
-            self._amendments.apply_pending(ids, now, written.changes)
+        if self.amendments.are_waiting and ids:
+            self.amendments.apply_pending(ids, now, written.changes)
         for index, chunk in enumerate(chunks):
             self._write_others(chunk, now, written.exceptions[index], written)
         # What is no event has its line in a day's folder too.
@@ -223,7 +223,7 @@ class Rows:
             status = REJECTED
             reason: str | None
             if isinstance(record, AmendmentRecord):
-                reason = self._amendments.amend_or_keep(chunk, offset, record, now, written.changes)
+                reason = self.amendments.amend_or_keep(chunk, offset, record, now, written.changes)
             elif isinstance(record, PersonRecord):
                 reason = self._add_person(record, now, written.changes)
             elif isinstance(record, ObservationRecord):
@@ -262,35 +262,7 @@ class Rows:
         self._next_id += 1
         return STORED, None
 
-    # -- what became of events later ---------------------------------------------------------------------------------
-
-    def set_thumbnail(self, event_id: str, path: str, now: str) -> ThumbnailSet | None:
-        """None: the event is gone."""
-        return self._amendments.set_thumbnail(event_id, path, now)
-
-    def clear_thumbnails(self, paths: Sequence[str]) -> None:
-        self._amendments.clear_thumbnails(paths)
-
-    def expire_pending(self, before: str, after: str, now: str) -> int:
-        """Amendments whose event never came become dead letters; returns how many."""
-        return self._amendments.expire(before, after, now)
-
     @property
     def last_id(self) -> int:
         """Of the event or observation stored last."""
         return self._next_id - 1
-
-    def mark_events_logged(self, up_to: int) -> None:
-        """The day logs have the events up to there; those before them that were amended are still to be compared."""
-        self._amendments.marked = up_to
-        log_marks.set_event_mark(self._connection, up_to)
-
-    def forget_logged(self) -> None:
-        """The day logs may lack anything."""
-        self._amendments.marked = 0
-        log_marks.clear_marks(self._connection)
-
-    def mark_logged(self) -> None:
-        """The day logs have everything up to here."""
-        self._amendments.marked = self.last_id
-        log_marks.set_marks(self._connection, self._amendments.marked)

@@ -174,7 +174,7 @@ class Store:
             return 0
         with self._transaction():
             outside = (format_time(before) if before else "", format_time(after) if after else "~")
-            return self._rows.expire_pending(*outside, self.now())
+            return self._rows.amendments.expire(*outside, self.now())
 
     # -- thumbnails --------------------------------------------------------------------------------------------------
 
@@ -185,7 +185,7 @@ class Store:
     def set_thumbnail(self, event_id: str, path: str) -> ThumbnailSet | None:
         """None: the event is gone. Raises WriteRefused, Stop."""
         with self._transaction():
-            return self._rows.set_thumbnail(event_id, path, self.now())
+            return self._rows.amendments.set_thumbnail(event_id, path, self.now())
 
     def known_thumbnails(self, paths: Sequence[str]) -> set[str]:
         """Those of the paths that an event has."""
@@ -203,7 +203,7 @@ class Store:
     def clear_thumbnails(self, paths: Sequence[str]) -> None:
         """These files are gone. Raises WriteRefused, Stop."""
         with self._transaction():
-            self._rows.clear_thumbnails(paths)
+            self._rows.amendments.clear_thumbnails(paths)
 
     # -- days --------------------------------------------------------------------------------------------------------
 
@@ -313,17 +313,17 @@ class Store:
     def mark_logged(self) -> None:
         """The day logs have everything that is committed, durably. Raises WriteRefused, Stop."""
         with self._transaction():
-            self._rows.mark_logged()
+            self._rows.amendments.mark_logged(self.last_id())
 
     def forget_logged(self) -> None:
         """The day logs lost lines: everything has to be compared with them again. Raises WriteRefused, Stop."""
         with self._transaction():
-            self._rows.forget_logged()
+            self._rows.amendments.forget_logged()
 
     def mark_events_logged(self, up_to: int) -> None:
         """The day logs have the events up to there, durably. Raises WriteRefused, Stop."""
         with self._transaction():
-            self._rows.mark_events_logged(up_to)
+            self._rows.amendments.mark_events_logged(up_to)
 
     def amended_event_pages(self, limit: int) -> Iterator[list[EventRow]]:
         """Events up to the mark that were amended behind it."""
