@@ -13,21 +13,15 @@ from typing import Any
 import apsw
 
 from sightlog import Event, Observation
+from sightlog.protocol import fields
 from sightlog.protocol.encoding import format_time
 from sightlogd.calendar import Days
 from sightlogd.store.opening import create
 from sightlogd.store.ranges import Ranges
 
 STORED_AT = "2026-11-20T12:00:00.000Z"
-_EVENT = (
-    "event_id", "site", "camera_id", "recorded_at", "event_type", "recording_id", "motion_confidence", "person_name",
-    "face_confidence", "face_distance", "unlock_granted", "door_action", "thumbnail_path", "image_path",
-    "llm_description", "alert_sent", "metadata",
-)  # fmt: skip
-_OBSERVATION = (
-    "observation_id", "site", "recorded_at", "event_id", "content", "source", "embedding", "embedding_model",
-    "embedding_version", "metadata",
-)  # fmt: skip
+_EVENT = tuple(field.name for field in fields.EVENT if field.stored == "column" and not field.by_daemon)
+_OBSERVATION = tuple(field.name for field in fields.OBSERVATION if not field.by_daemon)
 
 
 def write(
@@ -45,7 +39,7 @@ def write(
         _insert(connection, "events", {"id": key, "created_at": STORED_AT, **_columns(event, _EVENT)})
         for position, detection in enumerate(event.detections):
             row = (key, position, detection.label, detection.confidence, *(detection.bbox or (None,) * 4))
-            connection.execute("INSERT INTO detections VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            _insert(connection, "detections", dict(zip(fields.DETECTION_COLUMNS, row, strict=True)))
         if event.embedding is not None:
             names = ("site", "embedding", "embedding_model", "embedding_version")
             _insert(connection, "face_embeddings", {"event_id": key, **_columns(event, names)})

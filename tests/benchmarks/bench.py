@@ -41,8 +41,8 @@ DETECTIONS = (
     Detection("package", 0.87, (40.0, 120.0, 80.0, 180.0)),
     Detection("car", 0.55, (300.0, 40.0, 420.0, 130.0)),
 )
-EVENTS_SQL = f"INSERT INTO events VALUES ({', '.join('?' * 19)})"
-DETECTIONS_SQL = f"INSERT INTO detections VALUES ({', '.join('?' * 8)})"
+EVENTS_SQL = statements.EVENTS.one
+DETECTIONS_SQL = statements.DETECTIONS.one
 TICKS = os.sysconf("SC_CLK_TCK")
 STOP_SECONDS = 30
 WARM_UP = 1

@@ -307,6 +307,13 @@ def reference(name: str) -> Code:
         yield f"| `{field.name}` | {field.kind.doc} | {'; '.join(note for note in notes if note)} |"
 
 
+def table_of_filters() -> Code:
+    yield "| filter | events | option |"
+    yield "|---|---|---|"
+    for one in FILTERS:
+        yield f"| `{one.name}` | {one.doc} | `{one.option}` |"
+
+
 def joined(*parts: Code) -> str:
     return "\n".join(line for part in parts for line in part).rstrip("\n") + "\n"
 
@@ -322,7 +329,10 @@ MADE: dict[str, dict[str, Callable[[], str]]] = {
     },
     "daemon/sightlogd/daylogs/lines.py": {"lines": lambda: joined(lines()), "event_line": lambda: joined(event_line())},
     "daemon/sightlogd/store/columns.py": {"columns": lambda: joined(columns())},
-    README: {name: lambda name=name: joined(reference(name)) for name in ("Event", "Observation", "Person")},
+    README: {
+        "Filters": lambda: joined(table_of_filters()),
+        **{name: lambda name=name: joined(reference(name)) for name in ("Event", "Observation", "Person")},
+    },
 }
 
 

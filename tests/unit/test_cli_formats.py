@@ -16,6 +16,7 @@ from sightlog.cli.render.objects import event_object
 from sightlog.cli.render.table import table
 from sightlog.cli.render.terminal import Terminal, age, cells, cut, json_line, size, wrap
 from sightlog.cli.render.text import event_details, event_line
+from sightlog.protocol.fields import EXPORTED_OF_EVENT
 from sightlog.text import printable
 
 NOW = datetime(2026, 11, 20, 10, 30, tzinfo=UTC)
@@ -119,12 +120,9 @@ def test_json_has_every_column_utc_times_and_detections():
         "door", event_id="e1", recorded_at=WHEN.astimezone(there), detections=[Detection("cat", 0.5, (1, 2, 3, 4))]
     )
     assert json.loads(json_line(event_object(event))) == {
-        "id": None, "event_id": "e1", "site": "default", "camera_id": "door",
-        "recorded_at": "2026-11-20T10:00:01.234Z", "event_type": "motion", "recording_id": None,
-        "motion_confidence": None, "person_name": None, "face_confidence": None, "face_distance": None,
-        "unlock_granted": None, "door_action": None, "thumbnail_path": None, "image_path": None,
-        "llm_description": None, "alert_sent": False, "created_at": None,
-        "metadata": None, "embedding": None, "embedding_model": None, "embedding_version": None,
+        **dict.fromkeys(EXPORTED_OF_EVENT),
+        "event_id": "e1", "site": "default", "camera_id": "door", "recorded_at": "2026-11-20T10:00:01.234Z",
+        "event_type": "motion", "alert_sent": False,
         "detections": [{"label": "cat", "confidence": 0.5, "bbox": [1, 2, 3, 4]}],
     }  # fmt: skip
 
@@ -163,11 +161,11 @@ def test_csv_is_read_back_whole():
     assert text.count("\r\n") == 3
     first, second = csv.DictReader(StringIO(text, newline=""))
     assert first == {
-        "id": "", "event_id": "e1", "site": "default", "camera_id": "door", "recorded_at": "2026-11-20T10:00:01.234Z",
-        "event_type": "ding", "recording_id": "", "motion_confidence": "", "person_name": WEIRD.person_name,
-        "face_confidence": "", "face_distance": "", "unlock_granted": "true", "door_action": "", "thumbnail_path": "",
-        "image_path": "", "llm_description": WEIRD.llm_description, "alert_sent": "false", "created_at": "",
-        "metadata": '{"n": 1}', "embedding": "[0.5, -1.0]", "embedding_model": "m", "embedding_version": "",
+        **dict.fromkeys(EXPORTED_OF_EVENT, ""),
+        "event_id": "e1", "site": "default", "camera_id": "door", "recorded_at": "2026-11-20T10:00:01.234Z",
+        "event_type": "ding", "person_name": WEIRD.person_name, "unlock_granted": "true",
+        "llm_description": WEIRD.llm_description, "alert_sent": "false", "metadata": '{"n": 1}',
+        "embedding": "[0.5, -1.0]", "embedding_model": "m",
         "detections": '[{"label": "a,b", "confidence": 0.5, "bbox": [1, 2, 3, 4]}]',
     }  # fmt: skip
     assert (second["camera_id"], second["detections"], second["unlock_granted"]) == ("yard", "[]", "")

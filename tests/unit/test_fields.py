@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from importlib import resources
 
 import apsw
 import fields_code
 import pytest
 
-from sightlog import Amendment, Event, Observation, Person, Reader
+from sightlog import Amendment, Event, Observation, Person
 from sightlog.protocol import fields
 from sightlog.reader.filters import events_filter
 from sightlogd.protocol.decoder import AmendmentRecord, EventRecord, ObservationRecord, PersonRecord
@@ -58,8 +57,3 @@ def test_both_ends_have_the_fields_of_the_table(record, struct, table):
 def test_an_unknown_filter_is_an_error_of_the_call():
     with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
         events_filter(colour="red")
-
-
-def test_each_filter_is_named_to_who_asks_for_help():
-    for one in fields.FILTERS:
-        assert f"`{one.name}" in inspect.getdoc(Reader.find_events), one.name

@@ -24,6 +24,7 @@ FILES = sorted(str(path.relative_to(ROOT)) for place in PLACES for path in (ROOT
 # What may be imported only here. A folder stands for the files in it.
 ONLY_IN = {
     "zmq": (
+        "clients/sightlog/protocol/keyfile.py",
         "clients/sightlog/publisher/connection.py",
         "daemon/sightlogd/transport/sockets.py",
         "daemon/sightlogd/service/loop.py",

@@ -115,8 +115,8 @@ class Reader(Database):
     ) -> Iterator[Event]:
         """Events with start <= recorded_at < end that pass all filters, in the order of that time; None is no bound.
 
-        Filters are `camera_id`, `event_type`, `person`, `stranger=True` (nobody was recognised), `unlock_granted`,
-        `door_action`, `alert_sent`, and `label`: with a detection of it, of at least `min_confidence`.
+        Filters are those of `EventFilters` (clients/README.md has the table), and `label`: with a detection of it, of
+        at least `min_confidence`.
         `after` and `before` are `Event.cursor` of events shown already: `after` gives what comes behind it in the order
         asked for, `before` what comes in front of it, and with a limit the ones nearest to it: the page before.
 
