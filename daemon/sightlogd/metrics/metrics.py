@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from msgspec import Struct
 from msgspec import field as named
@@ -115,60 +115,84 @@ class ProducerState(Struct, frozen=True):
     account: AccountState | None
 
 
+class Exported(NamedTuple):
+    """How Prometheus sees a field; of a list it sees how many there are."""
+
+    kind: Literal["counter", "gauge"]
+    help: str
+    name: str = ""
+    """Where it has another: the ending _total is for counters."""
+
+
 class MetricsSnapshot(Struct, frozen=True, kw_only=True):
-    """Everything at one moment; counters are since the daemon's start. A line of metrics.json is one of these, and so
+    """Everything at one time; counters are since the daemon's start. A line of metrics.json is one of these, and so
     is latest.json, where what the system says of the process is as of the last such line."""
 
     at: str
     pid: int
-    uptime_seconds: float
-    availability: float
+    uptime_seconds: Annotated[float, Exported("gauge", "Since the daemon's start.")]
+    availability: Annotated[float, Exported("gauge", "Share of the uptime in which writing was not refused, 0 to 1.")]
     """Share of the uptime in which writing was not refused, 0 to 1."""
     commit_ms: Spread | None
     batch_records: Spread | None
     latency_ms: Spread | None
     """From an event's recorded_at to the end of its COMMIT."""
     inference_ms: list[Inference]
-    frames_processed: int
-    motion_detected: int
-    motion_hit_rate: float | None
+    frames_processed: Annotated[int, Exported("counter", "Frames that the sensors looked at.")]
+    motion_detected: Annotated[int, Exported("counter", "Frames with motion.")]
+    motion_hit_rate: Annotated[
+        float | None, Exported("gauge", "Share of the frames in which there was motion, 0 to 1.")
+    ]
     """Share of the frames in which there was motion."""
-    events_created: int
-    events_suppressed: int
-    events_persisted: int
-    duplicates: int
-    rejected: int
-    resent: int
+    events_created: Annotated[int, Exported("counter", "Events that the sensors made.")]
+    events_suppressed: Annotated[
+        int, Exported("counter", "Motion that made no event because the last one was too recent.")
+    ]
+    events_persisted: Annotated[int, Exported("counter", "Events stored.")]
+    duplicates: Annotated[int, Exported("counter", "Events that were there already.")]
+    rejected: Annotated[int, Exported("counter", "Records refused and kept as dead letters.")]
+    resent: Annotated[int, Exported("counter", "Records received that were known already.")]
     """Records received that were known already: acks that got lost, or came too late."""
-    busy: int
-    connections_dropped: int
+    busy: Annotated[int, Exported("counter", "Times that a producer was told to wait.")]
+    connections_dropped: Annotated[
+        int,
+        Exported("counter", "Times that all connections were dropped, because their messages took too much memory."),
+    ]
     """How often all connections were dropped, because what waited of their messages took too much memory."""
-    clocks_ahead: int
+    clocks_ahead: Annotated[
+        int, Exported("counter", "Events of the latency samples that were recorded later than they were stored.")
+    ]
     """Events, of those looked at for their latency, that were recorded later than they were stored."""
-    db_write_errors: int
-    file_write_errors: int
-    storage_warnings: int
-    thumbnails_stored: int
-    thumbnails_reencoded: int
-    thumbnails_dropped: int
+    db_write_errors: Annotated[int, Exported("counter", "Batches that could not be written.")]
+    file_write_errors: Annotated[int, Exported("counter", "Files beside the database that could not be written.")]
+    storage_warnings: Annotated[int, Exported("counter", "Warnings about the storage budget.")]
+    thumbnails_stored: Annotated[int, Exported("counter", "Pictures stored as they were sent.")]
+    thumbnails_reencoded: Annotated[int, Exported("counter", "Pictures made into acceptable JPEGs.")]
+    thumbnails_dropped: Annotated[int, Exported("counter", "Pictures that could not be used.")]
     """Pictures that could not be used: their events have none."""
     cpu_percent: float | None
-    memory_rss_bytes: int
-    memory_pss_bytes: int | None
-    wal_bytes: int
+    memory_rss_bytes: Annotated[int, Exported("gauge", "Resident memory.")]
+    memory_pss_bytes: Annotated[int | None, Exported("gauge", "Resident memory, shared pages in proportion.")]
+    wal_bytes: Annotated[int, Exported("gauge", "What is in the WAL and not yet in the database.")]
     wal_held_by: list[str]
     """The processes whose long transactions make it grow, once it is far too large."""
-    written_bytes: int
+    written_bytes: Annotated[
+        int, Exported("counter", "Bytes that the daemon handed to the block layer since its process began.")
+    ]
     written_bytes_per_record: float | None
-    descriptors: int
-    descriptors_max: int
-    storage_bytes: int | None
-    storage_limit_bytes: int | None
-    events_total: int | None
-    producers_known: int | None
-    foreign_objects: list[str]
+    descriptors: Annotated[int, Exported("gauge", "Open files and connections.")]
+    descriptors_max: Annotated[int, Exported("gauge", "With so many open no more connections are let in.")]
+    storage_bytes: Annotated[int | None, Exported("gauge", "Everything in the data directory.")]
+    storage_limit_bytes: Annotated[int | None, Exported("gauge", "What it may take.")]
+    events_total: Annotated[int | None, Exported("gauge", "Events in the database.", "events")]
+    producers_known: Annotated[int | None, Exported("gauge", "Producers that the database knows, of 10,000 at most.")]
+    foreign_objects: Annotated[
+        list[str], Exported("gauge", "Tables, views, indexes and triggers of other programs in the database.")
+    ]
     """What other programs have in the database, and touches nothing of ours."""
-    schema_changes: list[str]
+    schema_changes: Annotated[
+        list[str], Exported("gauge", "What somebody changed of sightlog's tables; the next start refuses it.")
+    ]
     """What they changed of ours: the next start refuses it."""
     schema_undo: list[str]
     """The statements that undo it; none where nothing does."""
@@ -354,8 +378,12 @@ class Metrics:
         self.has_news = False
         uptime = now - self.started
         refused = self._refused_seconds + (now - self._refused_since if self._refused_since is not None else 0.0)
-        frames, motion, created, suppressed = self._sensors
+        frames, motion, *_ = self._sensors
+        counted: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN}
+        counted |= zip(COUNTERS, self._sensors, strict=True)
+        counted["file_write_errors"] += self.pictures.failures
         return MetricsSnapshot(
+            **counted,
             at=at,
             pid=pid,
             uptime_seconds=round(uptime, 3),
@@ -368,21 +396,7 @@ class Metrics:
                 for (producer, name), window in self._inference_ms.items()
                 if (spread := window.spread())
             ],
-            frames_processed=frames,
-            motion_detected=motion,
             motion_hit_rate=motion / frames if frames else None,
-            events_created=created,
-            events_suppressed=suppressed,
-            events_persisted=self.events_persisted,
-            duplicates=self.duplicates,
-            rejected=self.rejected,
-            resent=self.resent,
-            busy=self.busy,
-            connections_dropped=self.connections_dropped,
-            clocks_ahead=self.clocks_ahead,
-            db_write_errors=self.db_write_errors,
-            file_write_errors=self.file_write_errors + self.pictures.failures,
-            storage_warnings=self.storage_warnings,
             thumbnails_stored=self.pictures.stored,
             thumbnails_reencoded=self.pictures.reencoded,
             thumbnails_dropped=self.pictures.dropped,
@@ -390,20 +404,13 @@ class Metrics:
             memory_rss_bytes=usage.rss_bytes,
             memory_pss_bytes=usage.pss_bytes,
             wal_bytes=wal_bytes,
-            wal_held_by=self.wal_held_by,
             written_bytes=usage.written_bytes,
             written_bytes_per_record=self._written_per_record,
             descriptors=usage.descriptors,
             descriptors_max=usage.descriptors_max,
-            storage_bytes=self.storage_bytes,
-            storage_limit_bytes=self.storage_limit_bytes,
-            events_total=self.events_total,
-            producers_known=self.producers_known,
             foreign_objects=self.schema.foreign,
             schema_changes=self.schema.changed,
             schema_undo=self.schema.undo,
-            volatile=self.volatile,
-            last_id=self.last_id,
             producers=[self._state(*producer) for producer in self._with_unresolved(producers)],
         )
 
@@ -431,3 +438,7 @@ class Metrics:
             told=SpoolState(*report) if report else None,
             account=AccountState(*found) if found else None,
         )
+
+
+_PLAIN: Final = frozenset(field.name for field in fields(Metrics)) & frozenset(MetricsSnapshot.__struct_fields__)
+"""What a snapshot has as it is: a new metric is a line in each of the two, and where it is counted."""

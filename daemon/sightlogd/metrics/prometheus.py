@@ -6,51 +6,15 @@ The format is Prometheus' text format 0.0.4: base units (seconds, bytes), `_tota
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Final, get_type_hints
 
 from .metrics import MetricsSnapshot, Spread
 
-_COUNTERS: Final = {
-    "frames_processed": "Frames that the sensors looked at.",
-    "motion_detected": "Frames with motion.",
-    "events_created": "Events that the sensors made.",
-    "events_suppressed": "Motion that made no event because the last one was too recent.",
-    "events_persisted": "Events stored.",
-    "duplicates": "Events that were there already.",
-    "rejected": "Records refused and kept as dead letters.",
-    "resent": "Records received that were known already.",
-    "busy": "Times that a producer was told to wait.",
-    "connections_dropped": "Times that all connections were dropped, because their messages took too much memory.",
-    "clocks_ahead": "Events of the latency samples that were recorded later than they were stored.",
-    "db_write_errors": "Batches that could not be written.",
-    "file_write_errors": "Files beside the database that could not be written.",
-    "storage_warnings": "Warnings about the storage budget.",
-    "thumbnails_stored": "Pictures stored as they were sent.",
-    "thumbnails_reencoded": "Pictures made into acceptable JPEGs.",
-    "thumbnails_dropped": "Pictures that could not be used.",
-    "written_bytes": "Bytes that the daemon handed to the block layer since its process began.",
+_EXPORTED: Final = {
+    name: exported
+    for name, hint in get_type_hints(MetricsSnapshot, include_extras=True).items()
+    for exported in getattr(hint, "__metadata__", ())
 }
-_GAUGES: Final = {
-    "uptime_seconds": "Since the daemon's start.",
-    "availability": "Share of the uptime in which writing was not refused, 0 to 1.",
-    "motion_hit_rate": "Share of the frames in which there was motion, 0 to 1.",
-    "memory_rss_bytes": "Resident memory.",
-    "memory_pss_bytes": "Resident memory, shared pages in proportion.",
-    "wal_bytes": "What is in the WAL and not yet in the database.",
-    "descriptors": "Open files and connections.",
-    "descriptors_max": "With so many open no more connections are let in.",
-    "storage_bytes": "Everything in the data directory.",
-    "storage_limit_bytes": "What it may take.",
-    "events_total": "Events in the database.",
-    "producers_known": "Producers that the database knows, of 10,000 at most.",
-}
-_LISTS: Final = {
-    "foreign_objects": "Tables, views, indexes and triggers of other programs in the database.",
-    "schema_changes": "What somebody changed of sightlog's tables; the next start refuses it.",
-}
-"""How many there are."""
-_RENAMED: Final = {"events_total": "events"}
-"""The ending _total is for counters."""
 _RESOLVED: Final = {
     "stored": "Records stored, all sessions.",
     "duplicates": "Events that were there already, all sessions.",
@@ -73,17 +37,15 @@ def text(snapshot: MetricsSnapshot) -> str:
 
 
 def _lines(snapshot: MetricsSnapshot) -> Iterator[str]:
-    for name, help_text in _COUNTERS.items():
-        yield from _family(f"{name}_total", "counter", help_text, [({}, getattr(snapshot, name))])
-    for name, help_text in _GAUGES.items():
+    for name, exported in _EXPORTED.items():
         value = getattr(snapshot, name)
-        yield from _family(_RENAMED.get(name, name), "gauge", help_text, [] if value is None else [({}, value)])
+        samples: list[_Sample] = [] if value is None else [({}, len(value) if isinstance(value, list) else value)]
+        ending = "_total" if exported.kind == "counter" else ""
+        yield from _family(f"{exported.name or name}{ending}", exported.kind, exported.help, samples)
     is_volatile = int(snapshot.volatile is not None)
     yield from _family("storage_volatile", "gauge", "1: what is stored is gone with the power.", [({}, is_volatile)])
     if snapshot.cpu_percent is not None:
         yield from _family("cpu_ratio", "gauge", "CPU seconds a second.", [({}, snapshot.cpu_percent / 100)])
-    for name, help_text in _LISTS.items():
-        yield from _family(name, "gauge", help_text, [({}, len(getattr(snapshot, name)))])
     yield from _window("commit_seconds", "Time of a commit", [({}, snapshot.commit_ms)], 1000)
     yield from _window("batch_records", "Records a commit", [({}, snapshot.batch_records)], 1)
     yield from _window("latency_seconds", "From an event's own time to its commit", [({}, snapshot.latency_ms)], 1000)
