@@ -46,7 +46,7 @@ NOBODY = 65534
 """uid of `nobody` and gid of `nogroup`."""
 # Imports first: the interpreter may live where only root may look.
 AS_NOBODY = f"""
-import importlib.readers, importlib.resources, os, sys, sightlog.reader, sightlogd.__main__
+import importlib.readers, importlib.resources, os, sys, sightlog.reader.reader, sightlogd.__main__
 os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
 """
 

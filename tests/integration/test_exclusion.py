@@ -382,7 +382,7 @@ def test_a_ballast_that_is_a_link_stays_what_it_is(idle_daemon):
         (daemon.data_dir / "ballast").unlink(missing_ok=True)
         make(precious, daemon.data_dir / "ballast")
         daemon.start()
-        wait_for(lambda: told(daemon, "no room for the ballast"), "it is told")
+        wait_for(lambda: told(daemon, "no room for the reserve file"), "it is told")
         assert (precious.read_bytes(), precious.stat().st_blocks <= 8) == (b"x", True)
         daemon.stop()
 

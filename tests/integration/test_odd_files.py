@@ -376,7 +376,7 @@ def test_the_room_that_is_put_by_is_a_file(idle_daemon, outside, what):
     place.unlink(missing_ok=True)
     place.symlink_to(outside) if what == "link" else os.mkfifo(place)
     daemon.start()
-    wait_for(lambda: said(daemon, "no room for the ballast"), "it is told")
+    wait_for(lambda: said(daemon, "no room for the reserve file"), "it is told")
     assert outside.read_text() == "secret"
     insert(daemon, "a")
     assert place.is_symlink() if what == "link" else place.is_fifo()

@@ -123,8 +123,8 @@ def test_memory_is_that_of_a_part_whatever_a_day_has(tmp_path):
                 rows = log_marks.events(connection, range(start, start + 1_000))
                 log.write(encode_lines([line_of_row(row) for row in rows]))
             log.write(encode_lines([DayLine(*ranges.all_ranges(connection)[0])]))
-            rows = connection.execute("SELECT * FROM observations ORDER BY id")
-            log.write(encode_lines([line_of_observation(row) for row in rows]))
+            observations = log_marks.observations(connection, 0, last, last)
+            log.write(encode_lines([line_of_observation(row) for row in observations]))
         connection.execute("UPDATE day_log_marks SET last_id = ? WHERE kind = 'event'", (last,))
     command = [sys.executable, "-c", MEASURED, "verify", "--data-dir", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
