@@ -17,7 +17,7 @@ from conftest import SMALL_DISK, Daemon, small_file_system
 
 from sightlog import Event
 from sightlog.reader.database import SCHEMA_VERSION as OLD
-from sightlogd.lock import Lock
+from sightlogd.store.lock import Lock
 
 SAME = "-m"
 """To this version."""

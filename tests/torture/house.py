@@ -23,12 +23,13 @@ from sightlogd import durable
 from sightlogd.config import Config, Storage, StoreConfig
 from sightlogd.config import Ingest as IngestConfig
 from sightlogd.daylogs import reconcile
+from sightlogd.daylogs.days import unfinished
 from sightlogd.errors import EXIT_IO_ERROR, Stop
-from sightlogd.lock import Lock
 from sightlogd.protocol.batch import Reason
 from sightlogd.retention import purge
 from sightlogd.service.loop import Ingest
 from sightlogd.store import Store
+from sightlogd.store.lock import Lock
 from sightlogd.store.opening import Synchronous
 from sightlogd.thumbnails import reencode
 from sightlogd.thumbnails.formats import PictureLimits
@@ -347,7 +348,7 @@ class House:
     def finish_what_was_begun(self) -> None:
         """The loop's first work."""
         self.catch_up()
-        for leaving in purge.unfinished(self.data_dir):
+        for leaving in unfinished(self.data_dir):
             for _ in purge.finish(leaving, self.store):
                 pass
 

@@ -21,16 +21,15 @@ from medium import Log, Mark, Medium, materialise
 from sightlog.protocol import messages
 from sightlog.protocol.messages import START, Position
 from sightlogd.daylogs import reconcile
-from sightlogd.daylogs.days import folders
+from sightlogd.daylogs.days import folders, unfinished
 from sightlogd.daylogs.lines import Replay
 from sightlogd.daylogs.writer import DayLogs
 from sightlogd.errors import Stop
-from sightlogd.lock import Lock
 from sightlogd.protocol.session import Sessions
 from sightlogd.recovery.rebuild import rebuild_from_logs
 from sightlogd.retention import purge
-from sightlogd.retention.purge import unfinished
 from sightlogd.store import Store
+from sightlogd.store.lock import Lock
 from sightlogd.thumbnails import formats
 from sightlogd.thumbnails.formats import NotAcceptable
 

@@ -21,6 +21,7 @@ from sightlogd.backups.check import check, is_backup
 from sightlogd.backups.manifest import Manifest, Unusable
 from sightlogd.backups.restore import Restore
 from sightlogd.daylogs import reconcile
+from sightlogd.daylogs.days import unfinished
 from sightlogd.daylogs.writer import DayLogs
 from sightlogd.directory import Directory
 from sightlogd.retention import purge
@@ -107,7 +108,7 @@ def look_at(data_dir: Path, possible: list[dict[str, Position]]) -> None:
     with contextlib.closing(Store(data_dir)) as store:
         assert {name: store.stored_of(name) for name in NAMES} in possible
         logs = DayLogs(data_dir, store, silent, silent)
-        for leaving in purge.unfinished(data_dir):
+        for leaving in unfinished(data_dir):
             for _ in purge.finish(leaving, store):
                 pass
         for _ in reconcile.catch_up(store, logs):

@@ -7,7 +7,7 @@ import resource
 
 import pytest
 
-from sightlogd.transport import descriptors
+from sightlogd import descriptors
 
 
 def test_what_is_opened_is_counted():

@@ -1,4 +1,4 @@
-"""Who may import whom, who may print, and how prose is wrapped."""
+"""Which room may import which, who may print, and how texts are wrapped."""
 
 from __future__ import annotations
 
@@ -89,16 +89,87 @@ def test_the_client_needs_pyzmq_and_msgpack_and_nothing_else():
             assert imported(file) <= known | optional, file
 
 
-def test_the_store_knows_nothing_of_the_files_beside_it():
-    """One direction: the loop, then files and budget, then the store."""
-    strays = []
-    for file in FILES:
-        if file.startswith("daemon/sightlogd/store/"):
-            for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
-                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-                names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-                strays += [f"{file}: {name}" for name in names if "files" in name.split(".")]
-    assert strays == []
+# Rooms from the bottom up: each may import those in the lines above its own, and none beside it.
+LAYERS = (
+    ("sightlog",),
+    ("sightlog.protocol",),
+    ("sightlog.spool", "sightlog.reader", "sightlog.adapters"),
+    ("sightlog.publisher",),
+    ("sightlog.cli.render",),
+    ("sightlog.cli",),
+    ("sightlog.cli.commands", "sightlog_sensors"),
+    ("sightlogd",),
+    ("sightlogd.protocol",),
+    ("sightlogd.store",),
+    ("sightlogd.store.tools",),
+    ("sightlogd.daylogs",),
+    ("sightlogd.retention", "sightlogd.transport"),
+    ("sightlogd.metrics",),
+    ("sightlogd.thumbnails",),
+    ("sightlogd.recovery",),
+    ("sightlogd.backups",),
+    ("sightlogd.service",),
+    ("sightlogd.cli",),
+)
+HEIGHTS = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
+ENTRIES = {"sightlog": "__init__", "sightlogd": "__main__"}
+"""Modules that hand on what is above them."""
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for place in ("clients/sightlog", "clients/sightlog_sensors", "daemon/sightlogd"):
+        for path in (ROOT / place).rglob("*.py"):
+            parts = (Path(place).name, *path.relative_to(ROOT / place).with_suffix("").parts)
+            found[".".join(parts)] = path
+    return found
+
+
+def room_of(module: str, there: dict[str, Path]) -> str | None:
+    """The folder that has it; None for what is none of ours."""
+    if f"{module}.__init__" in there:
+        return module
+    return module.rpartition(".")[0] if module in there else None
+
+
+def arrows() -> set[tuple[str, str, str]]:
+    """(room, room, the module that imports), without what types alone need."""
+    there, found = modules(), set()
+    for module, path in there.items():
+        room = module.rpartition(".")[0]
+        if ENTRIES.get(room) == module.rpartition(".")[2]:
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for_types = {
+            id(inner)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+            for inner in ast.walk(node)
+        }
+        for node in ast.walk(tree):
+            if id(node) in for_types or not isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                above = module.split(".")[: -node.level] if node.level else []
+                base = ".".join([*above, *([node.module] if node.module else [])])
+                names = [f"{base}.{alias.name}" for alias in node.names] + [base]
+            found |= {(room, other, module) for name in names if (other := room_of(name, there)) and other != room}
+    return found
+
+
+def test_each_room_has_its_layer():
+    assert {module.rpartition(".")[0] for module in modules()} - {"sightlogd.migrations"} == set(HEIGHTS)
+
+
+def test_rooms_are_imported_from_above_only():
+    upward = {
+        f"{module} imports {other}"
+        for room, other, module in arrows()
+        if room in HEIGHTS and other in HEIGHTS and HEIGHTS[other] >= HEIGHTS[room]
+    }
+    assert upward == set()
 
 
 @pytest.mark.parametrize("text", TEXTS)

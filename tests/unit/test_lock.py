@@ -16,9 +16,9 @@ from sightlog import filelocks, writer
 from sightlog.writer import FACTS, WRITER_BYTE, Failure, Writer
 from sightlogd import durable, filesystem
 from sightlogd.errors import Stop
-from sightlogd.lock import Lock, is_held
 from sightlogd.store import Store
 from sightlogd.store.guard import Guard
+from sightlogd.store.lock import Lock, is_held
 from sightlogd.store.wal_readers import holder_of
 
 

@@ -6,19 +6,8 @@ from datetime import date, timedelta
 
 import pytest
 
-from sightlogd.retention.policy import (
-    Day,
-    Level,
-    Plan,
-    Rules,
-    StorageStats,
-    gigabytes,
-    in_order,
-    level_of,
-    may_go,
-    measured,
-    plan,
-)
+from sightlogd.retention.policy import Day, Level, Plan, Rules, StorageStats, in_order, level_of, may_go, measured, plan
+from sightlogd.units import gigabytes
 
 RULES = Rules(min_retention_days=7, share_max=0.5)
 TODAY = "2026-11-20"

@@ -8,7 +8,7 @@ import stored
 from folders import DATABASES, NAMES, tree
 
 from sightlog.layout import APPLICATION_ID
-from sightlogd import leftovers
+from sightlogd.service import leftovers
 from sightlogd.store.signature import VERSION_COLUMNS, Owner, connect, signature_of
 
 UNKNOWN = {"a text", "a short text", "an empty file"}

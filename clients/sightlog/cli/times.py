@@ -34,14 +34,6 @@ def is_ago(text: str) -> bool:
     return text.startswith("-") and re.fullmatch(_AGO, text) is not None
 
 
-def local(moment: datetime) -> datetime:
-    """In local time; in UTC, as it is stored, where the calendar ends before local time does."""
-    try:
-        return moment.astimezone()
-    except (OverflowError, ValueError):
-        return moment.astimezone(UTC)
-
-
 def parse_moment(text: str, now: datetime | None = None) -> datetime:
     """A local datetime, with its offset. `text` is local when it has no zone; a day alone means its midnight, a
     weekday the latest one that is past, and hours are as long as they last, whatever the clocks do.

@@ -16,16 +16,14 @@ from typing import Final
 
 from sightlog.protocol.encoding import format_time
 from sightlog.records import now_utc
-from sightlogd import lock
-from sightlogd.daylogs.days import EVENTS, folders
+from sightlogd.daylogs.days import EVENTS, folders, unfinished
 from sightlogd.directory import Odd, open_file
 from sightlogd.errors import EXIT_IO_ERROR, EXIT_STORAGE_FULL, EXIT_TRY_AGAIN, Stop
-from sightlogd.retention import purge
-from sightlogd.retention.policy import gigabytes
-from sightlogd.store import DATABASE
+from sightlogd.store import DATABASE, lock
 from sightlogd.store.tools import copying
 from sightlogd.store.tools.copying import Damaged
 from sightlogd.store.tools.view import View
+from sightlogd.units import gigabytes
 
 from . import io, source
 from .copier import Copier, Report, Show
@@ -114,7 +112,7 @@ class Backup:
             marks, amended = copying.marks_of(view)
             held.close()
             noted = source.note_days(self._data_dir, held)
-            leaving = [day.folder.name for day in purge.unfinished(self._data_dir)]
+            leaving = [day.folder.name for day in unfinished(self._data_dir)]
             with copying.moment(view):
                 taken_at = now_utc()
                 # So a day that is not there later went behind the view, with all that the view has of it.

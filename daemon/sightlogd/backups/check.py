@@ -10,11 +10,11 @@ from pathlib import Path
 
 from sightlogd.directory import Directory, Odd
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_TRY_AGAIN, Stop
-from sightlogd.recovery.findings import Finding, Kind
-from sightlogd.retention.policy import gigabytes
+from sightlogd.findings import Finding, Kind
 from sightlogd.store import DATABASE
 from sightlogd.store.tools import copying
 from sightlogd.store.tools.copying import Damaged
+from sightlogd.units import gigabytes
 
 from . import io, manifest
 from .io import Unreadable

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from sightlogd.directory import Directory, Odd
 from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop
-from sightlogd.retention.policy import gigabytes
+from sightlogd.units import gigabytes
 
 from .manifest import NAME_BYTES_MAX
 

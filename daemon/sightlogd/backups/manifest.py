@@ -15,12 +15,11 @@ from typing import Annotated, BinaryIO, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from sightlogd.daylogs.days import EVENTS, INCOMING, is_day
+from sightlogd.daylogs.days import EVENTS, INCOMING, is_day, leaving_of
 from sightlogd.daylogs.own import is_event_id
 from sightlogd.directory import Directory, Odd
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR
 from sightlogd.protocol.decoder import DECODE_ERRORS
-from sightlogd.retention.purge import leaving_of
 from sightlogd.store import DATABASE
 
 NAME: Final = "backup.json"

@@ -24,14 +24,14 @@ from sightlogd.daylogs.days import EVENTS, INCOMING, TRASH
 from sightlogd.daylogs.writer import FILE_MODE as LOG_MODE
 from sightlogd.directory import DIRECTORY_MODE, Directory
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop
-from sightlogd.lock import Lock
-from sightlogd.retention.policy import gigabytes
 from sightlogd.store import DATABASE
 from sightlogd.store.guard import Guard, made_by_another
+from sightlogd.store.lock import Lock
 from sightlogd.store.opening import RESTORED, RESTORING
 from sightlogd.store.schema import NOTHING_FOREIGN
 from sightlogd.store.tools import copying
 from sightlogd.store.tools.copying import Damaged
+from sightlogd.units import gigabytes
 
 from . import io, manifest
 from .io import Unreadable

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sightlog.text import printable
-from sightlogd import datadir
 from sightlogd.backups.backup import Backup
 from sightlogd.backups.copier import Report
 from sightlogd.config import Config
 from sightlogd.durable import UMASK
 from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION
-from sightlogd.retention.policy import gigabytes
+from sightlogd.service import datadir
 from sightlogd.store import DATABASE
+from sightlogd.units import gigabytes
 
 from .options import add_command
 from .progress import Progress

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Final
 from sightlog.errors import UsageError
 from sightlog.protocol import keyfile
 from sightlog.protocol.keyfile import KeyFile
-from sightlogd import datadir
 from sightlogd.config import Config
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_TRY_AGAIN, Stop
-from sightlogd.lock import is_held
-from sightlogd.service import control
+from sightlogd.service import control, datadir
 from sightlogd.service.control import RevokeRequest
 from sightlogd.store import DATABASE
+from sightlogd.store.lock import is_held
 from sightlogd.store.signature import Owner, signature_of
 from sightlogd.transport.keys import Keys, create
 from sightlogd.transport.remote import make_pair

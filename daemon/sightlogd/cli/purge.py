@@ -9,18 +9,19 @@ from collections.abc import Iterator
 from datetime import date
 from typing import TYPE_CHECKING, Final
 
-from sightlogd import datadir, logs
+from sightlogd import logs
 from sightlogd.config import Config
+from sightlogd.daylogs.days import unfinished
 from sightlogd.daylogs.writer import DayLogs
 from sightlogd.durable import UMASK
 from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_TRY_AGAIN, Stop, WriteRefused
-from sightlogd.lock import Lock, is_held
 from sightlogd.retention.budget import Budget
-from sightlogd.retention.purge import finish, kept_files, unfinished
+from sightlogd.retention.purge import finish, kept_files
 from sightlogd.retention.usage import Storage
-from sightlogd.service import control, purge_request
+from sightlogd.service import control, datadir, purge_request
 from sightlogd.service.control import PurgeRequest
 from sightlogd.store import Store
+from sightlogd.store.lock import Lock, is_held
 from sightlogd.store.tools.offline import StillStore
 
 from .options import add_command, as_owner, check_user

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sightlogd import datadir
 from sightlogd.config import Config
 from sightlogd.daylogs.days import EVENTS, folders
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, Stop
-from sightlogd.lock import Lock
 from sightlogd.recovery.rebuild import Rebuilt, rebuild_from_logs
+from sightlogd.service import datadir
 from sightlogd.store import DATABASE
+from sightlogd.store.lock import Lock
 
 from .options import add_command, as_owner, check_user
 

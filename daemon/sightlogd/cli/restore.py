@@ -7,13 +7,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sightlogd import datadir
 from sightlogd.backups.restore import Restore
 from sightlogd.config import Config
 from sightlogd.durable import UMASK
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, Stop
-from sightlogd.retention.policy import gigabytes
+from sightlogd.service import datadir
 from sightlogd.store import DATABASE
+from sightlogd.units import gigabytes
 
 from .options import add_command, as_owner, check_user
 from .progress import Progress

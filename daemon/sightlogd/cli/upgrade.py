@@ -19,12 +19,12 @@ from typing import Final
 
 from sightlog.text import printable
 from sightlogd import config as configuration
-from sightlogd import datadir
 from sightlogd.config import Config
 from sightlogd.durable import UMASK
 from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_STORAGE_FULL, Stop
-from sightlogd.lock import Lock
+from sightlogd.service import datadir
 from sightlogd.store import DATABASE
+from sightlogd.store.lock import Lock
 from sightlogd.store.tools import upgrade_copy
 
 STORED_SINCE: Final = 3  # not 1: a Python that cannot load this ends with that

@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from sightlogd import datadir
 from sightlogd.backups.check import check, is_backup
 from sightlogd.config import Config
 from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION, Stop
+from sightlogd.findings import FINDINGS_MAX, Finding, Kind
 from sightlogd.recovery.audit import Audit
-from sightlogd.recovery.findings import FINDINGS_MAX, Finding, Kind
+from sightlogd.service import datadir
 from sightlogd.store import DATABASE
 from sightlogd.store.tools.verify import foreign_objects, verify
 from sightlogd.store.tools.view import View

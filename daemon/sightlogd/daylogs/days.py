@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from sightlogd import durable
 from sightlogd.directory import Directory, Odd
@@ -19,13 +20,14 @@ INCOMING: Final = f"{EVENTS}/incoming"
 """Pictures that wait. Within EVENTS, as TRASH is: only within one mount can something be renamed."""
 TRASH: Final = f"{EVENTS}/trash"
 """Days on their way out."""
-_has_its_shape = re.compile(r"\d{4}-\d\d-\d\d").fullmatch
+_is_date = re.compile(r"\d{4}-\d\d-\d\d").fullmatch
+_is_leaving = re.compile(r"([0-9-]{10})\.([0-9]{1,18})").fullmatch
 
 
 def is_day(name: str) -> bool:
     """Whether it is a day, YYYY-MM-DD: somebody may have made a folder 2025-99-99."""
     try:
-        return bool(_has_its_shape(name) and date.fromisoformat(name))
+        return bool(_is_date(name) and date.fromisoformat(name))
     except ValueError:
         return False
 
@@ -85,3 +87,29 @@ def check_folder(path: Path) -> None:
     """That it is one, and no link to one. Raises OSError, Odd."""
     if not stat.S_ISDIR(mode := os.lstat(path).st_mode):
         raise Odd(mode, os.fspath(path))
+
+
+# -- days on their way out -------------------------------------------------------------------------------------------
+
+
+class Leaving(NamedTuple):
+    """A day on its way out."""
+
+    day: str
+    up_to_id: int
+    folder: Path
+
+
+def leaving_of(name: str) -> tuple[str, int] | None:
+    """Which day goes, up to which id, by the name of its folder in TRASH; None for any other name."""
+    match = _is_leaving(name)
+    return (match[1], int(match[2])) if match and is_day(match[1]) else None
+
+
+def unfinished(data_dir: Path) -> list[Leaving]:
+    """Days whose removal was interrupted."""
+    with contextlib.suppress(OSError), Directory(data_dir) as data, data.folder(TRASH) as trash:
+        names = sorted(entry.name for entry in trash.list() if entry.is_dir(follow_symlinks=False))
+        found = ((name, leaving_of(name)) for name in names)
+        return [Leaving(*leaving, trash.path / name) for name, leaving in found if leaving]
+    return []

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from typing import Final
 
+from sightlogd.daylogs.days import unfinished
 from sightlogd.protocol.decoder import WHOLE_BYTES_MAX, AmendmentRecord, decode_record
-from sightlogd.retention import purge
 from sightlogd.store import Store
 from sightlogd.store.columns import ObservationColumns
 from sightlogd.store.log_marks import EventRow
@@ -87,7 +87,7 @@ class _Comparison:
         self._replay = Replay()
         self._entries: set[str] = set()
         # Of a removal that failed half-way rows are there, and its folder is gone: it is not to come back.
-        self._leaving = {day.day: day.up_to_id for day in purge.unfinished(store.path.parent)}
+        self._leaving = {day.day: day.up_to_id for day in unfinished(store.path.parent)}
 
     def _is_leaving(self, day: str, row_id: int) -> bool:
         return row_id <= self._leaving.get(day, 0)

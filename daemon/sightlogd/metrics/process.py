@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from sightlogd.transport import descriptors
+from sightlogd import descriptors
 
 from .metrics import Usage
 

@@ -17,7 +17,7 @@ from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, Final
 
-from sightlogd.daylogs.days import EVENTS, HeldFolder, folders
+from sightlogd.daylogs.days import EVENTS, HeldFolder, folders, unfinished
 from sightlogd.daylogs.index import LogLines, numbered, read_lines
 from sightlogd.daylogs.lines import (
     DayLine,
@@ -32,13 +32,11 @@ from sightlogd.daylogs.lines import (
 from sightlogd.daylogs.own import PICTURE, is_own
 from sightlogd.daylogs.writer import JSON_NAME
 from sightlogd.directory import Odd, open_file
-from sightlogd.retention import purge
+from sightlogd.findings import FINDINGS_MAX, Finding, Kind
 from sightlogd.retention.orphans import ON_ITS_WAY_SECONDS
 from sightlogd.store.log_marks import EventRow
 from sightlogd.store.tools.view import View
 from sightlogd.thumbnails import formats
-
-from .findings import FINDINGS_MAX, Finding, Kind
 
 PAGE: Final = 500
 SUSPECTS_MAX: Final = 5_000
@@ -128,7 +126,7 @@ class Audit:
 
     def _leaving(self) -> set[str]:
         """Days that are being removed: their folders go first, and may be there again with what came late."""
-        return {leaving.day for leaving in purge.unfinished(self._data_dir)}
+        return {leaving.day for leaving in unfinished(self._data_dir)}
 
     def _read(self, day: _Day) -> LogLines:
         name = f"{EVENTS}/{day.name}/{JSON_NAME}"

@@ -36,11 +36,10 @@ from sightlogd.daylogs.lines import (
 from sightlogd.daylogs.writer import JSON_NAME
 from sightlogd.dayranges import Folder
 from sightlogd.directory import Directory, Odd
+from sightlogd.findings import FINDINGS_MAX
 from sightlogd.store.columns import ObservationColumns, PersonColumns
 from sightlogd.store.log_marks import EventRow
 from sightlogd.store.tools.refill import Pending, Refill, make
-
-from .findings import FINDINGS_MAX
 
 ID_MAX: Final = 2**53
 """No database has as many events: a bit has flipped, and ids that follow have to have room."""

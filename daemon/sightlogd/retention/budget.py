@@ -13,11 +13,12 @@ import structlog
 
 from sightlogd.config import Config
 from sightlogd.config import Storage as Limits
-from sightlogd.daylogs.days import EVENTS
+from sightlogd.daylogs.days import EVENTS, unfinished
 from sightlogd.daylogs.writer import DayLogs
 from sightlogd.errors import EXIT_STORAGE_FULL, STORAGE_FULL, STORAGE_LIMIT, Stop, WriteRefused
 from sightlogd.logs import RateLimit
 from sightlogd.store import Store
+from sightlogd.units import GB, gigabytes
 
 from . import orphans, policy, purge
 from .policy import Day, Level, Plan, Rules, StorageStats
@@ -57,7 +58,7 @@ class Budget:
         self.events_total = self.observations_total = 0
         self.over_limit: WriteRefused | None = None
         """Why nothing may be written."""
-        self.removing = bool(purge.unfinished(config.data_dir))
+        self.removing = bool(unfinished(config.data_dir))
         """A day is on its way out: its folder is gone, and rows of it are there. Nobody may log them again."""
         self.may_remove = True
         """False while somebody writes down again what the day logs miss: he may have rows of any day in his hands."""
@@ -130,7 +131,7 @@ class Budget:
         yield from self.recount()
         if not self._storage.has_reserve() and not self._wants_reserve and not self._storage.make_reserve():
             log.warning("no room for the reserve file; a disk that gets full has to be cleared by hand")
-        for leaving in purge.unfinished(self._data_dir):
+        for leaving in unfinished(self._data_dir):
             log.warning("going on with the removal of a day", day=leaving.day)
             if kept := (yield from purge.finish(leaving, self._store)):
                 log.warning(f"of {leaving.day}, {purge.kept_files(kept, leaving.day)}")
@@ -189,7 +190,7 @@ class Budget:
             self.removing = False
             self._storage.forget(day.name)
             yield from self._count_rows()
-            text = f"removed {day.name}: {policy.gigabytes(day.bytes)} freed, {day.contents}"
+            text = f"removed {day.name}: {gigabytes(day.bytes)} freed, {day.contents}"
             if kept:
                 text += f"; {purge.kept_files(kept, day.name)}"
                 yield from self._storage.recount_day(day.name)
@@ -349,7 +350,7 @@ class Budget:
 
     def _is_own_limit(self, stats: StorageStats) -> bool:
         """And not what the disk has left."""
-        return stats.limit_bytes >= int(self._limits.max_storage_gb * policy.GB)
+        return stats.limit_bytes >= int(self._limits.max_storage_gb * GB)
 
     def _way_out(self, stats: StorageStats) -> str:
         if stats.is_short_of_files:
@@ -362,7 +363,7 @@ class Budget:
             return f"{stats}, and {self._storage.free_files:,} inodes are left"
         if self._is_own_limit(stats):
             return str(stats)
-        used, free = map(policy.gigabytes, (stats.total_bytes, self._storage.free_bytes))
+        used, free = map(gigabytes, (stats.total_bytes, self._storage.free_bytes))
         return f"{used}, and the disk has {free} free where keep_free_gb is {limits.keep_free_gb:g}"
 
     def _warn(self, text: str) -> None:

@@ -15,11 +15,12 @@ from datetime import date, timedelta
 from enum import Enum
 from typing import Final, NamedTuple
 
+from sightlogd.units import gigabytes
+
 WARN_SHARE: Final = 0.8
 PURGE_SHARE: Final = 0.9
 TARGET_SHARE: Final = 0.8
 """Purging goes on until less than this is used."""
-GB: Final = 10**9
 KEEP_FREE_FILES: Final = 1_000
 """Inodes that are left to others, and to what makes room; a twentieth where that is fewer."""
 
@@ -61,13 +62,6 @@ class StorageStats:
         if self.is_short_of_files:
             return f"{self.total_files:,} files / {self.limit_files:,} by the inodes of the disk ({share}%)"
         return f"{gigabytes(self.total_bytes)} / {gigabytes(self.limit_bytes)} ({share}%)"
-
-
-def gigabytes(count: int) -> str:
-    """Decimal, as a card's are: 4GB, 3.2GB; below 0.1 GB in MB."""
-    if count < GB // 10:
-        return f"{count / 10**6:.1f}".removesuffix(".0") + "MB"
-    return f"{count / GB:.1f}".removesuffix(".0") + "GB"
 
 
 def measured(

@@ -12,18 +12,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import stat
 import time
 from collections.abc import Generator, Iterator
 from itertools import count
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import structlog
 
 from sightlogd import durable
-from sightlogd.daylogs.days import EVENTS, TRASH, folders, is_day, make_folder
+from sightlogd.daylogs.days import EVENTS, TRASH, Leaving, folders, make_folder
 from sightlogd.daylogs.own import event_of, is_own
 from sightlogd.daylogs.writer import DayLogs
 from sightlogd.directory import Directory
@@ -37,15 +36,6 @@ SLICE_SECONDS: Final = 0.02
 FILES_A_SLICE: Final = 100
 KEPT: Final = ".kept"
 """Ends the name of a folder in TRASH whose day is gone, and in which there is what cannot be moved out of it."""
-_has_its_shape = re.compile(r"([0-9-]{10})\.([0-9]{1,18})").fullmatch
-
-
-class Leaving(NamedTuple):
-    """A day on its way out."""
-
-    day: str
-    up_to_id: int
-    folder: Path
 
 
 class Pace:
@@ -67,21 +57,6 @@ class Pace:
             self.count = max(self._least, self.count // 2)
         elif took < SLICE_SECONDS / 4:
             self.count *= 2
-
-
-def leaving_of(name: str) -> tuple[str, int] | None:
-    """Which day goes, up to which id, by the name of its folder in TRASH; None for any other name."""
-    match = _has_its_shape(name)
-    return (match[1], int(match[2])) if match and is_day(match[1]) else None
-
-
-def unfinished(data_dir: Path) -> list[Leaving]:
-    """Days whose removal was interrupted."""
-    with contextlib.suppress(OSError), Directory(data_dir) as data, data.folder(TRASH) as trash:
-        names = sorted(entry.name for entry in trash.list() if entry.is_dir(follow_symlinks=False))
-        found = ((name, leaving_of(name)) for name in names)
-        return [Leaving(*leaving, trash.path / name) for name, leaving in found if leaving]
-    return []
 
 
 class Immovable(OSError):

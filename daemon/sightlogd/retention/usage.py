@@ -15,8 +15,9 @@ from sightlogd.daylogs.own import is_own
 from sightlogd.directory import open_file
 from sightlogd.durable import FILE_MODE, allocated
 from sightlogd.store import DATABASE, WAL_BYTES_KEPT
+from sightlogd.units import GB
 
-from .policy import GB, StorageStats, measured
+from .policy import StorageStats, measured
 
 RESERVE_FILE: Final = "ballast"
 RESERVE_BYTES: Final = 8 * 1024 * 1024

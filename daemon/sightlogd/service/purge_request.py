@@ -7,7 +7,8 @@ from typing import Protocol
 
 from sightlogd.errors import EXIT_IO_ERROR, EXIT_STORAGE_FULL, WriteRefused
 from sightlogd.retention.budget import Budget
-from sightlogd.retention.policy import Day, Level, gigabytes, level_of
+from sightlogd.retention.policy import Day, Level, level_of
+from sightlogd.units import gigabytes
 
 from .control import PurgeRequest
 

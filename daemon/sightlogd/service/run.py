@@ -14,17 +14,17 @@ from typing import Final
 
 import structlog
 
-from sightlogd import datadir, logs
+from sightlogd import logs
 from sightlogd.config import Config
 from sightlogd.durable import UMASK
 from sightlogd.errors import EXIT_IO_ERROR, EXIT_STORAGE_FULL, Stop
-from sightlogd.lock import Lock
 from sightlogd.logs import Warnings
 from sightlogd.retention.usage import Storage
 from sightlogd.store import DATABASE, Store
+from sightlogd.store.lock import Lock
 from sightlogd.store.tools.view import naming_odd_rows
 
-from . import sd_notify
+from . import datadir, sd_notify
 from .loop import Ingest
 from .sd_notify import Notifier
 from .watchdog import EXTEND_SECONDS, Watchdog

@@ -11,9 +11,9 @@ from typing import Any, Final
 import structlog
 import zmq
 
+from sightlogd import descriptors
 from sightlogd.logs import Warnings
 
-from . import descriptors
 from .accepting import Gate
 from .local import Listener
 from .remote import Remote

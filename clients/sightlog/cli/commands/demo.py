@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sightlog.cli.options import add_command
-from sightlog.cli.render.terminal import Span, complain, terminal
-from sightlog.cli.times import local
+from sightlog.cli.render.terminal import Span, complain, local, terminal
 from sightlog.errors import SightlogError, SpoolInUse, UsageError
 from sightlog.protocol.endpoint import IPC_PATH_BYTES_MAX
 from sightlog.publisher.publisher import Publisher

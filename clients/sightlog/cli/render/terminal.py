@@ -11,7 +11,7 @@ import threading
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from sightlog.text import printable
@@ -168,3 +168,11 @@ def field(name: str, text: str, terminal: Terminal, style: str = "") -> str:
 def json_line(value: Any) -> str:
     """One line of ASCII without control characters."""
     return json.dumps(value)
+
+
+def local(moment: datetime) -> datetime:
+    """In local time; in UTC, as it is stored, where the calendar ends before local time does."""
+    try:
+        return moment.astimezone()
+    except (OverflowError, ValueError):
+        return moment.astimezone(UTC)

@@ -7,12 +7,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from sightlog.cli.times import local
 from sightlog.protocol.fields import EXPORTED_OF_EVENT, EXPORTED_OF_OBSERVATION
 from sightlog.records import Event, Observation
 from sightlog.text import printable
 
-from .terminal import Span, Terminal, age, cells, wrap
+from .terminal import Span, Terminal, age, cells, local, wrap
 
 NARROW: Final = 60
 """Columns of a terminal; in fewer, times are without year and seconds."""

@@ -12,7 +12,7 @@ import apsw
 
 from sightlogd.calendar import BEGINNING, END, DayRange
 from sightlogd.errors import EXIT_STORAGE_FULL, Stop
-from sightlogd.recovery.findings import FINDINGS_MAX
+from sightlogd.findings import FINDINGS_MAX
 from sightlogd.store import counts, log_marks, migrate, ranges, soundness, values
 from sightlogd.store.by_day import any_between
 from sightlogd.store.opening import explained

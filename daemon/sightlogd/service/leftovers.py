@@ -16,11 +16,9 @@ from typing import Final
 
 from sightlog.layout import APPLICATION_ID
 from sightlog.writer import FACTS_BYTES
-
-from .daylogs.days import INCOMING, TRASH, is_day
-from .directory import Odd, open_file
-from .retention.purge import leaving_of
-from .retention.usage import RESERVE_BYTES
+from sightlogd.daylogs.days import INCOMING, TRASH, is_day, leaving_of
+from sightlogd.directory import Odd, open_file
+from sightlogd.retention.usage import RESERVE_BYTES
 
 LINE_BYTES: Final = 1 << 20
 METRICS_FILES: Final = ("metrics.json", "metrics.json.1", "latest.json", "sightlog.prom", "sightlog.prom.tmp")

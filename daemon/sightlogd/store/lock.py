@@ -22,10 +22,10 @@ from sightlog import filelocks, writer
 from sightlog.protocol.encoding import format_time
 from sightlog.records import now_utc
 from sightlog.writer import DATABASE, FACTS, RUN, WRITER_BYTE, Failure, Writer
+from sightlogd import durable, filesystem
+from sightlogd.errors import EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop
 
-from . import durable, filesystem
-from .errors import EXIT_IO_ERROR, EXIT_PERMISSION, EXIT_STORAGE_FULL, Stop
-from .store.guard import Identity, another_writer, holder_of_guard, identity_of
+from .guard import Identity, another_writer, holder_of_guard, identity_of
 
 log = structlog.get_logger()
 

@@ -18,21 +18,20 @@ import msgspec
 
 from sightlog.layout import BACKUP
 from sightlog.writer import FACTS
+from sightlogd.daylogs.days import EVENTS, INCOMING, TRASH, folders, is_day
+from sightlogd.daylogs.lines import decode_line
+from sightlogd.daylogs.writer import JSON_NAME, TEXT_NAME
+from sightlogd.directory import open_file
+from sightlogd.errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
+from sightlogd.retention.usage import RESERVE_FILE
+from sightlogd.store import DATABASE
+from sightlogd.store.lock import LOCK
+from sightlogd.store.migrate import RESTORE
+from sightlogd.store.opening import RESTORED, RESTORING, damaged
+from sightlogd.store.signature import Owner, signature_of
+from sightlogd.store.tools import upgrade_copy
 
-from . import leftovers
-from .daylogs.days import EVENTS, INCOMING, TRASH, folders, is_day
-from .daylogs.lines import decode_line
-from .daylogs.writer import JSON_NAME, TEXT_NAME
-from .directory import open_file
-from .errors import EXIT_CONFIG, EXIT_IO_ERROR, EXIT_PERMISSION, Stop
-from .lock import LOCK
-from .retention.usage import RESERVE_FILE
-from .service import control
-from .store import DATABASE
-from .store.migrate import RESTORE
-from .store.opening import RESTORED, RESTORING, damaged
-from .store.signature import Owner, signature_of
-from .store.tools import upgrade_copy
+from . import control, leftovers
 
 METRICS: Final = "metrics"
 _LINES_LOOKED_AT: Final = 100
