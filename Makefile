@@ -9,23 +9,32 @@ COMPILE := $(VENV)/lock/bin/uv pip compile -q --universal --python-version 3.11 
 	--no-emit-index-url --no-header --upgrade
 SOURCES := $(shell find clients daemon -name '*.py' -o -name '*.sql' -o -name py.typed) pyproject.toml
 
-.PHONY: help demo test test-system lint unit torture soak bench fields lock clean install uninstall wheels
+.PHONY: help demo test test-system all-tests lint unit integration torture torture-short soak bench fields lock clean install uninstall wheels
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
 
 demo: $(VENV)/installed ## sensors, daemon and reader on a video: make demo [SOURCE=video|rtsp://…|/dev/video0] [DURATION=seconds]
 	$(BIN)/sightlog demo $(if $(SOURCE),--source "$(SOURCE)") $(if $(DURATION),--duration "$(DURATION)")
 
-test: lint unit ## lint, types, unit, integration and the short torture run
+test: lint all-tests ## lint, types and every test below, on the built wheel
 
 lint: $(VENV)/installed ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-unit: $(VENV)/installed ## all tests without lint
+all-tests: $(VENV)/installed
 	$(BIN)/python -m pytest $(PARALLEL)
+
+unit: $(VENV)/dependencies ## the unit tests, on the source tree: no build between two runs
+	PYTHONPATH=clients:daemon $(BIN)/python -m pytest $(PARALLEL) tests/unit
+
+integration: $(VENV)/installed ## real daemons, sockets, files and SIGKILLs, on the built wheel
+	$(BIN)/python -m pytest $(PARALLEL) tests/integration
+
+torture-short: $(VENV)/installed ## every promise attacked, the short runs, on the built wheel
+	$(BIN)/python -m pytest $(PARALLEL) tests/torture
 
 torture: $(VENV)/installed ## every promise attacked, the long runs (up to 30 min): tests/torture/README.md
 	rm -f $(RESULTS)

@@ -21,6 +21,7 @@ from .errors import (
     SpoolFormatUnknown,
     SpoolFull,
     SpoolInUse,
+    TemporaryError,
     UsageError,
 )
 from .reader.hits import SearchHit, SimilarHit
@@ -86,5 +87,6 @@ __all__ = [
     "SpoolFormatUnknown",
     "SpoolFull",
     "SpoolInUse",
+    "TemporaryError",
     "UsageError",
 ]

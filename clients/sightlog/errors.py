@@ -28,7 +28,10 @@ class DaemonError(SightlogError):
 
 
 class NotNow(SightlogError):
-    """It may work later without any change."""
+    """Temporary: it may work later without any change. Also called TemporaryError."""
+
+
+TemporaryError = NotNow
 
 
 class InvalidRecord(UsageError, ValueError):

@@ -13,7 +13,9 @@ PLACES = ("clients/sightlog", "clients/sightlog_sensors", "daemon")
 PROSE_MAX = 125
 TEXTS = (
     "README.md",
+    "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "docs/benchmarks.md",
     "clients/README.md",
     "daemon/README.md",
     "systemd/README.md",

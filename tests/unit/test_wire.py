@@ -12,7 +12,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sightlog import Amendment, Detection, Event, InvalidRecord, Person
+from sightlog import (
+    Amendment,
+    Detection,
+    Event,
+    InvalidRecord,
+    NotNow,
+    Person,
+    SpoolFull,
+    TemporaryError,
+)
 from sightlog.errors import ProtocolError
 from sightlog.protocol import encoding, messages
 from sightlog.protocol.encoding import encode_record
@@ -375,3 +384,9 @@ def test_what_is_no_reply_of_the_daemon_is_a_protocol_error(frames):
 def test_garbage_from_the_daemon_is_a_protocol_error(frame):
     with pytest.raises(ProtocolError):
         messages.decode_reply([frame])
+
+
+def test_what_is_temporary_is_caught_under_both_names():
+    with pytest.raises(TemporaryError):
+        raise SpoolFull("full")
+    assert TemporaryError is NotNow
