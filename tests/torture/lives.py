@@ -139,8 +139,8 @@ def live(request: dict[str, Any], fault: faults.Fault) -> dict[str, Any]:
     if request.get("forbidden"):
         _forbid(request["forbidden"])
     if request.get("die"):  # before it found the day logs to be complete
-        background.catchup.catch_up = lambda *_: iter(())  # type: ignore[assignment]
-        background.catchup.mark = lambda *_: None
+        background.reconcile.catch_up = lambda *_: iter(())  # type: ignore[assignment]
+        background.reconcile.mark = lambda *_: None
     producers = tuple(Producer(home, name, request["events"], with_bad=bool(request.get("bad"))) for name in NAMES)
     Street.producers = producers
     result: dict[str, Any] = {"acked_after_failed_fsync": False, "ready": False}

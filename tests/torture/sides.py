@@ -124,7 +124,7 @@ class Producer:
     missing: int = 0
 
     def copy(self) -> Producer:
-        lists = [*self.settled], [*self.positions], [*self.exceptions]
+        lists = [*self.resolved], [*self.positions], [*self.exceptions]
         return Producer(self.position, *lists, {**self.counts}, self.missing)
 
 
@@ -158,8 +158,8 @@ class Store:
             for seq, record in enumerate(chunk.records, chunk.first.seq):
                 event_id = record.event_id
                 known = event_id in self.events
-                must(not (known and event_id in producer.settled), f"{event_id} was stored already")
-                producer.settled.append(event_id)
+                must(not (known and event_id in producer.resolved), f"{event_id} was stored already")
+                producer.resolved.append(event_id)
                 producer.positions.append(Position(chunk.first.epoch, seq))
                 status = DUPLICATE if known else status_of(event_id)
                 self.events.setdefault(event_id, status)
@@ -234,8 +234,8 @@ class Daemon:
         must(answer.dead_letter is None, answer.dead_letter)
         if answer.reply:
             self.send(route, answer.reply)
-        if answer.told:
-            self.told[answer.told.producer_id] = answer.told.telemetry.told
+        if answer.reported:
+            self.told[answer.reported.producer_id] = answer.reported.telemetry.report
         if answer.chunk:
             if self.world.clock.now < self.refused_until:
                 self.tell_busy(answer.chunk.session)

@@ -105,7 +105,7 @@ def _load() -> None:
     from sightlog import cli
 
     for module in set(cli._VERBS.values()):
-        importlib.import_module(f"sightlog.cli.{module}")
+        importlib.import_module(f"sightlog.cli.commands.{module}")
     gc.freeze()
 
 

@@ -216,7 +216,7 @@ class World:
                 connection.down.clear()  # no ack of the other database comes late
         for producer_id, row in self.store.producers.items():
             acked = bisect.bisect_right(row.positions, self.acked[producer_id])
-            self.gone |= {event_id for event_id in row.settled[:acked] if event_id not in self.backup.events}
+            self.gone |= {event_id for event_id in row.resolved[:acked] if event_id not in self.backup.events}
         self.store = self.backup.copy()
         self.store.durable = durable
 
@@ -313,7 +313,7 @@ class World:
         published, row = self.published[sensor.label], self.store.producers[sensor.producer_id]
         missing = set(published) - self.store.events.keys()
         must(
-            row.settled == [event_id for event_id in published if event_id not in missing], "the producer's row differs"
+            row.resolved == [event_id for event_id in published if event_id not in missing], "the producer's row differs"
         )
         must(sensor.published == len(published), "the lives do not add up")
         must(len(missing - self.gone) <= sensor.lost <= len(self.damaged), "losses are not told")
