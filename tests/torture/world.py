@@ -181,12 +181,12 @@ class World:
         segment = Segment(path, epoch, seq, seq, len(data))
         entries, offset = [], 0
         while offset < segment.size:
-            some, offset = segment.read(offset, entries[-1].seq if entries else 0)
+            some, offset = segment.read(offset, entries[-1][0] if entries else 0)
             entries += some
         segment.close()
         if len(entries) < 2:
             return data
-        starts = [0, *(entry.end for entry in entries)]
+        starts = [0, *(end for *_, end in entries)]
         hit = self.random.randrange(len(entries) - 1)
         begin = self.random.randrange(starts[hit], starts[hit + 1])
         if self.random.random() < 0.5:
@@ -195,9 +195,9 @@ class World:
         else:
             end = self.random.randrange(begin + 1, starts[-2] + 1)
             spoilt = bytes(end - begin)
-        for number, entry in enumerate(entries):
-            if starts[number] < end and begin < entry.end and data[begin:end] != spoilt:
-                self.damaged.add(messages.msgpack.unpackb(entry.record)["event_id"])
+        for number, (_, record, _, entry_end) in enumerate(entries):
+            if starts[number] < end and begin < entry_end and data[begin:end] != spoilt:
+                self.damaged.add(messages.msgpack.unpackb(record)["event_id"])
         return data[:begin] + spoilt + data[end:]
 
     def copy_spool(self, sensor: Sensor) -> None:
@@ -313,7 +313,8 @@ class World:
         published, row = self.published[sensor.label], self.store.producers[sensor.producer_id]
         missing = set(published) - self.store.events.keys()
         must(
-            row.resolved == [event_id for event_id in published if event_id not in missing], "the producer's row differs"
+            row.resolved == [event_id for event_id in published if event_id not in missing],
+            "the producer's row differs",
         )
         must(sensor.published == len(published), "the lives do not add up")
         must(len(missing - self.gone) <= sensor.lost <= len(self.damaged), "losses are not told")
