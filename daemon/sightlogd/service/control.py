@@ -114,15 +114,20 @@ class Control:
             self._poller.unregister(self._listener.fileno())
             self._listener.close()
             self._listener = None
-        mode = _mode_of(self._path)
+        try:
+            mode = _mode_of(self._path)
+        except OSError:
+            return  # looked at again
         if mode == 0 or stat.S_ISSOCK(mode):
             self._open()
 
     def _is_in_place(self) -> bool:
         try:
             return identity_of(self._path) == self._identity
-        except OSError:
+        except FileNotFoundError:
             return False
+        except OSError:
+            return True  # a directory that may not be searched tells nothing: it is looked at again
 
     def serve(self, ready: set[int]) -> None:
         """What the poller found readable."""
